@@ -60,11 +60,10 @@ def may_use_custom_backward(*tensors: Tensor) -> bool:
     meta and other special tensors.
     """
     return not (
-        _state.forced
-        or torch.jit.is_scripting()
+        _is_compiling()
+        or _state.forced
         or torch.jit.is_tracing()
         or torch.onnx.is_in_onnx_export()
-        or _is_compiling()
         or _transforming()
         or not all(_is_ordinary(t) for t in tensors)
     )

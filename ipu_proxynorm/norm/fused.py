@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.derivatives import moment_derivatives
+from ipu_proxynorm.norm.functional import native_float16
 from ipu_proxynorm.norm.moments import at_least_float32
 
 aten = torch.ops.aten
@@ -116,6 +117,11 @@ def fused_norm_act(
         Shape, dtype and memory format of x.
 
     """
+    if not native_float16(x):
+        x, dtype = x.float(), x.dtype
+        return fused_norm_act(
+            x, groups, parameters, activation, prepared, eps=eps, recompute=recompute
+        ).to(dtype)
     x = x.contiguous(memory_format=memory_format(x))
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
         out: Tensor = _Block.apply(x, *parameters, prepared, activation, groups, eps, recompute)

@@ -63,6 +63,8 @@ class BatchNormAct(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each channel of the input (N, C, *) over the micro-batch, then activate."""
+        if not native_float16(input) and may_use_custom_backward(input):
+            return self.forward(input.float()).to(input.dtype)
         return self.activation(super().forward(input))
 
     def extra_repr(self) -> str:
@@ -120,6 +122,8 @@ class GroupNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize and activate x (N, C, *)."""
         _check_channels(x, self.num_features)
+        if not native_float16(x) and may_use_custom_backward(x):
+            return self.forward(x.float()).to(x.dtype)
         y = group_norm(
             x,
             self.num_groups,
@@ -149,13 +153,13 @@ class GroupNormAct(nn.Module):
     ) -> None:
         # PyTorch's own Group Norm does not say: its groups are contiguous.
         stated = GROUPINGS[int(state_dict.pop(prefix + _GROUPING, 0))]
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.grouping_matters and stated != self.channel_grouping:
             raise ValueError(
                 f"'{prefix}{_GROUPING}' of the state dict is {stated}, but this layer's is "
                 f"{self.channel_grouping}: create it with channel_grouping='{stated}', or convert "
                 "the weights of the network with regroup_channels"
             )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class ProxyNormAct(GroupNormAct):
@@ -255,7 +259,6 @@ class ProxyNormAct(GroupNormAct):
             and not (self.grouping_matters and self.channel_grouping == "strided")
             and (x.dtype == torch.float64) == (self.weight.dtype == torch.float64)
             and x.numel() > 0
-            and native_float16(x)
         )
 
     def __getstate__(self) -> Dict[str, Any]:

@@ -102,6 +102,15 @@ def far(dtype: torch.dtype) -> float:
     return 13.0 if dtype == torch.float64 else 8.0
 
 
+def in_deviations(distance: Tensor, width: Tensor) -> Tensor:
+    """Return distance / width, kept within `far` on either side.
+
+    The denominator grows instead of the quotient being cut: else the quotient's derivative, which
+    autograd computes first and multiplies by zero after, is infinite where a width is tiny.
+    """
+    return distance / torch.maximum(width, distance.detach().abs() / far(distance.dtype))
+
+
 def as_tensors(rule: Tuple[List[float], List[float]], like: Tensor) -> Tuple[Tensor, Tensor]:
     """Return a rule's nodes and weights, each (K,), in the dtype and on the device of a tensor."""
     nodes, weights = (torch.tensor(r, dtype=like.dtype, device=like.device) for r in rule)
@@ -135,8 +144,7 @@ def _piecewise_linear_moments(
         above = (center >= knot).to(center.dtype)
         slope = slope + change * above
         intercept = intercept - (change * knot) * above
-        distance = (2 * above - 1) * (center - knot) / width
-        tails.append(_Tail(distance.clamp_max(far(center.dtype)), above))
+        tails.append(_Tail(in_deviations((2 * above - 1) * (center - knot), width), above))
     mean = torch.zeros_like(center)
     variance = slope.square()
     for i, (change, tail) in enumerate(zip(changes, tails)):
@@ -176,9 +184,8 @@ def _hardswish_moments(center: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor]:
     that lies within 6.5 standard deviations: a sum of positive terms for every scale.
     """
     width = scale.clamp_min(TINY)
-    end = far(center.dtype)
-    low = ((-3 - center) / width).clamp(-end, end)  # in standard deviations
-    high = ((3 - center) / width).clamp(-end, end)
+    low = in_deviations(-3 - center, width)
+    high = in_deviations(3 - center, width)
     value = torch.nn.functional.hardswish(center)
     x, w = as_tensors(legendre_rule(36), center)
     left, right = low.clamp(-6.5, 6.5), high.clamp(-6.5, 6.5)
