@@ -3,6 +3,7 @@
 from ipu_proxynorm.norm.activations import resolve_activation
 from ipu_proxynorm.norm.conv import WSConv2d, create_conv, standardize_weight
 from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operators
+from ipu_proxynorm.norm.folding import fold_proxy_norm
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, proxy_norm
 from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.modules import (
@@ -28,6 +29,7 @@ __all__ = [
     "create_conv",
     "create_norm_act",
     "describe_parameter_groups",
+    "fold_proxy_norm",
     "group_norm",
     "group_norm_act",
     "may_use_custom_backward",

@@ -157,9 +157,17 @@ def group_norm_act(
 
     """
     if not native_float16(x) and may_use_custom_backward(x):
-        wide = (x.float(), groups, weight.float(), bias.float(), activation, moments)
-        options = {"eps": eps, "proxy_eps": proxy_eps}
-        return group_norm_act(*wide, **options, grouping=grouping).to(x.dtype)
+        return group_norm_act(
+            x.float(),
+            groups,
+            weight.float(),
+            bias.float(),
+            activation,
+            moments,
+            eps=eps,
+            proxy_eps=proxy_eps,
+            grouping=grouping,
+        ).to(x.dtype)
     known = resolve_activation(activation)
 
     def norm(weight: Tensor, bias: Tensor) -> Tensor:
