@@ -269,10 +269,8 @@ def _group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     n, c = x.shape[:2]
-    out: Tuple[Tensor, Tensor, Tensor] = aten.native_group_norm(
-        x, weight, bias, n, c, x.numel() // (n * c), groups, eps
-    )
-    return out
+    y, mean, rstd = aten.native_group_norm(x, weight, bias, n, c, x.numel() // (n * c), groups, eps)
+    return y.contiguous(memory_format=memory_format(x)), mean, rstd  # a GPU may not keep it
 
 
 def _group_norm_backward(
@@ -296,8 +294,8 @@ def _channel_sums(grad: Tensor, out: Optional[Tensor] = None) -> Tuple[Tensor, O
     """Return Σg and, given out, Σg·out over all but the channels; each (C,)."""
     n, c = grad.shape[:2]
     if not grad.is_contiguous():  # channels-last
-        rows = grad.movedim(1, -1).view(-1, c)
-        return _column_sums(rows, None if out is None else out.movedim(1, -1).view(-1, c))
+        rows = grad.movedim(1, -1).reshape(-1, c)
+        return _column_sums(rows, None if out is None else out.movedim(1, -1).reshape(-1, c))
     if out is None or grad.device.type != "cpu":
         dims = tuple(d for d in range(grad.dim()) if d != 1)
         accumulate = _accumulation(grad.dtype)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.norm import create_norm_act
+from ipu_proxynorm.norm import create_norm_act, plain_operators
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 from ipu_proxynorm.norm.modules import ProxyNormAct
 
@@ -119,3 +119,74 @@ def test_survives_copy_and_pickle(act: str) -> None:
     x = torch.randn(2, 8, 3, 3)
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         torch.testing.assert_close(twin(x), module(x), atol=0, rtol=0)
+
+
+KINDS = ["bn", "in", "ln", "gn2", "ln+pn", "gn2+pn"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spec", KINDS)
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_every_norm_takes_every_precision_and_shape(
+    spec: str, act: str, dtype: torch.dtype
+) -> None:
+    module = create_norm_act(spec, 8, act, dtype=torch.promote_types(dtype, torch.float32))
+    reference = copy.deepcopy(module).double()
+    for shape in SHAPES[1:]:
+        x = torch.randn(shape).to(dtype).requires_grad_()
+        out = module(x)
+        out.float().square().mean().backward()
+        assert out.dtype == x.grad.dtype == dtype
+        assert out.shape == shape
+        expected = reference(x.detach().double())
+        tolerance = 1e-5 if dtype in (torch.float32, torch.float64) else 2e-2
+        torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+        assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("spec", ["in", "ln", "gn2", "ln+pn", "gn2+pn", "none"])
+@pytest.mark.parametrize("shape", [(0, 8), (0, 8, 5), (0, 8, 5, 4)])
+def test_empty_batch(spec: str, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    module = create_norm_act(spec, 8, "silu")
+    module(x).sum().backward()
+    assert x.grad.shape == shape
+    with plain_operators():
+        assert module(x).shape == shape
+
+
+@pytest.mark.parametrize("spec", ["ln+pn", "gn4+pn"])
+def test_replicas_compute_what_one_does(spec: str) -> None:
+    module = randomize(create_norm_act(spec, 8, "silu")).double()
+    batch = torch.randn(8, 8, 4, 4, dtype=torch.float64)
+    whole = module(batch)
+    whole.square().sum().backward()
+    for replicas in (2, 4, 8):
+        twins = [copy.deepcopy(module) for _ in range(replicas)]
+        for twin in twins:
+            twin.zero_grad()
+        parts = [twin(part) for twin, part in zip(twins, batch.chunk(replicas))]
+        torch.testing.assert_close(torch.cat(parts), whole)
+        torch.cat(parts).square().sum().backward()
+        for one, *others in zip(module.parameters(), *(t.parameters() for t in twins)):
+            torch.testing.assert_close(sum(p.grad for p in others), one.grad)
+
+
+def test_moments_depend_on_parameters_only() -> None:
+    module = randomize(create_norm_act("gn4+pn", 8, "silu"))
+    before = module.moments()
+    for scale in (1e-3, 1.0, 1e3):
+        module(torch.randn(4, 8, 5, 5) * scale + scale)
+        torch.testing.assert_close(module.moments(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("spec", ["ln", "gn2", "ln+pn", "gn2+pn"])
+def test_channels_last_is_kept(spec: str) -> None:
+    module = create_norm_act(spec, 8, "silu")
+    for shape, layout in [
+        ((2, 8, 5, 4), torch.channels_last),
+        ((2, 8, 2, 3, 4), torch.channels_last_3d),
+    ]:
+        x = torch.randn(shape).contiguous(memory_format=layout)
+        assert module(x).is_contiguous(memory_format=layout)
+        torch.testing.assert_close(module(x), module(x.contiguous()))
