@@ -24,7 +24,7 @@ def grid() -> list[Tensor]:
     ]
     corners = torch.cartesian_prod(*axes)
     spread = torch.tensor([6.0, 6.0, 1.0, 1.0])
-    between = (torch.rand(300, 4) - 0.5) * spread
+    between = (torch.rand(100, 4) - 0.5) * spread
     return list(torch.cat([corners, between]).unbind(1))
 
 

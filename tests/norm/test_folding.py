@@ -32,15 +32,15 @@ def image() -> Tensor:
     return torch.randn(2, 3, 7, 6)
 
 
-@pytest.mark.parametrize("spec", ["gn2+pn", "ln+pn", "gn2"])
 @pytest.mark.parametrize("act", [*ACTIVATIONS, nn.LeakyReLU(0.2), nn.Hardtanh(-2, 3), torch.sin])
-def test_equals_the_network_without_any_proxy(act: Any, spec: str) -> None:
-    model, x = network(act, spec).double(), image().double()
-    folded = fold_proxy_norm(model)
-    torch.testing.assert_close(folded(x), model(x), rtol=1e-7, atol=1e-7)
-    assert not [name for name, _ in folded.named_parameters() if "proxy" in name]
-    assert any("norm.modules" in type(m).__module__ for m in model.modules())
-    assert not any("norm.modules" in type(m).__module__ for m in folded.modules())
+def test_equals_the_network_without_any_proxy(act: Any) -> None:
+    for spec in ("gn2+pn", "ln+pn", "gn2"):
+        model, x = network(act, spec).double(), image().double()
+        folded = fold_proxy_norm(model)
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-7, atol=1e-7)
+        assert not [name for name, _ in folded.named_parameters() if "proxy" in name]
+        assert any("norm.modules" in type(m).__module__ for m in model.modules())
+        assert not any("norm.modules" in type(m).__module__ for m in folded.modules())
 
 
 @pytest.mark.parametrize("act", ["relu", "silu"])
@@ -64,7 +64,7 @@ def test_the_model_itself_is_left_alone() -> None:
     torch.testing.assert_close(dict(model.state_dict()), before)
 
 
-@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("act", ["relu", "relu6", "leaky_relu", "silu", "gelu_tanh"])
 @pytest.mark.parametrize("grouping", ["contiguous", "strided"])
 def test_torchscript(act: str, grouping: str) -> None:
     model, x = network(act, channel_grouping=grouping), image()

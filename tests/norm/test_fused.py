@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, List, Tuple
 
 import pytest
@@ -43,19 +44,15 @@ def outputs(module: ProxyNormAct, x: Tensor, grad: Tensor, plain: bool = False) 
     return [out, *torch.autograd.grad(out, (x, *module.moment_parameters), grad)]
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(("shape", "layout"), LAYOUTS)
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_equals_the_plain_operators(
-    act: str, shape: Tuple[int, ...], layout: torch.memory_format, recompute: bool
-) -> None:
-    module = layer(act, recompute=recompute).double()
-    x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout)
-    grad = torch.randn(shape, dtype=torch.float64)
-    # PyTorch's own backward of hard-sigmoid has a float32 constant in it.
-    torch.testing.assert_close(
-        outputs(module, x, grad), outputs(module, x, grad, plain=True), rtol=1e-6, atol=1e-6
-    )
+def test_equals_the_plain_operators(act: str) -> None:
+    for (shape, layout), recompute in itertools.product(LAYOUTS, (False, True)):
+        module = layer(act, recompute=recompute).double()
+        x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout)
+        grad = torch.randn(shape, dtype=torch.float64)
+        got, expected = outputs(module, x, grad), outputs(module, x, grad, plain=True)
+        # PyTorch's own backward of hard-sigmoid has a float32 constant in it.
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -71,7 +68,7 @@ def test_equals_the_plain_operators_at_the_initial_values(act: str) -> None:
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_gradients_agree_with_finite_differences(act: str) -> None:
     module = layer(act).double()
-    x = torch.randn(2, 8, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 8, 2, dtype=torch.float64, requires_grad=True)
     values = [p.detach().clone().requires_grad_() for p in module.moment_parameters]
     names = [name for name, _ in module.named_parameters()]
 

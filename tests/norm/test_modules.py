@@ -31,21 +31,22 @@ def written_out(module: ProxyNormAct, x: Tensor) -> Tensor:
         p.double() for p in (module.weight, module.bias, module.proxy_weight, module.proxy_bias)
     )
     phi = module.activation.function
-    levels = 2 * (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000 - 1
+    levels = 2 * (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 - 1
     proxy = 2**0.5 * torch.erfinv(levels).unsqueeze(1) * (1 + proxy_weight) + proxy_bias
     proxy = phi(proxy * weight + bias)  # (quantiles, C)
     std = (proxy.var(0, unbiased=False) + module.proxy_eps).sqrt()
     return ((phi(y * weight + bias) - proxy.mean(0)) / std).movedim(-1, 1)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("spec", ["ln+pn", "gn2+pn", "gn4+pn"])
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_follows_the_definition(spec: str, act: str, shape: tuple[int, ...]) -> None:
-    module = randomize(create_norm_act(spec, 8, act))
-    x = torch.randn(shape) * 2 + 1
-    assert isinstance(module, ProxyNormAct)
-    torch.testing.assert_close(module(x).double(), written_out(module, x), atol=1e-4, rtol=1e-4)
+def test_follows_the_definition(act: str) -> None:
+    for spec in ("ln+pn", "gn2+pn", "gn4+pn"):
+        module = randomize(create_norm_act(spec, 8, act))
+        assert isinstance(module, ProxyNormAct)
+        for shape in SHAPES:
+            x = torch.randn(shape) * 2 + 1
+            expected = written_out(module, x)
+            torch.testing.assert_close(module(x).double(), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

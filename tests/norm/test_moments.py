@@ -51,10 +51,10 @@ def reference(phi: Callable[[Tensor], Tensor], m: float, s: float) -> tuple[floa
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_exact_moments_agree_with_adaptive_quadrature(name: str) -> None:
-    weight = torch.tensor([3.0, -2.5, 1.0, 0.3, 2.0])
-    bias = torch.tensor([-3.0, 2.0, 0.0, 1.5, 3.0])
-    proxy_weight = torch.tensor([0.5, -0.5, 0.0, 0.25, 0.1])
-    proxy_bias = torch.tensor([-0.5, 0.5, 0.0, -0.25, 0.3])
+    weight = torch.tensor([3.0, -2.5])
+    bias = torch.tensor([-3.0, 2.0])
+    proxy_weight = torch.tensor([0.5, -0.5])
+    proxy_bias = torch.tensor([-0.5, 0.5])
     mean, var = proxy_moments(weight, bias, proxy_weight, proxy_bias, name)
     for c in range(len(weight)):
         m = (weight[c] * proxy_bias[c] + bias[c]).item()
