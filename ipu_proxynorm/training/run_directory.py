@@ -17,7 +17,7 @@ CHECKPOINTS = ("last", "best")
 
 
 class RunDirectory:
-    """``runs/<name>/`` with ``config.yaml``, ``metrics.jsonl``, ``tensorboard/`` and checkpoints."""
+    """``runs/<name>/``: ``config.yaml``, ``metrics.jsonl``, ``tensorboard/`` and checkpoints."""
 
     def __init__(self, path: Union[str, Path]) -> None:
         self.path = Path(path)
