@@ -1,0 +1,38 @@
+"""Batch-independent normalization: Proxy Norm, and the norms and convolutions around it."""
+
+from ipu_proxynorm.norm.activations import resolve_activation
+from ipu_proxynorm.norm.conv import WSConv2d, create_conv, standardize_weight
+from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operators
+from ipu_proxynorm.norm.functional import group_norm, group_norm_act, proxy_norm
+from ipu_proxynorm.norm.modules import (
+    ActOnly,
+    BatchNormAct,
+    GroupNormAct,
+    ProxyNormAct,
+    create_norm_act,
+)
+from ipu_proxynorm.norm.moments import proxy_moments
+from ipu_proxynorm.norm.parameter_groups import describe_parameter_groups, parameter_groups
+from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
+
+__all__ = [
+    "ActOnly",
+    "BatchNormAct",
+    "GroupNormAct",
+    "NormSpec",
+    "ProxyNormAct",
+    "WSConv2d",
+    "create_conv",
+    "create_norm_act",
+    "describe_parameter_groups",
+    "group_norm",
+    "group_norm_act",
+    "may_use_custom_backward",
+    "parameter_groups",
+    "parse_norm_spec",
+    "plain_operators",
+    "proxy_moments",
+    "proxy_norm",
+    "resolve_activation",
+    "standardize_weight",
+]

@@ -1,0 +1,69 @@
+"""Where a norm may leave plain operators: the switch between graph-friendly and fast execution.
+
+On an IPU, in an exported graph and under a tracer, a norm must be plain aten operators: a custom
+``autograd.Function`` would be refused or would hide what happens. On a CPU or GPU a custom backward
+is what makes Proxy Norm cheap. `plain_operators` forces the first; everything else is detected.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class _State(threading.local):
+    forced = 0
+
+
+_state = _State()
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Make every norm in this thread use plain aten operators only, as on an IPU.
+
+    Whoever builds a PopTorch program around a network enters it. Nestable.
+    """
+    _state.forced += 1
+    try:
+        yield
+    finally:
+        _state.forced -= 1
+
+
+def may_use_custom_backward(*tensors: Tensor) -> bool:
+    """Whether tensors are ordinary CPU or CUDA tensors and nothing is recording the operators.
+
+    False inside `plain_operators`, under ``torch.jit.trace``, ONNX export, ``torch.compile``, any
+    dispatch or function mode, and for fake, meta and other special tensors.
+    """
+    return not (
+        _state.forced
+        or torch.jit.is_scripting()
+        or torch.jit.is_tracing()
+        or torch.onnx.is_in_onnx_export()
+        or _is_compiling()
+        or _modes_active()
+        or not all(_is_ordinary(t) for t in tensors)
+    )
+
+
+def _is_compiling() -> bool:
+    compiler = getattr(torch, "compiler", None)
+    if compiler is not None and hasattr(compiler, "is_compiling"):
+        return bool(compiler.is_compiling())
+    dynamo = sys.modules.get("torch._dynamo")  # torch 2.0 imports it on first use
+    return dynamo is not None and bool(dynamo.is_compiling())
+
+
+def _modes_active() -> bool:
+    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.device.type in ("cpu", "cuda")

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ipu_proxynorm.norm import WSConv2d, create_conv, standardize_weight
+
+
+def test_filters_have_mean_zero_and_variance_one_over_fan_in() -> None:
+    weight = standardize_weight(torch.randn(6, 4, 3, 3) * 2 + 1)
+    torch.testing.assert_close(weight.mean((1, 2, 3)), torch.zeros(6), atol=1e-6, rtol=0)
+    variance = weight.var((1, 2, 3), unbiased=False)
+    torch.testing.assert_close(variance, torch.full((6,), 1 / 36), atol=1e-5, rtol=1e-4)
+
+
+def test_a_spec_chooses_the_convolution() -> None:
+    assert type(create_conv("gn4+pn", 3, 8, 3, padding=1)) is nn.Conv2d
+    conv = create_conv("ln+ws", 3, 8, 3, padding=1, bias=False)
+    assert type(conv) is WSConv2d
+    x = torch.randn(2, 3, 5, 5)
+    expected = nn.functional.conv2d(x, standardize_weight(conv.weight), padding=1)
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_the_standardized_weight_ignores_scale_and_offset_of_a_filter() -> None:
+    weight = torch.randn(6, 4, 3, 3)
+    moved = weight * torch.rand(6, 1, 1, 1).add(0.5) + torch.randn(6, 1, 1, 1)
+    torch.testing.assert_close(
+        standardize_weight(moved), standardize_weight(weight), atol=1e-4, rtol=1e-4
+    )

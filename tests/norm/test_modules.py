@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ipu_proxynorm.norm import create_norm_act
+from ipu_proxynorm.norm.activations import ACTIVATIONS
+from ipu_proxynorm.norm.modules import ProxyNormAct
+
+SHAPES = [(3, 8), (3, 8, 5), (3, 8, 5, 4), (3, 8, 2, 3, 4)]
+
+
+def randomize(module: nn.Module, spread: float = 0.5) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=spread)
+    return module
+
+
+def written_out(module: ProxyNormAct, x: Tensor) -> Tensor:
+    """The definition, in float64, with the moments of many quantiles."""
+    groups = x.double().reshape(x.shape[0], module.num_groups, -1)
+    y = (groups - groups.mean(2, keepdim=True)) / (
+        groups.var(2, unbiased=False, keepdim=True) + module.eps
+    ).sqrt()
+    y = y.reshape(x.shape).movedim(1, -1)
+    weight, bias, proxy_weight, proxy_bias = (
+        p.double() for p in (module.weight, module.bias, module.proxy_weight, module.proxy_bias)
+    )
+    phi = module.activation.function
+    levels = 2 * (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000 - 1
+    proxy = 2**0.5 * torch.erfinv(levels).unsqueeze(1) * (1 + proxy_weight) + proxy_bias
+    proxy = phi(proxy * weight + bias)  # (quantiles, C)
+    std = (proxy.var(0, unbiased=False) + module.proxy_eps).sqrt()
+    return ((phi(y * weight + bias) - proxy.mean(0)) / std).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("spec", ["ln+pn", "gn2+pn", "gn4+pn"])
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_follows_the_definition(spec: str, act: str, shape: tuple[int, ...]) -> None:
+    module = randomize(create_norm_act(spec, 8, act))
+    x = torch.randn(shape) * 2 + 1
+    assert isinstance(module, ProxyNormAct)
+    torch.testing.assert_close(module(x).double(), written_out(module, x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("spec", "plain"),
+    [
+        ("ln", nn.GroupNorm(1, 8)),
+        ("gn2", nn.GroupNorm(2, 8)),
+        ("in", nn.GroupNorm(8, 8)),
+    ],
+)
+def test_equals_torch_without_proxy(spec: str, plain: nn.Module, shape: tuple[int, ...]) -> None:
+    module = randomize(create_norm_act(spec, 8, "silu"))
+    plain.load_state_dict(module.state_dict())
+    x = torch.randn(shape)
+    torch.testing.assert_close(module(x), nn.functional.silu(plain(x)))
+
+
+def test_batch_norm_equals_torch_and_shares_its_state_dict() -> None:
+    module, plain = create_norm_act("bn", 8, "relu"), nn.BatchNorm2d(8)
+    x = torch.randn(4, 8, 5, 5)
+    torch.testing.assert_close(module(x), plain(x).relu())
+    assert list(module.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module.eval()(x), plain.eval()(x).relu())
+
+
+def test_state_dict_names() -> None:
+    module = create_norm_act("gn4+pn", 8)
+    assert list(module.state_dict()) == ["weight", "bias", "proxy_weight", "proxy_bias"]
+    assert module.weight.eq(1).all()
+    for name in ("bias", "proxy_weight", "proxy_bias"):
+        assert getattr(module, name).eq(0).all()
+
+
+def test_without_an_activation_the_norm_keeps_its_scale_and_drops_its_shift() -> None:
+    module = create_norm_act("gn4+pn", 8, "silu", apply_act=False)
+    assert list(module.state_dict()) == ["weight"]
+    x = torch.randn(2, 8, 3, 3)
+    torch.testing.assert_close(module(x), nn.functional.group_norm(x, 4))
+    assert list(create_norm_act("gn4", 8, apply_act=False).state_dict()) == ["weight", "bias"]
+    assert list(create_norm_act("gn4+pn", 8, None).state_dict()) == ["weight"]
+
+
+def test_none_is_the_activation_alone() -> None:
+    x = torch.randn(2, 8, 3, 3)
+    torch.testing.assert_close(create_norm_act("none", 8, "relu")(x), x.relu())
+    torch.testing.assert_close(create_norm_act("none", 8, apply_act=False)(x), x)
+
+
+def test_an_output_does_not_depend_on_the_rest_of_the_batch() -> None:
+    module = randomize(create_norm_act("gn4+pn", 8))
+    image = torch.randn(1, 8, 5, 5)
+    alone = module(image)
+    crowd = torch.cat([torch.randn(6, 8, 5, 5) * 100 + 7, image])
+    torch.testing.assert_close(module(crowd)[-1:], alone, atol=1e-6, rtol=1e-6)
+
+
+def test_refuses_the_wrong_number_of_channels() -> None:
+    with pytest.raises(ValueError, match=r"expected an input of shape \(N, 8, \*\), got \(2, 4\)"):
+        create_norm_act("gn4+pn", 8)(torch.randn(2, 4))
+    with pytest.raises(ValueError, match="3 groups do not divide 8 channels"):
+        create_norm_act("gn3+pn", 8)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_survives_copy_and_pickle(act: str) -> None:
+    module = randomize(create_norm_act("gn4+pn", 8, act))
+    x = torch.randn(2, 8, 3, 3)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(twin(x), module(x), atol=0, rtol=0)
