@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ipu_proxynorm.training import RunDirectory, build, evaluate, load_checkpoint
+from ipu_proxynorm.training import RunDirectory, build, evaluate, load_checkpoint, load_weights
 from ipu_proxynorm.training.run_directory import CHECKPOINTS
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     directory = RunDirectory(arguments.run_dir)
     run = build(directory.config())
     checkpoint = load_checkpoint(directory.checkpoint(arguments.checkpoint))
-    run.model.load_state_dict(checkpoint.weights)
+    load_weights(run, checkpoint)
     evaluation = evaluate(run)
     console.print(
         f"{directory.checkpoint(arguments.checkpoint)} (epoch {checkpoint.epoch}): "

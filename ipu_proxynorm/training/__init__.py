@@ -2,7 +2,7 @@
 
 from ipu_proxynorm.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ipu_proxynorm.training.loop import EpochResult, StepResult, fit
-from ipu_proxynorm.training.run import Run, build
+from ipu_proxynorm.training.run import Run, build, load_weights
 from ipu_proxynorm.training.run_directory import RunDirectory
 from ipu_proxynorm.training.validation import Evaluation, evaluate
 
@@ -17,5 +17,6 @@ __all__ = [
     "evaluate",
     "fit",
     "load_checkpoint",
+    "load_weights",
     "save_checkpoint",
 ]

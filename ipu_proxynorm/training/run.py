@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.config import RunConfig, loads
 from ipu_proxynorm.data import ImageData, create_data
-from ipu_proxynorm.errors import blame
+from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.ipu import Classification, Stage, place
 from ipu_proxynorm.training.arithmetic import BatchArithmetic
+from ipu_proxynorm.training.checkpoint import Checkpoint
 from ipu_proxynorm.training.optimizer import create_optimizer, create_schedule
 from models import create_model
 
@@ -65,3 +66,19 @@ def build(config: RunConfig) -> Run:
             config.schedule, optimizer, arithmetic.host_calls, config.training.epochs
         ),
     )
+
+
+def load_weights(run: Run, checkpoint: Checkpoint) -> None:
+    """Give the run's network the weights of ``checkpoint``.
+
+    Raises:
+        UserError: the checkpoint is of another network.
+    """
+    trained, wanted = loads(checkpoint.config).model, run.config.model
+    if trained != wanted:
+        raise UserError(
+            f"checkpoint of epoch {checkpoint.epoch} holds a network of {trained}, but the run's "
+            f"configuration asks for {wanted}; use the checkpoint with the configuration it was "
+            f"trained with"
+        )
+    run.model.load_state_dict(checkpoint.weights)

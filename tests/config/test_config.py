@@ -25,7 +25,8 @@ def test_values_have_their_types_and_the_rest_its_defaults():
 
 def test_overrides_win_and_are_yaml():
     config = loads(
-        MINIMAL, ["training.epochs=5", "ipu.splits=[layer2.0]", "model.width=null", "optimizer.lr=1"]
+        MINIMAL,
+        ["training.epochs=5", "ipu.splits=[layer2.0]", "model.width=null", "optimizer.lr=1"],
     )
     assert config.training.epochs == 5
     assert config.ipu.splits == ["layer2.0"]

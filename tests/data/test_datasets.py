@@ -82,19 +82,19 @@ def test_validation_images_are_cropped_at_the_centre(folder):
 
 
 def test_wrong_datasets_are_refused_with_the_key(folder, tmp_path):
-    with pytest.raises(UserError, match="data.name.*'digit' is unknown.*'digits'"):
+    with pytest.raises(UserError, match=r"data.name.*'digit' is unknown.*'digits'"):
         create_data("digit")
     with pytest.raises(UserError, match=r"data.path='/nowhere'.*train/<class>/"):
         create_data("image_folder", "/nowhere")
-    with pytest.raises(UserError, match="data.path is not set"):
+    with pytest.raises(UserError, match=r"data.path is not set"):
         create_data("image_folder")
-    with pytest.raises(UserError, match="data.path='x'.*leave data.path out"):
+    with pytest.raises(UserError, match=r"data.path='x'.*leave data.path out"):
         create_data("digits", "x")
     (folder / "val" / "cat").rename(folder / "val" / "cow")
-    with pytest.raises(UserError, match="same classes.*cat, cow"):
+    with pytest.raises(UserError, match=r"same classes.*cat, cow"):
         create_data("image_folder", str(folder))
     empty = tmp_path / "empty"
     (empty / "train").mkdir(parents=True)
     (empty / "val").mkdir()
-    with pytest.raises(UserError, match="data.path=.*class"):
+    with pytest.raises(UserError, match=r"data.path=.*class"):
         create_data("image_folder", str(empty))

@@ -54,13 +54,19 @@ def test_forward_equals_plain_functions():
     torch.testing.assert_close(model(images), logits)
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnetv2_20", 32), ("resnetv2_18", 64), ("resnetv2_50", 64)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnetv2_20", 32), ("resnetv2_18", 64), ("resnetv2_50", 64)]
+)
 def test_resolution_and_channels_of_the_last_block(name, size):
     model = create_model(name, norm="ln", num_classes=7)
     seen = []
     model.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     assert model(torch.randn(2, 3, size, size)).shape == (2, 7)
-    channels, reduced = {"resnetv2_20": (64, 4), "resnetv2_18": (512, 32), "resnetv2_50": (2048, 32)}[name]
+    channels, reduced = {
+        "resnetv2_20": (64, 4),
+        "resnetv2_18": (512, 32),
+        "resnetv2_50": (2048, 32),
+    }[name]
     assert seen == [(2, channels, size // reduced, size // reduced)]
 
 
@@ -74,7 +80,11 @@ def test_an_image_s_output_does_not_depend_on_the_others_in_its_batch(norm, act_
                 parameter.add_(0.3 * torch.randn_like(parameter))
     image = torch.randn(1, 1, 8, 8)
     alone = model(image)
-    for others in (torch.randn(7, 1, 8, 8), 100 * torch.randn(31, 1, 8, 8), torch.zeros(1, 1, 8, 8)):
+    for others in (
+        torch.randn(7, 1, 8, 8),
+        100 * torch.randn(31, 1, 8, 8),
+        torch.zeros(1, 1, 8, 8),
+    ):
         together = model(torch.cat([others[:1], image, others[1:]]))[1:2]
         torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
 
