@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, List, Tuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,13 +45,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     directory = RunDirectory.create(config, arguments.overwrite)
     try:
         describe(run, console)
-        best = show_progress(run, directory, console)
+        last, best = show_progress(run, directory, console)
     finally:
         directory.close()
     console.print(
-        f"best validation accuracy {best.validation.accuracy:.2%} "
-        f"({best.validation.right} of {best.validation.images}) after epoch {best.epoch}; "
-        f"run in {directory.path}"
+        f"last epoch: validation accuracy {last.validation.accuracy:.2%} "
+        f"({last.validation.right} of {last.validation.images}); "
+        f"best: {best.validation.accuracy:.2%} after epoch {best.epoch}; run in {directory.path}"
     )
 
 
@@ -80,9 +80,12 @@ def describe(run: Run, console: Console) -> None:
     console.print(stages)
 
 
-def show_progress(run: Run, directory: RunDirectory, console: Console) -> EpochResult:
-    """Train with a progress bar and a line an epoch; return the best epoch."""
-    epochs, best = run.config.training.epochs, None
+def show_progress(
+    run: Run, directory: RunDirectory, console: Console
+) -> Tuple[EpochResult, EpochResult]:
+    """Train with a progress bar and a line an epoch; return the last and the best epoch."""
+    epochs = run.config.training.epochs
+    ended: List[EpochResult] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -102,7 +105,7 @@ def show_progress(run: Run, directory: RunDirectory, console: Console) -> EpochR
                     f"{result.images_per_second:,.0f} images/s",
                 )
                 continue
-            best = result if result.best else best
+            ended.append(result)
             progress.reset(task)
             console.print(
                 f"epoch {result.epoch:{len(str(epochs))}}/{epochs}  "
@@ -110,8 +113,7 @@ def show_progress(run: Run, directory: RunDirectory, console: Console) -> EpochR
                 f"{result.images_per_second:,.0f} images/s  |  validation: "
                 f"loss {result.validation.loss:.4f}  accuracy {result.validation.accuracy:.2%}"
             )
-    assert best is not None  # the first epoch is the best so far
-    return best
+    return ended[-1], [result for result in ended if result.best][-1]
 
 
 def keys_table() -> Table:
