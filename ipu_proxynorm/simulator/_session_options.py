@@ -99,7 +99,7 @@ def _checkDict(name: str, value: Dict[Any, Any], options: Dict[str, Any]) -> Non
         for key in value:
             if key not in _LOCATION_KEYS:
                 raise _error(f"Unknown option '{key}' for tensor location {name}")
-    else:
+    elif value:
         _requireKnown(name, _CONTAINER, "map")
 
 
