@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import enums
 from ._logging import logger
+from ._loss_scale import AutomaticLossScale
 from ._optimizer_attributes import (
     OptimizerAttrTracker,
     _OptimizerType,
@@ -30,6 +31,7 @@ from .poptorch_core import createError
 
 _Rule = Union[SgdRule, AdamRule, RmspropRule]
 _LOSS_SCALING = "lossScaling_FLOAT"
+_UPDATE_FACTOR = "lossScaleUpdateFactor"
 
 
 def _dtype(is_float16: bool) -> torch.dtype:
@@ -111,6 +113,10 @@ class DeviceOptimizer:
         self._scalars: Dict[str, Scalars] = {}
         self._constants: Dict[str, List[str]] = {}
         self._setValues()
+        popart_options = options._Popart.options
+        self._automatic: Optional[AutomaticLossScale] = None
+        if AutomaticLossScale.isEnabled(popart_options):
+            self._automatic = AutomaticLossScale(popart_options)
         self._state: Dict[str, State] = {
             name: self._rule.state(self._parameters[name], self._values[name], scalars)
             for name, scalars in self._scalars.items()
@@ -153,8 +159,10 @@ class DeviceOptimizer:
 
     @property
     def loss_scaling(self) -> float:
-        """What the loss is multiplied by before the backward pass."""
-        return self._loss_scaling
+        """What the loss is multiplied by before the backward pass of the next step."""
+        if self._automatic is None:
+            return self._loss_scaling
+        return self._loss_scaling * float(self._automatic.factor)
 
     @property
     def attributes(self) -> Dict[str, Any]:
@@ -226,13 +234,16 @@ class DeviceOptimizer:
         with torch.no_grad():
             held = {name: grads.get(name) for name in self._group_of}
             scale = self._clipScale(held)
+            unscale = 1.0 if self._automatic is None else 1.0 / float(self._automatic.factor)
             for name, grad in held.items():
                 param = self._parameters[name]
                 if grad is None:
                     continue
                 if scale is not None:
                     grad = grad * scale.to(grad.dtype)
-                self._rule.update(param, grad, self._scalars[name], self._state[name])
+                self._rule.update(param, grad, self._scalars[name], self._state[name], unscale)
+            if self._automatic is not None:
+                self._automatic.observe(grad for grad in held.values() if grad is not None)
 
     def _clipScale(self, grads: Mapping[str, Optional[Tensor]]) -> Optional[Tensor]:
         """min(1, max_grad_norm / ‖all gradients‖), on the gradients as accumulated."""
@@ -249,11 +260,14 @@ class DeviceOptimizer:
 
     def ipu_state(self) -> Dict[str, Tensor]:
         """Return copies of the state, as ``Accl1___weight`` and so on."""
-        return {
+        tensors = {
             f"{key}___{name}": tensor.clone()
             for name, state in self._state.items()
             for key, tensor in state.items()
         }
+        if self._automatic is not None:
+            tensors[_UPDATE_FACTOR] = self._automatic.factor.clone()
+        return tensors
 
     def ipu_param(self) -> Dict[str, Tensor]:
         """Return the scalars that may change, as ``learningRate___specific___weight`` and so on."""
@@ -273,6 +287,8 @@ class DeviceOptimizer:
         ipu_param: Mapping[str, Tensor],
     ) -> None:
         """Overwrite state and scalars; what is missing keeps its value, with a warning."""
+        if self._automatic is not None and _UPDATE_FACTOR in ipu_state:
+            self._automatic.factor.copy_(ipu_state[_UPDATE_FACTOR])
         for name, state in self._state.items():
             for key, tensor in state.items():
                 loaded = ipu_state.get(f"{key}___{name}")

@@ -5,7 +5,8 @@ the state of one parameter, and updates one parameter in place. Names of scalars
 PopART's: they appear in ``ipu_param`` and ``ipu_state``. Source of the equations: PopART's
 ``optimizer.hpp``, ``adam.hpp`` and ``adaptive.hpp``.
 
-Gradients come in summed or averaged as the options say, and still multiplied by the loss scaling.
+Gradients come in summed or averaged as the options say, and still multiplied by the loss scaling;
+``unscale`` undoes what automatic loss scaling multiplied them by on top of that.
 """
 
 from __future__ import annotations
@@ -112,9 +113,11 @@ class SgdRule:
             return {}
         return {"Accl1": _zeros(param, self.velocity_dtype)}
 
-    def update(self, param: Tensor, grad: Tensor, s: Scalars, state: State) -> None:
+    def update(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
+    ) -> None:
         """Update one parameter and its velocity in place."""
-        div = self.factors.divisor
+        div = self.factors.divisor * unscale
         if "scaledLearningRate0" in s:
             if s["weightDecayScaleFactor0"] != 1.0:
                 param.mul_(s["weightDecayScaleFactor0"])
@@ -127,8 +130,8 @@ class SgdRule:
         velocity.add_(_to(grad, velocity), alpha=s["dampeningScaleFactor2"] * div)
         updater = velocity
         if "nesterovGradScaleFactor2" in s:
-            unscale = s["dampeningScaleFactor2"] * s["nesterovDampeningScaleFactor2"]
-            updater = (grad * unscale).add_(_to(param, grad), alpha=s["sgdWeightDecay"])
+            inverse = s["dampeningScaleFactor2"] * s["nesterovDampeningScaleFactor2"] * unscale
+            updater = (grad * inverse).add_(_to(param, grad), alpha=s["sgdWeightDecay"])
             updater.mul_(s["nesterovGradScaleFactor2"])
             updater.add_(_to(velocity, grad), alpha=s["sgdMomentum"])
         param.add_(_to(updater, param), alpha=-s["scaledLearningRate2"])
@@ -187,21 +190,24 @@ class CombinedSgdRule(SgdRule):
             return {}
         return {"Accl": param.detach() * scalars["scaledWeightDecay1"]}
 
-    def update(self, param: Tensor, grad: Tensor, s: Scalars, state: State) -> None:
+    def update(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
+    ) -> None:
         """Update one parameter and its velocity in place."""
         if "scaledLearningRate0" in s:
-            super().update(param, grad, s, state)
+            super().update(param, grad, s, state, unscale)
             return
         velocity = state["Accl"]
         # The scalars are meant for summed gradients and velocities; ours are already reduced.
         rf = self._velocityReplication()
         velocity.add_(
-            _to(grad, velocity), alpha=s["dampeningScaleFactor1"] / self._dampeningFactor()
+            _to(grad, velocity),
+            alpha=s["dampeningScaleFactor1"] * unscale / self._dampeningFactor(),
         )
         updater = velocity
         if "nesterovGradScaleFactor1" in s:
-            unscale = s["dampeningScaleFactor1"] * s["nesterovDampeningScaleFactor1"]
-            updater = (grad * unscale).add_(_to(param, grad), alpha=s["sgdWeightDecay"])
+            inverse = s["dampeningScaleFactor1"] * s["nesterovDampeningScaleFactor1"] * unscale
+            updater = (grad * inverse).add_(_to(param, grad), alpha=s["sgdWeightDecay"])
             updater.mul_(s["nesterovGradScaleFactor1"] / rf)
             updater.add_(_to(velocity, grad), alpha=s["sgdMomentum"])
         param.add_(_to(updater, param), alpha=-s["scaledLearningRate1"] * rf)
@@ -273,9 +279,11 @@ class AdamRule:
             state["Step"] = torch.zeros((), dtype=torch.float32)
         return state
 
-    def update(self, param: Tensor, grad: Tensor, s: Scalars, state: State) -> None:
+    def update(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
+    ) -> None:
         """Update one parameter and its moments in place."""
-        scale = s["adamGradientScaling"] * self.factors.divisor
+        scale = s["adamGradientScaling"] * self.factors.divisor * unscale
         grad = grad.to(self.types.unscaledType())
         if scale != 1.0:
             grad = grad * scale
@@ -289,9 +297,9 @@ class AdamRule:
         correction1 = correction2 = 1.0
         if self.corrected:
             step = float(state["Step"].add_(1.0))
-            correction1 = 1.0 - beta1**step
-            correction2 = 1.0 - beta2**step
-        denominator = second.sqrt().div_(math.sqrt(correction2)).add_(s["adamEps"])
+            correction1 = 1.0 - _power(beta1, step)
+            correction2 = 1.0 - _power(beta2, step)
+        denominator = second.sqrt().div_(_power(correction2, 0.5)).add_(s["adamEps"])
         if not (self.lamb or (self.decoupled and s["weightDecay"] != 0.0)):
             param.addcdiv_(
                 _to(first, param),
@@ -306,6 +314,14 @@ class AdamRule:
         if self.lamb:
             rate *= _trustRatio(param, updater, s["maxWeightNorm"])
         param.add_(updater, alpha=-rate)
+
+
+def _power(base: float, exponent: float) -> float:
+    """Return the power, NaN where it is not real: a state loaded by hand may hold anything."""
+    try:
+        return math.pow(base, exponent)
+    except (ValueError, ZeroDivisionError):
+        return math.nan
 
 
 def _trustRatio(param: Tensor, updater: Tensor, max_weight_norm: float) -> float:
@@ -356,9 +372,11 @@ class RmspropRule:
             state["Accl3"] = _zeros(param, torch.float32)
         return state
 
-    def update(self, param: Tensor, grad: Tensor, s: Scalars, state: State) -> None:
+    def update(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
+    ) -> None:
         """Update one parameter and its state in place."""
-        scale = s["adaptiveGradientScaling"] * self.factors.divisor
+        scale = s["adaptiveGradientScaling"] * self.factors.divisor * unscale
         grad = grad.to(self.types.unscaledType())
         if scale != 1.0:
             grad = grad * scale

@@ -323,3 +323,55 @@ def test_loading_restores_and_keeps_what_is_missing(caplog):
     fresh.load(missing, param)
     assert fresh.ipu_state()["Step___lin.bias"] == 1.0
     assert "ignoring missing state Step___lin.bias" in caplog.text
+
+
+def test_automatic_loss_scaling_doubles_until_float16_gradients_grow_large():
+    options = Options()
+    options.Training.setAutomaticLossScaling(True)
+    parameters = make_parameters(torch.float16)
+    before = {name: p.detach().float() for name, p in parameters.items()}
+    optimizer = optim.SGD(list(parameters.values()), lr=1.0, loss_scaling=4.0)
+    simulated = DeviceOptimizer(optimizer, parameters, options)
+    assert simulated.ipu_state()["lossScaleUpdateFactor"] == 1.0
+    scalings = []
+    for _ in range(5):
+        scalings.append(simulated.loss_scaling)
+        # A true gradient of 300 passes an eighth of float16's range when scaled by 32.
+        simulated.step(
+            {n: torch.full_like(p, 300.0 * simulated.loss_scaling) for n, p in parameters.items()}
+        )
+    assert scalings == [4.0, 8.0, 16.0, 32.0, 16.0]
+    assert simulated.ipu_state()["lossScaleUpdateFactor"] == 8.0
+    for name, param in parameters.items():
+        # The scaling does not reach the weights.
+        torch.testing.assert_close(param.float(), before[name] - 1500.0, rtol=1e-3, atol=1.0)
+    loaded = DeviceOptimizer(optimizer, parameters, options)
+    loaded.load(simulated.ipu_state(), simulated.ipu_param())
+    assert loaded.loss_scaling == simulated.loss_scaling
+
+
+def test_automatic_loss_scaling_ignores_float32_gradients():
+    options = Options()
+    options.Training.setAutomaticLossScaling(True)
+    parameters = make_parameters()
+    simulated = DeviceOptimizer(
+        torch.optim.SGD(list(parameters.values()), lr=1.0), parameters, options
+    )
+    simulated.step(gradients(parameters, 0))
+    assert simulated.loss_scaling == 1.0
+
+
+@pytest.mark.parametrize("cls", [optim.Adam, optim.LAMB])
+def test_nonsense_in_a_loaded_state_gives_nan_and_no_error(cls):
+    parameters = make_parameters()
+    optimizer = cls(list(parameters.values()), lr=0.1, betas=(0.9, 0.99))
+    simulated = DeviceOptimizer(optimizer, parameters, Options())
+    nonsense = {
+        "adamBeta1___specific___lin.bias": torch.tensor(-0.5),
+        "adamBeta2___specific___lin.weight": torch.tensor(-0.5),
+    }
+    steps = {"Step___lin.weight": torch.tensor(-1.5), "Step___lin.bias": torch.tensor(-1.5)}
+    simulated.load({**simulated.ipu_state(), **steps}, {**simulated.ipu_param(), **nonsense})
+    simulated.step(gradients(parameters, 0))
+    assert parameters["lin.weight"].isnan().all()
+    assert parameters["lin.bias"].isnan().all()
