@@ -1,0 +1,229 @@
+"""Records the torch operations that a model calls, as a program to be run again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import _dtypes, _refusals
+from ._tape import Block, Operation, Origin, Slot, find_origin
+
+_RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
+_MARK = "_simulated_slot"
+_NOT_THE_USERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
+
+# In torch 2.0 the schema does not say that these write to the running statistics they are given.
+_HIDDEN_WRITES = {"native_batch_norm": (3, 4), "_native_batch_norm_legit": (3, 4)}
+
+
+def _map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_map_tensors(function, element) for element in tree)
+    if isinstance(tree, dict):
+        return {key: _map_tensors(function, value) for key, value in tree.items()}
+    return tree
+
+
+class Recorder(TorchDispatchMode):
+    """While active, runs each operation on real tensors and notes it in ``self.block``.
+
+    Every tensor of the program carries its slot as a mark; a tensor without one was made outside
+    and becomes a constant of the program.
+    """
+
+    def __init__(self, stochastic_rounding: bool = False) -> None:
+        super().__init__()
+        self.block = Block()
+        self.constants: Dict[Slot, torch.Tensor] = {}
+        # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
+        self.user_code = True
+        # Stage, phase and IPU of the active block; None after a block has ended.
+        self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
+        self.used_placements: Dict[Tuple[int, int, int], None] = {}
+        self.written_storages: Dict[int, Operation] = {}
+        self._dtypes = _dtypes.DtypeRules(self, stochastic_rounding)
+        self._is_paused = False
+        self._slots = 0
+        self._foreign: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
+
+    # ---- slots ------------------------------------------------------------------------------
+
+    def new_slot(self, tensor: torch.Tensor) -> Slot:
+        """Make ``tensor`` a tensor of the program."""
+        slot = Slot(self._slots)
+        self._slots += 1
+        self._mark(tensor, slot)
+        return slot
+
+    def _mark(self, tensor: torch.Tensor, slot: Slot) -> None:
+        # With the id: Python attributes are copied along with a tensor by copy.deepcopy.
+        tensor.__dict__[_MARK] = (self, id(tensor), slot)
+
+    def slot_of(self, tensor: torch.Tensor) -> Optional[Slot]:
+        """Return the tensor's slot, or None if the program does not know it."""
+        mark = tensor.__dict__.get(_MARK)
+        if mark is not None and mark[0] is self and mark[1] == id(tensor):
+            return mark[2]
+        return None
+
+    def same_slot(self, tensor: torch.Tensor, original: torch.Tensor) -> None:
+        """Let ``tensor``, an alias of ``original`` in every respect, share its slot."""
+        slot = self.slot_of(original)
+        assert slot is not None
+        self._mark(tensor, slot)
+
+    def known(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor, or the constant that stands for it if it was made outside."""
+        if self.slot_of(tensor) is not None:
+            return tensor
+        entry = self._foreign.get(id(tensor))
+        if entry is None:
+            constant = _dtypes.demoted(tensor.detach().clone())
+            self.constants[self.new_slot(constant)] = constant
+            entry = self._foreign[id(tensor)] = (tensor, constant)  # both kept alive for their ids
+        return entry[1]
+
+    # ---- operations -------------------------------------------------------------------------
+
+    def emit(self, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run an operation and note it.
+
+        Args:
+            function: a torch operator, or any function of tensors that returns tensors.
+            args: its arguments, with tensors that the program knows.
+            kwargs: likewise.
+
+        """
+        if self.placement is None and self.user_code:
+            raise _refusals.no_active_block(self.where())
+        slots = _map_tensors(self.slot_of, (list(args), kwargs))
+        writes = self._writes(function, args, kwargs)
+        with self._paused():
+            result = function(*args, **kwargs)
+        if function is torch.ops.aten.detach.default:
+            self.same_slot(result, args[0])
+            return result
+        outputs = _map_tensors(
+            lambda tensor: None if self.slot_of(tensor) is not None else self.new_slot(tensor),
+            result,
+        )
+        tags = getattr(function, "tags", ())
+        operation = Operation(
+            function,
+            slots[0],
+            slots[1],
+            outputs,
+            self.where(),
+            keeps=bool(writes) or getattr(function, "has_effect", False),
+            random=_RANDOM_TAG in tags,
+        )
+        for tensor in writes:
+            self.written_storages[tensor.untyped_storage().data_ptr()] = operation
+        self.block.operations.append(operation)
+        if self.placement is not None:
+            self.used_placements[self.placement] = None
+        return result
+
+    def where(self) -> Origin:
+        """Return where in the user's program the present operation comes from."""
+        return find_origin(_NOT_THE_USERS, self.placement, not self.user_code)
+
+    @staticmethod
+    def _writes(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> List[Any]:
+        schema = getattr(function, "_schema", None)
+        if schema is None:
+            return []
+        written: List[Any] = []
+        for position, argument in enumerate(schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[position] if position < len(args) else kwargs.get(argument.name)
+                written.extend(value if isinstance(value, (list, tuple)) else [value])
+        for position in _HIDDEN_WRITES.get(schema.name.split("::")[-1], ()):
+            written.extend(args[position : position + 1])
+        return [value for value in written if isinstance(value, torch.Tensor)]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
+    ) -> Any:
+        if self._is_paused:
+            return func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():
+            if func in (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default):
+                return self.known(args[0])
+            _refusals.check(func, args, self)
+            known_args, known_kwargs = _map_tensors(self.known, (list(args), kwargs or {}))
+            result = self._dtypes(func, known_args, known_kwargs)
+            if any(isinstance(arg, torch.Tensor) for arg in known_args):
+                _refusals.check_result(result, self)
+            return result
+
+    # ---- control flow -----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Note nothing meanwhile."""
+        before, self._is_paused = self._is_paused, True
+        try:
+            yield
+        finally:
+            self._is_paused = before
+
+    def fresh(self, tensor: torch.Tensor, slot: Optional[Slot] = None) -> torch.Tensor:
+        """Return a copy as a tensor of the program that no operation made.
+
+        Args:
+            tensor: gives the values while the program is recorded.
+            slot: the slot it gets; a new one if None.
+
+        """
+        with self._paused():
+            copied = tensor.detach().clone()
+        if slot is None:
+            self.new_slot(copied)
+        else:
+            self._mark(copied, slot)
+        return copied
+
+    def value_of(self, tensor: torch.Tensor) -> Any:
+        """Return the number in a tensor, as it is while the program is recorded."""
+        with self._paused():
+            return tensor.item()
+
+    def slots_of(self, tensors: Sequence[torch.Tensor]) -> List[Slot]:
+        """Return the slots of tensors; those made outside become constants."""
+        slots = [self.slot_of(self.known(tensor)) for tensor in tensors]
+        return [slot for slot in slots if slot is not None]
+
+    @contextlib.contextmanager
+    def nested(self) -> Iterator[Block]:
+        """Note operations in a block of their own meanwhile."""
+        outer, self.block = self.block, Block()
+        try:
+            yield self.block
+        finally:
+            self.block = outer
+
+
+_active: List[Recorder] = []
+
+
+def active() -> Optional[Recorder]:
+    """Return the recorder of the model that is being traced, if any."""
+    return _active[-1] if _active else None
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Record what is called meanwhile, whatever gradient mode the caller is in."""
+    _active.append(recorder)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), recorder:
+            yield recorder
+    finally:
+        _active.pop()
