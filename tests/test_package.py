@@ -1,5 +1,6 @@
 """Importing: what the package needs, and which backend it finds."""
 
+import os
 import subprocess
 import sys
 
@@ -7,8 +8,6 @@ import pytest
 
 
 def python(code, **environment):
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -53,6 +52,14 @@ def test_a_broken_sdk_falls_back_and_keeps_the_reason(tmp_path):
     status, _, error = python(CODE, PYTHONPATH=f"{tmp_path}:.", IPU_PROXYNORM_BACKEND="sdk")
     assert status == 1
     assert "libpoplar.so: not found" in error
+
+
+def test_a_folder_named_poptorch_is_no_sdk(tmp_path):
+    (tmp_path / "poptorch").mkdir()
+    code = f"{CODE}; print(backend.IMPORT_ERROR)"
+    status, printed, _ = python(code, PYTHONPATH=f"{tmp_path}:.")
+    reason = f"'poptorch' is a folder without a module: {tmp_path / 'poptorch'}"
+    assert (status, printed) == (0, f"True ipu_proxynorm.simulator\n{reason}")
 
 
 def test_an_unknown_backend_is_refused():

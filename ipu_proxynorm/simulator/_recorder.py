@@ -16,8 +16,10 @@ _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 h
 _MARK = "_simulated_slot"
 _NOT_THE_USERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
 
-# In torch 2.0 the schema does not say that these write to the running statistics they are given.
-_HIDDEN_WRITES = {"native_batch_norm": (3, 4), "_native_batch_norm_legit": (3, 4)}
+# Batch Norm writes to its running statistics (arguments 3 and 4) when it trains (argument 5) and
+# never else, whatever the schema says: torch 2.0's never announces it, newer ones always do.
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
+_STATISTICS, _TRAINS = slice(3, 5), 5
 
 
 def _map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
@@ -140,12 +142,13 @@ class Recorder(TorchDispatchMode):
         if schema is None:
             return []
         written: List[Any] = []
+        if schema.name.split("::")[-1] in _BATCH_NORMS:
+            written.extend(args[_STATISTICS] if args[_TRAINS] else ())
+            return [value for value in written if isinstance(value, torch.Tensor)]
         for position, argument in enumerate(schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 value = args[position] if position < len(args) else kwargs.get(argument.name)
                 written.extend(value if isinstance(value, (list, tuple)) else [value])
-        for position in _HIDDEN_WRITES.get(schema.name.split("::")[-1], ()):
-            written.extend(args[position : position + 1])
         return [value for value in written if isinstance(value, torch.Tensor)]
 
     def __torch_dispatch__(

@@ -57,6 +57,10 @@ def fit(run: Run, directory: RunDirectory) -> Iterator[Union[StepResult, EpochRe
     best_accuracy, step = -1.0, 0
     for epoch in range(1, config.training.epochs + 1):
         run.program.train()
+        # Before setOptimizer: attaching brings back the optimiser as it was when the IPUs were
+        # left to validation, its learning rate included.
+        if executor.isCompiled() and not executor.isAttachedToDevice():
+            executor.attachToDevice()
         steps = []
         for images, labels in loader:
             learning_rate = run.optimizer.param_groups[0]["lr"]
