@@ -32,7 +32,7 @@ if _choice == "simulator":
 else:
     try:
         poptorch = importlib.import_module("poptorch")
-        if poptorch.__file__ is None:
+        if getattr(poptorch, "__file__", None) is None:
             folder = next(iter(poptorch.__path__))
             raise ImportError(f"'poptorch' is a folder without a module: {folder}")
     except ImportError as error:
