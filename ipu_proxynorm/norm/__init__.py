@@ -3,7 +3,9 @@
 from ipu_proxynorm.norm.activations import resolve_activation
 from ipu_proxynorm.norm.conv import WSConv2d, create_conv, standardize_weight
 from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operators
+from ipu_proxynorm.norm.folding import fold_proxy_norm
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, proxy_norm
+from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.modules import (
     ActOnly,
     BatchNormAct,
@@ -13,6 +15,7 @@ from ipu_proxynorm.norm.modules import (
 )
 from ipu_proxynorm.norm.moments import proxy_moments
 from ipu_proxynorm.norm.parameter_groups import describe_parameter_groups, parameter_groups
+from ipu_proxynorm.norm.sharing import SharedMoments, share_moments
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 __all__ = [
@@ -21,10 +24,12 @@ __all__ = [
     "GroupNormAct",
     "NormSpec",
     "ProxyNormAct",
+    "SharedMoments",
     "WSConv2d",
     "create_conv",
     "create_norm_act",
     "describe_parameter_groups",
+    "fold_proxy_norm",
     "group_norm",
     "group_norm_act",
     "may_use_custom_backward",
@@ -33,6 +38,8 @@ __all__ = [
     "plain_operators",
     "proxy_moments",
     "proxy_norm",
+    "regroup_channels",
     "resolve_activation",
+    "share_moments",
     "standardize_weight",
 ]

@@ -15,40 +15,56 @@ from typing import Iterator
 import torch
 from torch import Tensor, nn
 
+from ipu_proxynorm.norm.grouping import check_grouping
+
 
 class _State(threading.local):
     forced = 0
+    grouping = "contiguous"
 
 
 _state = _State()
 
 
 @contextmanager
-def plain_operators() -> Iterator[None]:
+def plain_operators(device_grouping: str = "contiguous") -> Iterator[None]:
     """Make every norm in this thread use plain aten operators only, as on an IPU.
 
     Whoever builds a PopTorch program around a network enters it. Nestable.
+
+    Args:
+        device_grouping: how the device's own Group Norm groups channels, ``contiguous`` or
+            ``strided``; layers of the other grouping permute their channels.
+
     """
+    grouping, previous = check_grouping(device_grouping), _state.grouping
     _state.forced += 1
+    _state.grouping = grouping
     try:
         yield
     finally:
         _state.forced -= 1
+        _state.grouping = previous
+
+
+def device_grouping() -> str:
+    """Return how the operator ``group_norm`` groups channels here."""
+    return _state.grouping
 
 
 def may_use_custom_backward(*tensors: Tensor) -> bool:
     """Whether tensors are ordinary CPU or CUDA tensors and nothing is recording the operators.
 
-    False inside `plain_operators`, under ``torch.jit.trace``, ONNX export, ``torch.compile``, any
-    dispatch or function mode, and for fake, meta and other special tensors.
+    False inside `plain_operators`, under ``torch.jit.trace``, ONNX export, ``torch.compile``,
+    ``torch.func``, forward-mode differentiation and any dispatch or function mode, and for fake,
+    meta and other special tensors.
     """
     return not (
-        _state.forced
-        or torch.jit.is_scripting()
+        _is_compiling()
+        or _state.forced
         or torch.jit.is_tracing()
         or torch.onnx.is_in_onnx_export()
-        or _is_compiling()
-        or _modes_active()
+        or _transforming()
         or not all(_is_ordinary(t) for t in tensors)
     )
 
@@ -61,8 +77,13 @@ def _is_compiling() -> bool:
     return dynamo is not None and bool(dynamo.is_compiling())
 
 
-def _modes_active() -> bool:
-    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
+def _transforming() -> bool:
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def _is_ordinary(tensor: Tensor) -> bool:

@@ -1,7 +1,9 @@
-"""Proxy Norm and the norms beneath it as functions of tensors."""
+"""Proxy Norm and the norms beneath it as functions of tensors, in plain operators."""
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Optional, Tuple
 
 import torch
@@ -9,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
+from ipu_proxynorm.norm.execution import device_grouping, may_use_custom_backward
+from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.moments import proxy_moments
 
 
@@ -67,13 +71,56 @@ def group_norm(
     weight: Optional[Tensor] = None,
     bias: Optional[Tensor] = None,
     eps: float = 1e-5,
+    *,
+    grouping: str = "contiguous",
 ) -> Tensor:
-    """Group normalization of x (N, C, *) over contiguous groups, also of an empty batch."""
-    if weight is not None:
-        weight = weight.to(x.dtype)
-    if bias is not None:
-        bias = bias.to(x.dtype)
+    """Group normalization of x (N, C, *), also of an empty batch; shape and dtype of x.
+
+    Args:
+        x: shape (N, C, *).
+        groups: number of channel groups, a divisor of C.
+        weight: shape (C,), or None.
+        bias: shape (C,), or None.
+        eps: added to the variance.
+        grouping: ``contiguous`` or ``strided``.
+
+    """
+    native = device_grouping()
+    if 1 < groups < x.shape[1] and grouping != native:
+        weight, bias = (
+            None if p is None else regroup_channels(p, groups, grouping, native)
+            for p in (weight, bias)
+        )
+        x = regroup_channels(x, groups, grouping, native, dim=1)
+        y = _native_group_norm(x, groups, weight, bias, eps)
+        return regroup_channels(y, groups, native, grouping, dim=1)
+    return _native_group_norm(x, groups, weight, bias, eps)
+
+
+def _native_group_norm(
+    x: Tensor, groups: int, weight: Optional[Tensor], bias: Optional[Tensor], eps: float
+) -> Tensor:
+    if not native_float16(x) and may_use_custom_backward(x):
+        return _native_group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
+    weight, bias = (None if p is None else p.to(x.dtype) for p in (weight, bias))
+    if weight is None and x.device.type == "cpu":
+        # Without affine, torch 2.0's backward pass of a channels-last tensor fails.
+        weight = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
     return F.group_norm(x, groups, weight, bias, eps)
+
+
+def native_float16(x: Tensor) -> bool:
+    """Whether torch normalizes x in its own dtype: on a CPU, torch 2.0 has no float16 norms."""
+    return x.dtype != torch.float16 or x.device.type != "cpu" or _cpu_has_float16_norms()
+
+
+@functools.lru_cache(maxsize=None)
+def _cpu_has_float16_norms() -> bool:
+    try:
+        F.group_norm(torch.zeros(1, 1, 2, dtype=torch.float16), 1)
+    except RuntimeError:
+        return False
+    return True
 
 
 def group_norm_act(
@@ -86,31 +133,60 @@ def group_norm_act(
     *,
     eps: float = 1e-5,
     proxy_eps: float = 0.03,
+    grouping: str = "contiguous",
 ) -> Tensor:
     """Group Norm, affine, activation and, given its moments, Proxy Norm as one unit.
 
     With a = 1/sqrt(Var + ε) > 0, ReLU folds: relu(z)·a − E·a = max(z·a − E·a, −E·a), so the unit
-    is a norm with weight γ·a and bias (β − E)·a, then a lower clamp per channel.
+    is a norm with weight γ·a and bias (β − E)·a, then a lower clamp per channel. Every clamp folds
+    so (identity, ReLU, ReLU6, hard-tanh, hard-sigmoid); of leaky ReLU the scale does.
 
     Args:
         x: shape (N, C, *).
-        groups: number of contiguous channel groups, a divisor of C.
+        groups: number of channel groups, a divisor of C.
         weight: γ, shape (C,).
         bias: β, shape (C,).
         activation: φ.
         moments: mean and variance of the proxy, each (C,); None leaves Proxy Norm out.
         eps: of the norm.
         proxy_eps: ε of Proxy Norm.
+        grouping: ``contiguous`` or ``strided`` channel groups.
 
     Returns:
         Shape and dtype of x.
 
     """
+    if not native_float16(x) and may_use_custom_backward(x):
+        return group_norm_act(
+            x.float(),
+            groups,
+            weight.float(),
+            bias.float(),
+            activation,
+            moments,
+            eps=eps,
+            proxy_eps=proxy_eps,
+            grouping=grouping,
+        ).to(x.dtype)
     known = resolve_activation(activation)
+
+    def norm(weight: Tensor, bias: Tensor) -> Tensor:
+        return group_norm(x, groups, weight, bias, eps, grouping=grouping)
+
     if moments is None:
-        return known(group_norm(x, groups, weight, bias, eps))
+        return known(norm(weight, bias))
     mean, inv_std = moments[0], torch.rsqrt(moments[1] + proxy_eps)
-    if known.name == "relu":
-        y = group_norm(x, groups, weight * inv_std, (bias - mean) * inv_std, eps)
-        return torch.maximum(y, per_channel(-mean * inv_std, y).to(y.dtype))
-    return normalize_activation(known(group_norm(x, groups, weight, bias, eps)), mean, inv_std)
+    clamp = known.clamp
+    if clamp is not None:
+        if clamp.scale != 1:
+            weight, bias = weight * clamp.scale, bias * clamp.scale
+        y = norm(weight * inv_std, (bias - mean + clamp.offset) * inv_std)
+        if clamp.lower > -math.inf:
+            y = torch.maximum(y, per_channel((clamp.lower - mean) * inv_std, y).to(y.dtype))
+        if clamp.upper < math.inf:
+            y = torch.minimum(y, per_channel((clamp.upper - mean) * inv_std, y).to(y.dtype))
+        return y
+    if known.homogeneous:
+        z = known(norm(weight * inv_std, bias * inv_std))
+        return (z - per_channel(mean * inv_std, z)).to(z.dtype)
+    return normalize_activation(known(norm(weight, bias)), mean, inv_std)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
-from ipu_proxynorm.norm.functional import group_norm, group_norm_act
+from ipu_proxynorm.norm.execution import may_use_custom_backward
+from ipu_proxynorm.norm.functional import group_norm, group_norm_act, native_float16
+from ipu_proxynorm.norm.fused import Prepared, fused_norm_act, prepare
+from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
 from ipu_proxynorm.norm.moments import METHODS, proxy_moments
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 ActLayer = Optional[ActivationLike]
+# What `share_moments` hands to a layer for one forward pass: for the custom backward, or mean and
+# variance with their place in autograd's graph.
+Shared = Union[None, Prepared, Tuple[Tensor, Tensor]]
+_GROUPING = "channel_grouping"
 
 
 class ActOnly(nn.Module):
@@ -56,6 +63,8 @@ class BatchNormAct(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize each channel of the input (N, C, *) over the micro-batch, then activate."""
+        if not native_float16(input) and may_use_custom_backward(input):
+            return self.forward(input.float()).to(input.dtype)
         return self.activation(super().forward(input))
 
     def extra_repr(self) -> str:
@@ -66,7 +75,8 @@ class BatchNormAct(_BatchNorm):
 class GroupNormAct(nn.Module):
     """Group Norm (Layer Norm and Instance Norm are its extremes) and activation.
 
-    Parameters: ``weight`` γ and ``bias`` β, both (C,).
+    Parameters: ``weight`` γ and ``bias`` β, both (C,). Where the way channels are grouped matters,
+    the state dict says it under ``channel_grouping`` (0 contiguous, 1 strided).
     """
 
     weight: nn.Parameter
@@ -81,6 +91,7 @@ class GroupNormAct(nn.Module):
         apply_act: bool = True,
         shift: bool = True,
         eps: float = 1e-5,
+        channel_grouping: str = "contiguous",
         device: Any = None,
         dtype: Any = None,
     ):
@@ -89,6 +100,7 @@ class GroupNormAct(nn.Module):
         self.num_features = num_features
         self.num_groups = self.spec.groups_for(num_features)
         self.eps = eps
+        self.channel_grouping = check_grouping(channel_grouping)
         self.activation = resolve_activation(_chosen(act_layer, apply_act))
         self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         if shift:
@@ -102,18 +114,52 @@ class GroupNormAct(nn.Module):
         for name, parameter in self.named_parameters(recurse=False):
             nn.init.constant_(parameter, 1.0 if name == "weight" else 0.0)
 
+    @property
+    def grouping_matters(self) -> bool:
+        """Whether contiguous and strided grouping differ: not for one group or one channel each."""
+        return 1 < self.num_groups < self.num_features
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize and activate x (N, C, *)."""
         _check_channels(x, self.num_features)
-        y = group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        if not native_float16(x) and may_use_custom_backward(x):
+            return self.forward(x.float()).to(x.dtype)
+        y = group_norm(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            grouping=self.channel_grouping,
+        )
         return self.activation(y)
 
     def extra_repr(self) -> str:
         """Return what the constructor was told."""
         shift = "" if self.bias is not None else ", shift=False"
+        grouping = f", {self.channel_grouping} groups" if self.grouping_matters else ""
         return (
-            f"{self.num_features}, {self.spec}, act={self.activation.name}, eps={self.eps}{shift}"
+            f"{self.num_features}, {self.spec}, act={self.activation.name}, "
+            f"eps={self.eps}{grouping}{shift}"
         )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.grouping_matters:
+            destination[prefix + _GROUPING] = torch.tensor(GROUPINGS.index(self.channel_grouping))
+
+    def _load_from_state_dict(
+        self, state_dict: Dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # PyTorch's own Group Norm does not say: its groups are contiguous.
+        stated = GROUPINGS[int(state_dict.pop(prefix + _GROUPING, 0))]
+        if self.grouping_matters and stated != self.channel_grouping:
+            raise ValueError(
+                f"'{prefix}{_GROUPING}' of the state dict is {stated}, but this layer's is "
+                f"{self.channel_grouping}: create it with channel_grouping='{stated}', or convert "
+                "the weights of the network with regroup_channels"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class ProxyNormAct(GroupNormAct):
@@ -136,27 +182,46 @@ class ProxyNormAct(GroupNormAct):
         proxy_eps: float = 0.03,
         method: str = "exact",
         n: int = 200,
+        recompute: bool = False,
+        channel_grouping: str = "contiguous",
         device: Any = None,
         dtype: Any = None,
     ):
         if method not in METHODS:
             raise ValueError(f"unknown method '{method}': expected one of {', '.join(METHODS)}")
-        super().__init__(num_features, act_layer, spec=spec, eps=eps, device=device, dtype=dtype)
+        super().__init__(
+            num_features,
+            act_layer,
+            spec=spec,
+            eps=eps,
+            channel_grouping=channel_grouping,
+            device=device,
+            dtype=dtype,
+        )
         self.proxy_eps = proxy_eps
         self.method = method
         self.n = n
+        self.recompute = recompute
         self.proxy_weight = nn.Parameter(torch.empty_like(self.weight))
         self.proxy_bias = nn.Parameter(torch.empty_like(self.weight))
         self.reset_parameters()
+        self._shared: Shared = None
+
+    @property
+    def moment_parameters(self) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        """γ, β, γ̃, β̃: what the proxy's moments depend on."""
+        return self.weight, self.bias, self.proxy_weight, self.proxy_bias
 
     def moments(self) -> Tuple[Tensor, Tensor]:
         """Return mean and variance of the activation of the proxy variable, each (C,)."""
-        return proxy_moments(
-            self.weight,
-            self.bias,
-            self.proxy_weight,
-            self.proxy_bias,
+        return proxy_moments(*self.moment_parameters, self.activation, method=self.method, n=self.n)
+
+    def prepare(self) -> Prepared:
+        """Return what the custom backward needs per channel."""
+        return prepare(
+            *self.moment_parameters,
             self.activation,
+            proxy_eps=self.proxy_eps,
             method=self.method,
             n=self.n,
         )
@@ -164,21 +229,47 @@ class ProxyNormAct(GroupNormAct):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, activate and proxy-normalize x (N, C, *)."""
         _check_channels(x, self.num_features)
+        shared, self._shared = self._shared, None
+        if self._may_fuse(x):
+            return fused_norm_act(
+                x,
+                self.num_groups,
+                self.moment_parameters,
+                self.activation,
+                shared if isinstance(shared, Prepared) else self.prepare(),
+                eps=self.eps,
+                recompute=self.recompute,
+            )
         return group_norm_act(
             x,
             self.num_groups,
             self.weight,
             self.bias,
             self.activation,
-            self.moments(),
+            self.moments() if shared is None or isinstance(shared, Prepared) else shared,
             eps=self.eps,
             proxy_eps=self.proxy_eps,
+            grouping=self.channel_grouping,
         )
+
+    def _may_fuse(self, x: Tensor) -> bool:
+        return (
+            self.activation.backward is not None
+            and may_use_custom_backward(x, *self.moment_parameters)
+            and not (self.grouping_matters and self.channel_grouping == "strided")
+            and (x.dtype == torch.float64) == (self.weight.dtype == torch.float64)
+            and x.numel() > 0
+        )
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Leave out what is shared for the time of one forward pass."""
+        return {**self.__dict__, "_shared": None}
 
     def extra_repr(self) -> str:
         """Return what the constructor was told."""
         method = self.method if self.method == "exact" else f"{self.method}, n={self.n}"
-        return f"{super().extra_repr()}, proxy_eps={self.proxy_eps}, method={method}"
+        recompute = ", recompute=True" if self.recompute else ""
+        return f"{super().extra_repr()}, proxy_eps={self.proxy_eps}, method={method}{recompute}"
 
 
 NormAct = Union[ActOnly, BatchNormAct, GroupNormAct, ProxyNormAct]
@@ -195,6 +286,8 @@ def create_norm_act(
     proxy_eps: float = 0.03,
     method: str = "exact",
     n: int = 200,
+    recompute: bool = False,
+    channel_grouping: str = "contiguous",
     device: Any = None,
     dtype: Any = None,
 ) -> NormAct:
@@ -211,6 +304,8 @@ def create_norm_act(
         proxy_eps: ε of Proxy Norm.
         method: how the proxy's moments are taken: ``exact`` or ``sampled``.
         n: number of quantiles of ``sampled``.
+        recompute: let Proxy Norm's backward pass compute the pre-activation again, not keep it.
+        channel_grouping: ``contiguous`` (PyTorch's) or ``strided`` (faster on an IPU) groups.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -236,6 +331,8 @@ def create_norm_act(
             proxy_eps=proxy_eps,
             method=method,
             n=n,
+            recompute=recompute,
+            channel_grouping=channel_grouping,
             **factory,
         )
     return GroupNormAct(
@@ -245,6 +342,7 @@ def create_norm_act(
         apply_act=apply_act,
         shift=not parsed.proxy,
         eps=eps,
+        channel_grouping=channel_grouping,
         **factory,
     )
 

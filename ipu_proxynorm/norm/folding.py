@@ -1,0 +1,174 @@
+"""The inference form: moments are constants then, and Proxy Norm disappears into the norm."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Callable, Dict, List
+
+import torch
+from torch import Tensor, nn
+
+from ipu_proxynorm.norm.activations import Activation
+from ipu_proxynorm.norm.grouping import regroup_channels
+from ipu_proxynorm.norm.modules import GroupNormAct, ProxyNormAct
+
+
+def fold_proxy_norm(model: nn.Module) -> nn.Module:
+    """Return a copy of a network for inference, with nothing left of the proxies.
+
+    Every layer of Group Norm with activation, proxy-normalized or not, becomes a
+    ``torch.nn.GroupNorm``, the activation's torch module and at most a clamp or a scale and shift
+    per channel: what ``torch.jit.script``, ``torch.jit.trace`` and ``torch.onnx.export`` all take.
+    """
+    with torch.no_grad():
+        return _fold(copy.deepcopy(model).eval())
+
+
+def _fold(module: nn.Module) -> nn.Module:
+    if isinstance(module, GroupNormAct):
+        return _folded(module)
+    for name, child in module.named_children():
+        setattr(module, name, _fold(child))
+    return module
+
+
+def _folded(layer: GroupNormAct) -> nn.Sequential:
+    activation, dtype = layer.activation, layer.weight.dtype
+    weight = layer.weight.detach()
+    bias = torch.zeros_like(weight) if layer.bias is None else layer.bias.detach()
+    steps: List[nn.Module] = []
+    if isinstance(layer, ProxyNormAct):
+        prepared = layer.prepare()
+        clamp = activation.clamp
+        if clamp is not None:
+            weight, bias = prepared.weight, prepared.bias
+            if clamp.lower > -math.inf:
+                steps.append(AtLeast(prepared.lower.to(dtype)))
+            if clamp.upper < math.inf:
+                steps.append(AtMost(prepared.upper.to(dtype)))
+        else:
+            steps.append(_module(activation))
+            if activation.homogeneous:
+                weight, bias = prepared.weight, prepared.bias
+            else:
+                steps.append(Scale(prepared.inv_std.to(dtype)))
+            steps.append(Shift((-prepared.mean * prepared.inv_std).to(dtype)))
+    else:
+        steps.append(_module(activation))
+    norm = _group_norm(layer, weight, bias)
+    return nn.Sequential(norm, *(s for s in steps if not isinstance(s, nn.Identity)))
+
+
+class _Channelwise(nn.Module):
+    """An operation of each channel of x (N, C, *) with a value of its own."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def values(self, x: Tensor) -> Tensor:
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        # TorchScript does not read an annotation that would tell the buffer's type.
+        return self.value.view(shape)  # type: ignore[operator]
+
+
+class AtLeast(_Channelwise):
+    """Clamp each channel from below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clamp x (N, C, *)."""
+        return torch.maximum(x, self.values(x))
+
+
+class AtMost(_Channelwise):
+    """Clamp each channel from above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clamp x (N, C, *)."""
+        return torch.minimum(x, self.values(x))
+
+
+class Scale(_Channelwise):
+    """Scale each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale x (N, C, *)."""
+        return x * self.values(x)
+
+
+class Shift(_Channelwise):
+    """Shift each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift x (N, C, *)."""
+        return x + self.values(x)
+
+
+def _group_norm(layer: GroupNormAct, weight: Tensor, bias: Tensor) -> nn.Module:
+    strided = layer.grouping_matters and layer.channel_grouping == "strided"
+    if strided:
+        weight, bias = (
+            regroup_channels(p, layer.num_groups, "strided", "contiguous") for p in (weight, bias)
+        )
+    norm = nn.GroupNorm(layer.num_groups, layer.num_features, layer.eps)
+    norm.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
+    norm.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+    size = layer.num_features // layer.num_groups
+    if not strided:
+        return norm
+    return nn.Sequential(Interleave(layer.num_groups), norm, Interleave(size))
+
+
+class Interleave(nn.Module):
+    """Bring channels i, i + step, i + 2·step, … of x (N, C, *) together, for i from 0 on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute the channels of x."""
+        n, c = x.shape[0], x.shape[1]
+        return x.reshape(n, c // self.step, self.step, -1).transpose(1, 2).reshape(x.shape)
+
+
+class Elementwise(nn.Module):
+    """An activation that is no torch module."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to x."""
+        return self.activation(x)
+
+
+_MODULES: Dict[str, Callable[[], nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "mish": nn.Mish,
+}
+
+
+def _module(activation: Activation) -> nn.Module:
+    if activation.name in _MODULES:
+        return _MODULES[activation.name]()
+    if activation.homogeneous and activation.pieces is not None:
+        return nn.LeakyReLU(activation.pieces.slopes[0])
+    if activation.clamp is not None:
+        return nn.Hardtanh(activation.clamp.lower, activation.clamp.upper)
+    if isinstance(activation.function, nn.Module):
+        return activation.function
+    return Elementwise(activation)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any, Dict
+
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+from ipu_proxynorm.norm import create_norm_act, fold_proxy_norm
+from ipu_proxynorm.norm.activations import ACTIVATIONS
+
+
+def network(act: Any, spec: str = "gn2+pn", **kwargs: Any) -> nn.Sequential:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        create_norm_act(spec, 8, act, **kwargs),
+        nn.Sequential(nn.Conv2d(8, 6, 3), create_norm_act(spec, 6, act, **kwargs)),
+        create_norm_act(spec, 6, apply_act=False, **kwargs),
+    )
+    for module in model.modules():
+        if hasattr(module, "num_groups"):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, mean=0.3, std=0.5)
+    return model
+
+
+def image() -> Tensor:
+    return torch.randn(2, 3, 7, 6)
+
+
+@pytest.mark.parametrize("spec", ["gn2+pn", "ln+pn", "gn2"])
+@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.LeakyReLU(0.2), nn.Hardtanh(-2, 3), torch.sin])
+def test_equals_the_network_without_any_proxy(act: Any, spec: str) -> None:
+    model, x = network(act, spec).double(), image().double()
+    folded = fold_proxy_norm(model)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-7, atol=1e-7)
+    assert not [name for name, _ in folded.named_parameters() if "proxy" in name]
+    assert any("norm.modules" in type(m).__module__ for m in model.modules())
+    assert not any("norm.modules" in type(m).__module__ for m in folded.modules())
+
+
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_float32_within_1e_6(act: str) -> None:
+    model, x = network(act), image()
+    torch.testing.assert_close(fold_proxy_norm(model)(x), model(x), rtol=1e-6, atol=2e-6)
+
+
+def test_strided_groups() -> None:
+    model, x = network("silu", channel_grouping="strided").double(), image().double()
+    folded = fold_proxy_norm(model)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-7, atol=1e-7)
+    assert not torch.allclose(folded(x), fold_proxy_norm(network("silu")).double()(x))
+
+
+def test_the_model_itself_is_left_alone() -> None:
+    model = network("relu").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fold_proxy_norm(model)
+    assert model.training
+    torch.testing.assert_close(dict(model.state_dict()), before)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("grouping", ["contiguous", "strided"])
+def test_torchscript(act: str, grouping: str) -> None:
+    model, x = network(act, channel_grouping=grouping), image()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation, and of shapes checked while tracing
+        scripted = torch.jit.script(fold_proxy_norm(model))
+        traced = torch.jit.trace(fold_proxy_norm(model), x)
+    for graph in (scripted, traced):
+        torch.testing.assert_close(graph(x), model(x), rtol=1e-5, atol=1e-5)
+        text = str(graph.inlined_graph)
+        assert "erfc" not in text
+        assert "aten::exp(" not in text
+
+
+def exported(model: nn.Module, x: Tensor) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    # The exporter that needs nothing but torch; later versions have another by default.
+    legacy: Dict[str, Any] = {} if torch.__version__.startswith("2.0.") else {"dynamo": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (x,), buffer, opset_version=17, **legacy)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+@pytest.mark.parametrize("act", ["relu", "relu6", "leaky_relu", "hardswish", "silu", "gelu"])
+def test_onnx(act: str) -> None:
+    model, x = network(act), image()
+    graph = exported(fold_proxy_norm(model), x)
+    onnx.checker.check_model(graph)
+    kinds = {node.op_type for node in graph.graph.node}
+    assert not kinds & {"Exp", "ReduceMean", "ReduceSum"}
+    assert not any("proxy" in tensor.name for tensor in graph.graph.initializer)
+    (out,) = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(out), model(x), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,82 @@
+"""The graph-friendly guarantee: accepted operators only, static shapes, no collective."""
+
+from __future__ import annotations
+
+from typing import Set
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ipu_proxynorm.norm import create_norm_act, plain_operators, share_moments
+from ipu_proxynorm.norm.activations import ACTIVATIONS
+
+# From the handlers registered in PopTorch 3.4's sources, those that a norm could want.
+ACCEPTED_NAMES = """
+abs add addcdiv addcmul batch_norm cat clamp clamp_max clamp_min clone contiguous detach div erf
+erfc exp expand expm1 full full_like ge gelu group_norm gt hardsigmoid hardswish hardtanh
+instance_norm layer_norm le leaky_relu lt maximum mean minimum mish mul native_batch_norm
+native_group_norm native_layer_norm neg ones ones_like permute pow reciprocal relu reshape rsqrt
+rsub select sigmoid sign silu slice softplus split split_with_sizes sqrt square squeeze stack sub
+sum tanh to transpose unbind unsqueeze _unsafe_view view where zeros zeros_like
+"""
+ACCEPTED = set(ACCEPTED_NAMES.split())
+# Other names that the dispatcher has for the same: conversions, constants, uninitialized results.
+SAME = {"_to_copy": "to", "lift_fresh": "clone", "alias": "view", "empty": "zeros"}
+
+
+class Operators(TorchDispatchMode):
+    """Collects the names of all operators that are dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        namespace, name = func._schema.name.split("::")
+        assert namespace == "aten"  # collectives are not
+        name = SAME.get(name, name)
+        self.names.add(name[:-1] if name.endswith("_") and not name.endswith("__") else name)
+        return func(*args, **(kwargs or {}))
+
+
+SPECS = ["bn", "in", "ln", "gn2", "none", "ln+pn", "gn2+pn"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_forward_uses_accepted_operators_only(spec: str, act: str) -> None:
+    for dtype in (torch.float32, torch.float16):
+        for method in ("exact", "sampled"):
+            for grouping in ("contiguous", "strided"):
+                module = create_norm_act(
+                    spec, 4, act, method=method, channel_grouping=grouping, device="meta"
+                ).to(dtype)
+                with Operators() as operators, plain_operators():
+                    # On the meta device there are no values for a shape to depend on.
+                    out = module(torch.empty(2, 4, 3, 3, dtype=dtype, device="meta"))
+                assert out.shape == (2, 4, 3, 3)
+                assert out.dtype == dtype
+                assert operators.names <= ACCEPTED, operators.names - ACCEPTED
+                if dtype == torch.float16 or spec == "none":
+                    continue
+                assert operators.names & {"native_group_norm", "native_batch_norm"}
+
+
+def test_shared_moments_use_accepted_operators_only() -> None:
+    model = torch.nn.Sequential(
+        create_norm_act("ln+pn", 4, "relu"),
+        create_norm_act("gn2+pn", 4, "silu"),
+        create_norm_act("gn2+pn", 4, "silu"),
+    ).to("meta")
+    shared = share_moments(model)
+    with Operators() as operators, plain_operators():
+        model(torch.empty(2, 4, 3, 3, device="meta"))
+    assert shared.computed == 2
+    assert operators.names <= ACCEPTED, operators.names - ACCEPTED
+
+
+def test_the_check_can_fail() -> None:
+    with Operators() as operators:
+        create_norm_act("ln+pn", 4, torch.special.i0)(torch.randn(2, 4))
+    assert not operators.names <= ACCEPTED
