@@ -52,5 +52,5 @@ class CPU:
             return result
 
         host_function = _HostFunction(function, self._ID)
-        outputs = recorder.emit(host_function, [recorder.known(t) for t in inputs], {})
+        outputs = recorder.emit(host_function, [recorder.constant(t) for t in inputs], {})
         return outputs[0] if single[0] else outputs

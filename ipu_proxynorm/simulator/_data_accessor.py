@@ -81,7 +81,8 @@ class AsynchronousWorker:
                     pickle.dump(dataset, pickled, protocol=4)
             # Not a daemon: the data set may have worker processes of its own.
             self._process = context.Process(
-                target=workerMain, args=(source, settings, events, commands)
+                target=workerMain,
+                args=(source, settings, events, commands, multiprocessing.get_start_method()),
             )
             self._process.start()
             events.close()

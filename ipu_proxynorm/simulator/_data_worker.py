@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Deque, Iterable, Iterator, List, Optional, Tuple, Union
 
 import torch
+import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from ._logging import logger
@@ -195,8 +196,14 @@ def workerMain(
     settings: WorkerSettings,
     events: Connection,
     commands: Connection,
+    start_method: str,
 ) -> None:
-    """Run the worker; a string is the path of a pickled data set."""
+    """Run the worker; a string is the path of a pickled data set.
+
+    ``start_method`` is how the data set's own workers start: as they would in the parent, and not
+    by a server of their own that imports torch once for each.
+    """
+    multiprocessing.set_start_method(start_method, force=True)
     try:
         logger.debug("AsynchronousDataAccessor worker process: %d", os.getpid())
         if isinstance(dataset, str):

@@ -10,8 +10,13 @@ if TYPE_CHECKING:
     from ._recorder import Recorder
 
 aten = torch.ops.aten
+_INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
 
-DEMOTED = {torch.int64: torch.int32, torch.float64: torch.float32}
+DEMOTED = {
+    torch.int64: torch.int32,
+    torch.float64: torch.float32,
+    torch.bfloat16: torch.float32,
+}
 
 # torch's CPU kernels want 64-bit integers in arguments of these names.
 _WIDE_ARGUMENTS = frozenset({"index", "indices", "target"})
@@ -93,6 +98,8 @@ class DtypeRules:
 
     def __call__(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
         """Emit ``function`` with the device's data types and return its result."""
+        if _INPLACE_VIEW in getattr(function, "tags", ()):  # changes the shape, not the numbers
+            return self._recorder.emit(function, args, kwargs)
         args = [DEMOTED.get(arg, arg) if isinstance(arg, torch.dtype) else arg for arg in args]
         if isinstance(kwargs.get("dtype"), torch.dtype):
             kwargs = dict(kwargs, dtype=DEMOTED.get(kwargs["dtype"], kwargs["dtype"]))
@@ -156,8 +163,10 @@ class DtypeRules:
         name = operator_name(function)
         target = self._target(function, args, kwargs)
         dtype = self._result_dtype(name, args, kwargs)
-        if isinstance(kwargs.get("dtype"), torch.dtype) and kwargs["dtype"] == torch.float16:
-            kwargs = dict(kwargs, dtype=torch.float32)
+        raised_dtype = {torch.float16: torch.float32}
+        args = [raised_dtype.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
+        if isinstance(kwargs.get("dtype"), torch.dtype):
+            kwargs = dict(kwargs, dtype=raised_dtype.get(kwargs["dtype"], kwargs["dtype"]))
         functional = _functional(function) if target is not None else function
         if functional is None:  # only exists in place: on a float32 copy
             return self._half_in_place(function, target, args, kwargs)
@@ -217,8 +226,9 @@ class DtypeRules:
 
     @staticmethod
     def _result_dtype(name: str, args: Sequence[Any], kwargs: Dict[str, Any]) -> torch.dtype:
-        if isinstance(kwargs.get("dtype"), torch.dtype):
-            return kwargs["dtype"]
+        asked = [value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)]
+        if asked:
+            return asked[0]
         position = _ACTIVATIONS.get(name)
         if position is not None:
             return args[position].dtype

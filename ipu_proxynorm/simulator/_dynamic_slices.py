@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from . import _impl
+from . import _impl, _recorder
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise _impl.createPoptorchError(message)
+
+
+def _check_size(size: int) -> None:
+    _require(size != 0, "The start and end of a slice must be different.")
+    _require(
+        size > 0,
+        "Taking a slice of a tensor with the end less than the start is not supported.",
+    )
 
 
 def _indices(start: torch.Tensor, size: int, step: int) -> torch.Tensor:
@@ -44,6 +52,16 @@ def dynamic_slice(
     )
     _require(isinstance(size, int), "Size must be an integer.")
     _require(isinstance(step, int), "Step must be an integer.")
+    if _recorder.active() is None:
+        first = int(start)
+        index = (slice(None),) * (dim % tensor.dim()) + (slice(first, first + size, step),)
+        return tensor[index]
+    _check_size(size)
+    _require(
+        tensor.shape[dim] % size == 0,
+        f"The size of the slice ({size}) must be a factor of the slicing dimension "
+        f"({tensor.shape[dim]}).",
+    )
     return torch.index_select(tensor, dim, _indices(start, size, step))
 
 
@@ -86,4 +104,7 @@ def dynamic_update(
         input.dtype == src.dtype,
         f"input and src tensor must have same dtype. ({input.dtype} vs {src.dtype})",
     )
+    if _recorder.active() is None:
+        return torch.slice_scatter(input, src, dim, int(start), int(start) + size, 1)
+    _check_size(size)
     return torch.index_copy(input, dim, _indices(start, size, 1), src)

@@ -56,8 +56,62 @@ def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
     return (tensor.unsqueeze(-1) == classes).to(torch.int32)
 
 
+def _as_activations(function: Callable) -> Callable:
+    """Return a layer's function with weights that take the data type of the activations."""
+
+    def call(
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor] = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if input.is_floating_point():
+            weight = weight.to(input.dtype)
+            bias = None if bias is None else bias.to(input.dtype)
+        return function(input, weight, bias, *args, **kwargs)
+
+    return call
+
+
+_LAYERS = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
+
 # torch's own versions insist on 64-bit integers, or on looking at values.
-_REPLACEMENTS = {F.one_hot: _one_hot}
+_REPLACEMENTS: Dict[Callable, Callable] = {F.one_hot: _one_hot}
+_REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})
+
+
+# Tensors that these make stay on the host, unless told otherwise.
+_HOST_FACTORIES = frozenset({
+    torch.as_tensor,
+    torch.bartlett_window,
+    torch.blackman_window,
+    torch.eye,
+    torch.from_numpy,
+    torch.hamming_window,
+    torch.hann_window,
+    torch.kaiser_window,
+    torch.tril_indices,
+    torch.triu_indices,
+})  # fmt: skip
+
+
+def _is_device(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.split(":")[0] in ("ipu", "cpu")
+    return isinstance(value, torch.device)
+
+
+def _names_ipu(value: Any) -> bool:
+    return _is_device(value) and str(value).startswith("ipu")
 
 
 class FunctionMode(TorchFunctionMode):
@@ -76,10 +130,35 @@ class FunctionMode(TorchFunctionMode):
         kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
+        with self._recorder.in_function():
+            return self._call(func, args, kwargs)
+
+    def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         if func in _HOST_READS:
             raise _refusals.host_read(_HOST_READS[func], self._recorder.where())
         if func in LOSSES:
             loss = func(*args, **kwargs)  # what it calls inside is part of it
             self._note_loss(loss)
             return loss
+        if func in _HOST_FACTORIES and not _names_ipu(kwargs.get("device")):
+            with self._recorder.paused():
+                return func(*args, **kwargs)
+        args, kwargs = self._moved(func, args, kwargs)
         return _REPLACEMENTS.get(func, func)(*args, **kwargs)
+
+    def _moved(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Take ``device="ipu"`` out of the arguments; a tensor it is to move becomes a constant."""
+        devices = [value for value in (*args[1:], *kwargs.values()) if _is_device(value)]
+        if func is torch.Tensor.cpu or (
+            func is torch.Tensor.to and not all(map(_names_ipu, devices))
+        ):
+            if self._recorder.slot_of(args[0]) is not None:
+                raise _refusals.move_to_cpu(self._recorder.where())
+            return args, kwargs
+        if not any(map(_names_ipu, devices)):
+            return args, kwargs
+        if func is torch.Tensor.to:
+            args = (self._recorder.constant(args[0]), *args[1:])
+        cpu = torch.device("cpu")
+        args = [cpu if _names_ipu(value) else value for value in args]
+        return args, {key: cpu if _names_ipu(v) else v for key, v in kwargs.items()}

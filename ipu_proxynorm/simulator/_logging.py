@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Tuple, Union
 
 logger = logging.getLogger("poptorch::python")
@@ -67,8 +68,19 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
+class _Console(logging.Handler):
+    """Writes to what ``sys.stderr`` is when a message comes, even if it has been redirected."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
 if not logger.handlers:
-    _console = logging.StreamHandler()
+    _console = _Console()
     _console.setFormatter(_Formatter())
     logger.addHandler(_console)
 setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL", "WARN"))

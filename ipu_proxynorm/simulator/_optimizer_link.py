@@ -10,6 +10,7 @@ import torch
 from . import _optimizer_attributes
 from ._device_optimizer import DeviceOptimizer
 from ._logging import logger
+from ._replica_groups import ReplicaGroups
 from .optim import Optimizer
 from .options import Options
 
@@ -34,6 +35,7 @@ class OptimizerLink:
         self._tracker = _optimizer_attributes.OptimizerAttrTracker(options)
         self._attributes: Dict[str, Any] = {}
         self._changed = False
+        self._groups: Dict[str, ReplicaGroups] = {}
 
     def set(self, optimizer: Any, is_compiled: bool) -> None:
         """Make this the optimiser; its attributes reach the device with the next `upload`."""
@@ -60,8 +62,30 @@ class OptimizerLink:
             released: Any = self.optimizer
             released.state_dict = released.get_state_dict
 
-    def create(self, device_parameters: Mapping[str, torch.Tensor]) -> DeviceOptimizer:
-        """Create the device's optimiser for a program just compiled."""
+    def _counts_in_groups(self, key: str) -> bool:
+        """Tell whether a state is a number for each group of replicas."""
+        return key.split("___")[0] == "Step" and key.split("___")[1] in self._groups
+
+    def _for_each_group(self, state: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+        """Give numbers kept for a per-replica parameter the dimension of the groups, too."""
+        return {
+            key: tensor.expand(self._groups[key.split("___")[1]].number).clone()
+            if self._counts_in_groups(key)
+            else tensor
+            for key, tensor in state.items()
+        }
+
+    def create(
+        self, device_parameters: Mapping[str, torch.Tensor], groups: Dict[str, ReplicaGroups]
+    ) -> DeviceOptimizer:
+        """Create the device's optimiser for a program just compiled.
+
+        Args:
+            device_parameters: by name, those of several groups of replicas with these in front.
+            groups: of the parameters that differ between replicas.
+
+        """
+        self._groups = groups
         assert self.optimizer is not None
         self.device_optimizer = DeviceOptimizer(
             self.optimizer,
@@ -103,7 +127,11 @@ class OptimizerLink:
             return
         if self.optimizer.has_state() and self.device_optimizer is not None:
             state = self.optimizer.get_state_dict()
-            self.device_optimizer.load(state["ipu_state"], state["ipu_param"])
+            loaded = {
+                key: tensor[0] if self._counts_in_groups(key) else tensor
+                for key, tensor in state["ipu_state"].items()
+            }
+            self.device_optimizer.load(loaded, state["ipu_param"])
         self.optimizer.ipu_state_is_dirty = False
 
     def stepped(self) -> None:
@@ -120,7 +148,7 @@ class OptimizerLink:
             logger.debug("Using cached optimiser state dict")
             return
         optimizer.set_state_dict({
-            "ipu_state": self.device_optimizer.ipu_state(),
+            "ipu_state": self._for_each_group(self.device_optimizer.ipu_state()),
             "ipu_param": self.device_optimizer.ipu_param(),
             **torch.optim.Optimizer.state_dict(self.optimizer),
         })  # fmt: skip

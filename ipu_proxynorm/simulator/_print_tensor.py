@@ -84,6 +84,9 @@ class _Printer:
         self._layout = layout
         self.__name__ = "ipu_print_tensor"
 
+    def record(self, tensor: torch.Tensor) -> None:
+        """Stay silent while the program is recorded."""
+
     def __call__(self, tensor: torch.Tensor) -> None:
         value = tensor.detach()
         value = value.float() if value.is_floating_point() else value
@@ -97,23 +100,7 @@ def _print(tensor: torch.Tensor, title: str, layout: _Layout) -> None:
     if recorder is None:
         _Printer(title, layout)(tensor)
     else:
-        recorder.emit(_Deferred(_Printer(title, layout)), [recorder.known(tensor)], {})
-
-
-class _Deferred:
-    """Does nothing while the program is recorded, and prints from its first run on."""
-
-    has_effect = True
-
-    def __init__(self, printer: _Printer) -> None:
-        self._printer = printer
-        self._recorded = False
-        self.__name__ = printer.__name__
-
-    def __call__(self, tensor: torch.Tensor) -> None:
-        if self._recorded:
-            self._printer(tensor)
-        self._recorded = True
+        recorder.emit(_Printer(title, layout), [recorder.constant(tensor)], {})
 
 
 def ipu_print_tensor(

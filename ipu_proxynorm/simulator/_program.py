@@ -9,10 +9,21 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 import torch
 
-from . import _dtypes, _impl, _losses, _model_state, _refusals, _utils, enums, poptorch_core
+from . import (
+    _dtypes,
+    _impl,
+    _losses,
+    _model_state,
+    _overlap,
+    _refusals,
+    _utils,
+    enums,
+    poptorch_core,
+)
 from ._args_parser import Args
 from ._functions import FunctionMode
 from ._logging import logger
+from ._overlap import Overlap
 from ._recorder import Recorder, recording
 from ._tape import Block, Operation, Slot, operations_in, to_function, without_dead_code
 from .options import Options
@@ -53,12 +64,17 @@ _current: List[_Trace] = []
 class _Trace:
     """One trace in progress."""
 
-    def __init__(self, options: Options) -> None:
-        self.recorder = Recorder(_stochastic_rounding(options))
+    def __init__(self, options: Options, training: bool) -> None:
+        self.training = training
+        popart = options._popart.options
+        self.recorder = Recorder(
+            stochastic_rounding=bool(popart.get("enableStochasticRounding", False)),
+            float_exceptions=bool(popart.get("enableFloatingPointChecks", False)),
+        )
         self.losses: List[Tuple[Slot, torch.Tensor]] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
         self.checkpoints: List[Slot] = []
-        self.overlaps: List[Tuple[str, enums.OverlapMode, torch.Tensor, torch.Tensor]] = []
+        self.overlaps: List[Overlap] = []
 
     def note_loss(self, loss: torch.Tensor) -> None:
         slot = self.recorder.slot_of(loss)
@@ -104,12 +120,9 @@ def overlapped(
     """Note an input or output whose transfer is to overlap with computation."""
     trace = current()
     if trace is not None:
-        trace.overlaps.append((kind, mode, original, tensor))
+        slots = trace.recorder.slots_of([original, tensor])
+        trace.overlaps.append(Overlap(kind, mode, *slots))
     return tensor
-
-
-def _stochastic_rounding(options: Options) -> bool:
-    return bool(options._popart.options.get("enableStochasticRounding", False))
 
 
 @contextlib.contextmanager
@@ -153,7 +166,7 @@ def compile_program(
         poptorch.Error: the device could not run this.
 
     """
-    trace = _Trace(options)
+    trace = _Trace(options, training)
     recorder = trace.recorder
     module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
     slots: Dict[str, Slot] = {}
@@ -188,6 +201,8 @@ def compile_program(
                     for group in (device_inputs, tensors.values(), recorder.constants.values())
                     for tensor in group
                 }
+                returned = [recorder.slot_of(t) for t in _utils.flattenTensorStructure(result)]
+                _overlap.check(trace.overlaps, recorder.block, input_slots, returned, options)
                 outputs = _outputs(recorder, result, held)
                 if training:
                     parameters = {name: tensors[name] for name in host_parameters}
@@ -206,6 +221,13 @@ def compile_program(
     recorder.block.results += list(gradients.values())
     order = [slots[name] for name in (*host_parameters, *host_buffers)]
     block = without_dead_code(recorder.block)
+    updatable = options._popart.options.get("updatableNamedBuffers", ())
+    for name in updatable:
+        if name not in host_buffers:
+            raise _impl.createPoptorchError(
+                f"updatableNamedBuffers: the model has no buffer {name}; it has "
+                f"{', '.join(host_buffers) or 'none'}."
+            )
     return Program(
         run=to_function(block, [*order, *input_slots, scaling_slot], recorder.constants),
         block=block,

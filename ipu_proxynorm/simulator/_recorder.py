@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _dtypes, _refusals
+from ._float_exceptions import FloatCheck
 from ._tape import Block, Operation, Origin, Slot, find_origin
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
@@ -20,6 +21,20 @@ _NOT_THE_USERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__fi
 # never else, whatever the schema says: torch 2.0's never announces it, newer ones always do.
 _BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
 _STATISTICS, _TRAINS = slice(3, 5), 5
+
+# What torch.tensor() and torch.as_tensor() end with.
+_CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
+
+
+def tensors_in(tree: Any) -> List[torch.Tensor]:
+    """Return the tensors in nested arguments."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, (list, tuple)):
+        return [tensor for element in tree for tensor in tensors_in(element)]
+    return []
 
 
 def _map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
@@ -32,6 +47,10 @@ def _map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     return tree
 
 
+def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.dtype == torch.int64 else tensor
+
+
 class Recorder(TorchDispatchMode):
     """While active, runs each operation on real tensors and notes it in ``self.block``.
 
@@ -39,8 +58,9 @@ class Recorder(TorchDispatchMode):
     and becomes a constant of the program.
     """
 
-    def __init__(self, stochastic_rounding: bool = False) -> None:
+    def __init__(self, stochastic_rounding: bool = False, float_exceptions: bool = False) -> None:
         super().__init__()
+        self._float_exceptions = float_exceptions
         self.block = Block()
         self.constants: Dict[Slot, torch.Tensor] = {}
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
@@ -50,7 +70,10 @@ class Recorder(TorchDispatchMode):
         self.used_placements: Dict[Tuple[int, int, int], None] = {}
         self.written_storages: Dict[int, Operation] = {}
         self._dtypes = _dtypes.DtypeRules(self, stochastic_rounding)
+        # Slots of running statistics: their own, and that of their copy from before the update.
+        self._shadows: Dict[int, Tuple[Slot, Slot]] = {}
         self._is_paused = False
+        self._function_depth = 0
         self._slots = 0
         self._foreign: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -80,8 +103,8 @@ class Recorder(TorchDispatchMode):
         assert slot is not None
         self._mark(tensor, slot)
 
-    def known(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the tensor, or the constant that stands for it if it was made outside."""
+    def constant(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the constant of the program that stands for a tensor made outside it."""
         if self.slot_of(tensor) is not None:
             return tensor
         entry = self._foreign.get(id(tensor))
@@ -104,10 +127,11 @@ class Recorder(TorchDispatchMode):
         """
         if self.placement is None and self.user_code:
             raise _refusals.no_active_block(self.where())
+        statistics = self._real_statistics(function, args)
         slots = _map_tensors(self.slot_of, (list(args), kwargs))
         writes = self._writes(function, args, kwargs)
-        with self._paused():
-            result = function(*args, **kwargs)
+        with self.paused():
+            result = self._run(function, args, kwargs)
         if function is torch.ops.aten.detach.default:
             self.same_slot(result, args[0])
             return result
@@ -125,6 +149,8 @@ class Recorder(TorchDispatchMode):
             keeps=bool(writes) or getattr(function, "has_effect", False),
             random=_RANDOM_TAG in tags,
         )
+        for tensor in statistics:
+            self._mark(tensor, self._shadows[id(tensor)][1])
         for tensor in writes:
             self.written_storages[tensor.untyped_storage().data_ptr()] = operation
         self.block.operations.append(operation)
@@ -132,9 +158,45 @@ class Recorder(TorchDispatchMode):
             self.used_placements[self.placement] = None
         return result
 
+    @staticmethod
+    def _run(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run an operation, whose result must depend on the values of no index."""
+        function = getattr(function, "record", function)
+        try:
+            return function(*args, **kwargs)
+        except (IndexError, RuntimeError):
+            # While a model is compiled its inputs' values do not count: if only an index is out of
+            # range, this tells the shape of the result.
+            valid = _map_tensors(_without_indices, (list(args), kwargs))
+            if not any(t.dtype == torch.int64 and t.numel() for t in tensors_in(valid)):
+                raise
+            try:
+                return function(*valid[0], **valid[1])
+            except (IndexError, RuntimeError):
+                pass
+            raise
+
     def where(self) -> Origin:
         """Return where in the user's program the present operation comes from."""
         return find_origin(_NOT_THE_USERS, self.placement, not self.user_code)
+
+    def _real_statistics(self, function: Callable, args: Sequence[Any]) -> List[torch.Tensor]:
+        """Return the running statistics that a batch norm updates, marked as themselves.
+
+        The device writes them at the end of the micro-batch, torch at once. So what reads them
+        later in the forward pass is given a copy, which is dead code where nothing does.
+        """
+        statistics = []
+        if _dtypes.operator_name(function) in _BATCH_NORMS and args[_TRAINS]:
+            statistics = [tensor for tensor in args[_STATISTICS] if tensor is not None]
+        for tensor in statistics:
+            shadow = self._shadows.get(id(tensor))
+            if shadow is None:
+                before = self.emit(torch.ops.aten.clone.default, [tensor], {})
+                self._shadows[id(tensor)] = (self.slots_of([tensor])[0], self.slots_of([before])[0])
+            else:
+                self._mark(tensor, shadow[0])
+        return statistics
 
     @staticmethod
     def _writes(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> List[Any]:
@@ -154,28 +216,53 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
     ) -> Any:
+        kwargs = kwargs or {}
         if self._is_paused:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            if func in (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default):
-                return self.known(args[0])
-            _refusals.check(func, args, self)
-            known_args, known_kwargs = _map_tensors(self.known, (list(args), kwargs or {}))
-            result = self._dtypes(func, known_args, known_kwargs)
-            if any(isinstance(arg, torch.Tensor) for arg in known_args):
+            if func in _CONSTANTS:
+                # Constructors such as torch.LongTensor, which are no functions, stay on the host.
+                return self.constant(args[0]) if self._function_depth else func(*args)
+            tensors = tensors_in((args, kwargs))
+            if tensors and all(self.slot_of(tensor) is None for tensor in tensors):
+                return func(*args, **kwargs)  # on the host alone, once
+            if func is torch.ops.aten.copy_.default:
+                args = (args[0], self.constant(args[1]), *args[2:])
+            _refusals.check(func, tensors_in((args, kwargs)), self)
+            result = self._dtypes(func, list(args), kwargs)
+            if tensors:
                 _refusals.check_result(result, self)
+            if self._float_exceptions:
+                self._check_floats(func, tensors, tensors_in(result))
             return result
+
+    def _check_floats(
+        self, function: Callable, inputs: List[torch.Tensor], results: List[torch.Tensor]
+    ) -> None:
+        results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
+        name = _dtypes.operator_name(function)
+        check = FloatCheck(name, self.where(), len(results))
+        self.emit(check, [*results, *inputs], {})
 
     # ---- control flow -----------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _paused(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Note nothing meanwhile."""
         before, self._is_paused = self._is_paused, True
         try:
             yield
         finally:
             self._is_paused = before
+
+    @contextlib.contextmanager
+    def in_function(self) -> Iterator[None]:
+        """Note that a torch function is being called."""
+        self._function_depth += 1
+        try:
+            yield
+        finally:
+            self._function_depth -= 1
 
     def fresh(self, tensor: torch.Tensor, slot: Optional[Slot] = None) -> torch.Tensor:
         """Return a copy as a tensor of the program that no operation made.
@@ -185,7 +272,7 @@ class Recorder(TorchDispatchMode):
             slot: the slot it gets; a new one if None.
 
         """
-        with self._paused():
+        with self.paused():
             copied = tensor.detach().clone()
         if slot is None:
             self.new_slot(copied)
@@ -195,12 +282,12 @@ class Recorder(TorchDispatchMode):
 
     def value_of(self, tensor: torch.Tensor) -> Any:
         """Return the number in a tensor, as it is while the program is recorded."""
-        with self._paused():
+        with self.paused():
             return tensor.item()
 
     def slots_of(self, tensors: Sequence[torch.Tensor]) -> List[Slot]:
         """Return the slots of tensors; those made outside become constants."""
-        slots = [self.slot_of(self.known(tensor)) for tensor in tensors]
+        slots = [self.slot_of(self.constant(tensor)) for tensor in tensors]
         return [slot for slot in slots if slot is not None]
 
     @contextlib.contextmanager

@@ -43,8 +43,48 @@ def host_read(how: str, origin: Origin) -> poptorch_core.Error:
     )
 
 
-def check(function: Any, args: Sequence[Any], recorder: Recorder) -> None:
+def move_to_cpu(origin: Origin) -> poptorch_core.Error:
+    """Return the error for a tensor of the device taken to the host within the model."""
+    return refuse(
+        'Illegal move to CPU (via `.to("cpu")`) when using the dispatcher. Instead, return this '
+        "output as an IPU tensor, or compute on the host with poptorch.CPU",
+        origin,
+    )
+
+
+# As C++ spells torch's data types.
+_DTYPE_NAMES = {
+    torch.bool: "Bool",
+    torch.uint8: "Byte",
+    torch.int8: "Char",
+    torch.int16: "Short",
+    torch.int32: "Int",
+    torch.int64: "Long",
+    torch.float16: "Half",
+    torch.float32: "Float",
+    torch.float64: "Double",
+    torch.bfloat16: "BFloat16",
+}
+
+
+def host_tensor(tensor: torch.Tensor, origin: Origin) -> poptorch_core.Error:
+    """Return the error for a tensor of the host among the device's."""
+    dtype = _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+    return refuse(
+        f"Expected an IPU tensor but got tensor(device={tensor.device}, "
+        f"shape={list(tensor.shape)}, dtype={dtype}). Register it as a buffer or parameter of the "
+        'model, pass it in as an input, or move it explicitly with tensor.to("ipu")',
+        origin,
+    )
+
+
+def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) -> None:
     """Refuse an operation that the device has no means for.
+
+    Args:
+        function: the operator.
+        tensors: all tensors among its arguments.
+        recorder: knows the device's tensors.
 
     Raises:
         poptorch.Error: names the operation, the line and what to write instead.
@@ -53,6 +93,9 @@ def check(function: Any, args: Sequence[Any], recorder: Recorder) -> None:
     name = function._schema.name.split("::")[-1]
     if name in _HOST_READS:
         raise host_read(_HOST_READS[name], recorder.where())
+    for tensor in tensors:
+        if recorder.slot_of(tensor) is None:
+            raise host_tensor(tensor, recorder.where())
 
 
 def check_result(result: Any, recorder: Recorder) -> None:

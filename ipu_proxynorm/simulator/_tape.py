@@ -101,19 +101,21 @@ def slots_in(tree: Any) -> Iterator[Slot]:
 
 
 def uses(step: Step) -> Set[Slot]:
-    """Return the slots that a step reads, those of nested blocks included."""
+    """Return the slots that a step reads and does not make itself."""
     if isinstance(step, Operation):
         return {*slots_in(step.args), *slots_in(step.kwargs)}
     if isinstance(step, Branch):
         return {step.condition} | _uses_of(step.then) | _uses_of(step.otherwise)
-    return set(step.initial) | _uses_of(step.body)
+    return set(step.initial) | (_uses_of(step.body) - set(step.carried))
 
 
 def _uses_of(block: Block) -> Set[Slot]:
     found = set(block.results)
+    made: Set[Slot] = set()
     for step in block.operations:
         found |= uses(step)
-    return found
+        made.update(slots_in(step.outputs))
+    return found - made
 
 
 def operations_in(block: Block) -> Iterator[Operation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type
 
@@ -87,7 +88,7 @@ class _WrappedModel(_Wrapped):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Saved as an ordinary model, with the weights as they are now.
         _refresh(type(self))
-        return plain_copy(self).__reduce_ex__(protocol)
+        return copy.copy, (plain_copy(self),)
 
 
 def plain_copy(model: Any) -> Any:
