@@ -9,6 +9,7 @@ from torch import nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError, nearest
+from ipu_proxynorm.norm import ProxyNormAct, share_moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,8 @@ def pipeline_stages(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
 def place(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
     """Begin a PopTorch block at each of ``splits``, in place; return the stages.
 
-    What runs before the first split is on IPU 0. Results do not depend on the placement.
+    What runs before the first split is on IPU 0. Each stage computes the moments of all its Proxy
+    Norm layers at once, on its own IPU. Results do not depend on either.
 
     Raises:
         UserError: a split is no layer, or out of order.
@@ -109,4 +111,8 @@ def place(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
     stages = pipeline_stages(model, splits)
     for ipu, split in enumerate(splits, start=1):
         poptorch.BeginBlock(model.get_submodule(split), user_id=split, ipu_id=ipu)
+    for stage in stages:
+        layers = [model.get_submodule(name) for name in stage.layers]
+        if any(isinstance(m, ProxyNormAct) for layer in layers for m in layer.modules()):
+            share_moments(*layers)
     return stages

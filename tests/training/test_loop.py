@@ -60,7 +60,9 @@ def test_training_equals_a_plain_loop(tmp_path, monkeypatch):
             return recording(*self.arguments)
 
     monkeypatch.setattr(loop, "training_loader", Loader)
-    run, reference = small_run(tmp_path), small_run(tmp_path)
+    # Smooth: under ReLU, float32 and float64 part at the first value that rounds across zero.
+    run = small_run(tmp_path, "model.activation=silu")
+    reference = small_run(tmp_path, "model.activation=silu")
     reference.model.double()
     decayed = [p for n, p in reference.model.named_parameters() if p.dim() > 1 or "proxy" in n]
     kept = {id(p) for p in decayed}
