@@ -53,9 +53,10 @@ class Activation:
             left to autograd.
         pieces: set when it is piecewise linear: its moments have a closed form.
         clamp: set when it is a clamp: the whole block folds into the norm.
-        homogeneous: φ(a x) = a φ(x) for a > 0: the scale of Proxy Norm folds into the norm.
+        homogeneous: φ(a x) = a φ(x) for a > 0, and φ keeps the sign: the scale folds.
         nodes: number of nodes of the quadrature, where there is no closed form.
         reach: the quadrature's range, in standard deviations of the proxy variable.
+        backward_: ``backward`` written over its second argument, where torch has such.
 
     """
 
@@ -67,6 +68,7 @@ class Activation:
     homogeneous: bool = False
     nodes: int = 128
     reach: float = 6.5
+    backward_: Optional[Callable[[Tensor, Tensor], Tensor]] = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the function."""
@@ -109,6 +111,14 @@ def _silu_backward(grad: Tensor, x: Tensor) -> Tensor:
     return aten.silu_backward(grad, x)
 
 
+def _silu_backward_(grad: Tensor, x: Tensor) -> Tensor:
+    return aten.silu_backward.grad_input(grad, x, grad_input=x)
+
+
+def _gelu_backward_(approximate: str, grad: Tensor, x: Tensor) -> Tensor:
+    return aten.gelu_backward.grad_input(grad, x, approximate=approximate, grad_input=x)
+
+
 def _mish_backward(grad: Tensor, x: Tensor) -> Tensor:
     return aten.mish_backward(grad, x)
 
@@ -132,7 +142,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
         functools.partial(F.leaky_relu, negative_slope=negative_slope),
         functools.partial(_leaky_relu_backward, negative_slope),
         PiecewiseLinear((0.0,), (negative_slope, 1.0)),
-        homogeneous=True,
+        homogeneous=negative_slope > 0,
     )
 
 
@@ -168,14 +178,22 @@ ACTIVATIONS = {
         ),
         leaky_relu(),
         Activation("hardswish", F.hardswish, _hardswish_backward),
-        Activation("silu", F.silu, _silu_backward, nodes=52, reach=6.0),
-        Activation("gelu", F.gelu, functools.partial(_gelu_backward, "none"), nodes=60, reach=6.0),
+        Activation("silu", F.silu, _silu_backward, nodes=52, reach=6.0, backward_=_silu_backward_),
+        Activation(
+            "gelu",
+            F.gelu,
+            functools.partial(_gelu_backward, "none"),
+            nodes=60,
+            reach=6.0,
+            backward_=functools.partial(_gelu_backward_, "none"),
+        ),
         Activation(
             "gelu_tanh",
             functools.partial(F.gelu, approximate="tanh"),
             functools.partial(_gelu_backward, "tanh"),
             nodes=60,
             reach=6.0,
+            backward_=functools.partial(_gelu_backward_, "tanh"),
         ),
         Activation("sigmoid", torch.sigmoid, _sigmoid_backward, nodes=44, reach=5.2),
         Activation("tanh", torch.tanh, _tanh_backward, nodes=88, reach=5.5),

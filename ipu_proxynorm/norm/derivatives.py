@@ -8,7 +8,7 @@ equal what autograd makes of it.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import List, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from ipu_proxynorm.norm.moments import (
     gaussian_moments,
 )
 from ipu_proxynorm.norm.quadrature import Rule, midpoint_quantiles, trapezoid_rule
+
+_CHANNELS = 1024
 
 
 class MomentDerivatives(NamedTuple):
@@ -93,17 +95,18 @@ def _weighted(
     """Differentiate under the sum: E[φ'], E[tφ'], 2·Cov(φ, φ') and 2·Cov(φ, tφ')."""
     t, w = as_tensors(rule, center)
     weights = torch.stack([w, w * t], 1)  # (K, 2)
-    z = torch.addcmul(center.unsqueeze(1), scale.unsqueeze(1), t)  # (C, K)
-    slope = _derivative(activation, z)
-    value = activation(z)
-    mean = value @ w
-    deviation = value.sub_(mean.unsqueeze(1)) if value is not z else value - mean.unsqueeze(1)
-    by_mean = slope @ weights  # (C, 2)
-    by_variance = slope.mul_(deviation) @ weights
-    variance = deviation.square_() @ w
-    return MomentDerivatives(
-        mean, variance, by_mean[:, 0], by_mean[:, 1], 2 * by_variance[:, 0], 2 * by_variance[:, 1]
-    )
+    columns: List[Tensor] = []
+    # Some channels at a time, so that a core's cache holds all nodes of them.
+    for m, s in zip(center.split(_CHANNELS), scale.split(_CHANNELS)):
+        z = torch.addcmul(m.unsqueeze(1), s.unsqueeze(1), t)  # (C, K)
+        value, slope = activation(z), _derivative(activation, z)
+        mean = value @ w
+        deviation = value - mean.unsqueeze(1)
+        by_mean = slope @ weights  # (C, 2)
+        by_variance = (slope * deviation) @ (2 * weights)
+        variance = deviation.square_() @ w
+        columns.append(torch.stack([mean, variance, *by_mean.t(), *by_variance.t()]))
+    return MomentDerivatives(*torch.cat(columns, 1))
 
 
 def _derivative(activation: Activation, z: Tensor) -> Tensor:

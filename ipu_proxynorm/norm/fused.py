@@ -191,6 +191,7 @@ class _Block(torch.autograd.Function):
             *prepared,
         )
         ctx.activation, ctx.groups, ctx.eps = activation, groups, eps
+        ctx.overwritten = False
         return out
 
     @staticmethod
@@ -218,9 +219,15 @@ class _Block(torch.autograd.Function):
             local = _derivative(activation, grad, out - _over(prepared.lower, out))
         else:
             total, product = _channel_sums(grad, out)
-            if y is None:
+            if y is None or ctx.overwritten:
                 y = _group_norm(x, ctx.groups, weight, prepared.bias, ctx.eps)[0]
-            local = _derivative(activation, grad, y)
+            else:
+                y = y.data  # is overwritten, which autograd need not know: see ctx.overwritten
+            if activation.backward_ is not None:
+                ctx.overwritten = True  # should this graph be kept for another backward pass
+                local = activation.backward_(grad, y)
+            else:
+                local = _derivative(activation, grad, y)
             weight = weight * prepared.inv_std
         del y
         grad_x, by_weight, by_bias = _group_norm_backward(
@@ -289,11 +296,8 @@ def _channel_sums(grad: Tensor, out: Optional[Tensor] = None) -> Tuple[Tensor, O
     """Return Σg and, given out, Σg·out over all but the channels; each (C,)."""
     n, c = grad.shape[:2]
     if not grad.is_contiguous():  # channels-last
-        rows = grad.movedim(1, -1).reshape(-1, c)
-        total = _column_sums(rows)
-        if out is None:
-            return total, None
-        return total, _column_sums(rows * out.movedim(1, -1).reshape(-1, c))
+        rows = grad.movedim(1, -1).view(-1, c)
+        return _column_sums(rows, None if out is None else out.movedim(1, -1).view(-1, c))
     if out is None or grad.device.type != "cpu":
         dims = tuple(d for d in range(grad.dim()) if d != 1)
         accumulate = _accumulation(grad.dtype)
@@ -309,10 +313,24 @@ def _channel_sums(grad: Tensor, out: Optional[Tensor] = None) -> Tuple[Tensor, O
     return total, product
 
 
-def _column_sums(rows: Tensor) -> Tensor:
-    if rows.dtype in (torch.float16, torch.bfloat16):
-        return rows.sum(0, dtype=torch.float32)
-    return torch.ones(1, rows.shape[0], dtype=rows.dtype, device=rows.device).mm(rows).squeeze(0)
+def _column_sums(rows: Tensor, factor: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
+    """Sum rows, and rows·factor, both (R, C), over R."""
+    dtype = _accumulation(rows.dtype)
+    if rows.dtype != dtype or rows.device.type != "cpu":
+        product = None if factor is None else (rows * factor).sum(0, dtype=dtype)
+        return rows.sum(0, dtype=dtype), product
+    # Some rows at a time, so that their product stays in a core's cache.
+    count = max(1, 2**17 * torch.get_num_threads() // rows.shape[1])
+    ones = rows.new_ones(min(count, rows.shape[0]))
+    total = rows.new_zeros(rows.shape[1])
+    product = None if factor is None else torch.zeros_like(total)
+    for start in range(0, rows.shape[0], count):
+        part = rows[start : start + count]
+        one = ones[: part.shape[0]]
+        total.addmv_(part.t(), one)
+        if product is not None and factor is not None:
+            product.addmv_((part * factor[start : start + count]).t(), one)
+    return total, product
 
 
 def _accumulation(dtype: torch.dtype) -> torch.dtype:

@@ -255,7 +255,7 @@ class ProxyNormAct(GroupNormAct):
     def _may_fuse(self, x: Tensor) -> bool:
         return (
             self.activation.backward is not None
-            and may_use_custom_backward(x, *self.moment_parameters)
+            and may_use_custom_backward(x, self.weight)
             and not (self.grouping_matters and self.channel_grouping == "strided")
             and (x.dtype == torch.float64) == (self.weight.dtype == torch.float64)
             and x.numel() > 0

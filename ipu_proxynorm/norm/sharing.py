@@ -60,6 +60,12 @@ class SharedMoments:
         return {**self.__dict__, "_known": {}}
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
+        self.refresh()
+
+    def refresh(self, *, force: bool = False) -> None:
+        """Hand every layer its moments, computed again where they have changed, or by force."""
+        if force:
+            self._known.clear()
         kinds: Dict[_Kind, List[ProxyNormAct]] = {}
         for layer in self.layers:
             kinds.setdefault(_kind(layer), []).append(layer)
@@ -67,7 +73,7 @@ class SharedMoments:
             sizes = [layer.num_features for layer in layers]
             parameters = zip(*(layer.moment_parameters for layer in layers))
             if layers[0].activation.backward is not None and may_use_custom_backward(
-                *layers[0].moment_parameters
+                layers[0].weight
             ):
                 with torch.no_grad():
                     joined = torch.stack([torch.cat(p) for p in parameters])  # (4, channels)

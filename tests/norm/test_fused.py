@@ -213,3 +213,21 @@ def test_a_second_derivative_is_refused_not_wrong() -> None:
     (grad,) = torch.autograd.grad(layer("silu")(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("act", ["relu", "silu", "gelu", "mish", "leaky_relu"])
+def test_a_graph_kept_for_a_second_backward_pass(act: str, recompute: bool) -> None:
+    module, x = layer(act, recompute=recompute), torch.randn(3, 8, 5, requires_grad=True)
+    out = module(x)
+    inputs = (x, *module.moment_parameters)
+    first = torch.autograd.grad(out, inputs, torch.ones_like(out), retain_graph=True)
+    for _ in range(2):
+        again = torch.autograd.grad(out, inputs, torch.ones_like(out), retain_graph=True)
+        torch.testing.assert_close(again, first)
+
+
+def test_a_leaky_relu_that_folds_back() -> None:
+    module = layer(nn.LeakyReLU(-0.5)).double()
+    x, grad = torch.randn(2, 3, 8, 6, dtype=torch.float64).unbind()
+    torch.testing.assert_close(outputs(module, x, grad), outputs(module, x, grad, plain=True))
