@@ -84,7 +84,8 @@ class PoplarExecutor:
         self._poptorch_version = poptorch_version
         self._user_model = model if user_model is None else user_model
         # Looks at this one's weights fetch nothing from the device.
-        self._model = _wrapping.plain_copy(model)
+        same = user_model is None
+        self._model = _wrapping.plain_view(model) if same else _wrapping.plain_copy(model)
         self._args_parser = _args_parser.ArgsParser(self._model)
         self._device: Optional[Device] = None
         self._is_attached = False
