@@ -9,6 +9,7 @@ from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence,
 import torch
 
 from . import _dtypes, enums
+from ._anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from ._batching import BatchLayout, OutputCollector, Position
 from ._device_optimizer import DeviceOptimizer
 from ._latency import Transfer
@@ -39,12 +40,13 @@ class Device:
         self.streams = RandomStreams(seed, options.replication_factor)
         self.optimizer: Optional[DeviceOptimizer] = None
         self.transfers: Dict[Position, Transfer] = {}
-        self.gradients: Gradients = {}
+        self.anchors: Dict[str, torch.Tensor] = {}
         self._options = options
         self._layout = BatchLayout.of(options)
         self._groups = groups
         self._buffers: List[Dict[str, torch.Tensor]] = []
         self._scaling = torch.ones(())
+        self._anchors = Anchors(options.anchored_tensors, program, self._layout)
 
     # ---- weights ----------------------------------------------------------------------------
 
@@ -98,6 +100,7 @@ class Device:
         """
         mode = enums.OutputMode(self._options.output_mode)
         period = self._options.output_return_period
+        self._anchors = Anchors(self._options.anchored_tensors, self.program, self._layout)
         collectors = [
             OutputCollector(self._layout, mode, period)
             for on_device in self.program.output_on_device
@@ -112,11 +115,14 @@ class Device:
             for iteration in range(self._layout.device_iterations):
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:
-                    self.gradients = gradients
+                    scale = torch.tensor(self.optimizer.loss_scaling)
                     self.optimizer.step(gradients)
+                    self._anchors.add_updated(iteration, UPDATED, self.parameters)
+                    self._anchors.add_updated(iteration, LOSS_SCALE, {"": scale})
             for position in self.program.written_inputs:
                 if host_inputs[position].dtype != inputs[position].dtype:
                     host_inputs[position].detach().copy_(inputs[position])
+            self.anchors = self._anchors.results()
             return [collector.result() for collector in collectors]
 
     def _device_iteration(
@@ -157,7 +163,11 @@ class Device:
             time.perf_counter(),
             any(collector.returns(position) for collector in collectors),
         )
-        return results[len(collectors) :]
+        gradients = results[len(collectors) :]
+        if self._options.anchored_tensors:
+            named = dict(zip(self.program.gradient_names, gradients))
+            self._anchors.add(position, GRADIENT, named)
+        return gradients
 
     def _loss_scaling(self) -> torch.Tensor:
         if self.optimizer is not None and self._scaling != self.optimizer.loss_scaling:

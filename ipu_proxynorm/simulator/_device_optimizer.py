@@ -256,6 +256,12 @@ class DeviceOptimizer:
         total = torch.stack(norms).norm()
         return torch.clamp(max_norm / (total + 1e-6), max=1.0)
 
+    def scalarNames(self) -> List[str]:
+        """Return the names of all scalars, constant or not."""
+        return [
+            f"{key}___specific___{name}" for name, values in self._scalars.items() for key in values
+        ]
+
     # What state_dict and load_state_dict see
 
     def ipu_state(self) -> Dict[str, Tensor]:

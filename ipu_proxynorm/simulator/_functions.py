@@ -40,6 +40,13 @@ LOSSES = frozenset(
     if hasattr(module, name)
 )
 
+# What a tensor of the device says of where it is.
+_DEVICE_GETTERS = {
+    torch.Tensor.device.__get__: torch.device("ipu:0"),  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
+    torch.Tensor.is_ipu.__get__: True,  # type: ignore[attr-defined]
+}
+
 _HOST_READS = {
     torch.Tensor.numpy: ".numpy()",
     torch.Tensor.tolist: ".tolist()",
@@ -134,6 +141,8 @@ class FunctionMode(TorchFunctionMode):
             return self._call(func, args, kwargs)
 
     def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        if func in _DEVICE_GETTERS and self._recorder.slot_of(args[0]) is not None:
+            return _DEVICE_GETTERS[func]
         if func in _HOST_READS:
             raise _refusals.host_read(_HOST_READS[func], self._recorder.where())
         if func in LOSSES:

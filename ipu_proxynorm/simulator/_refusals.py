@@ -78,6 +78,37 @@ def host_tensor(tensor: torch.Tensor, origin: Origin) -> poptorch_core.Error:
     )
 
 
+# Operators whose result has a shape that depends on values. ``index`` is one with a mask only.
+_VALUES_GIVE_SHAPES = frozenset({
+    "_unique2",
+    "masked_select",
+    "nonzero",
+    "nonzero_numpy",
+    "unique_consecutive",
+    "unique_dim",
+})  # fmt: skip
+
+
+def dynamic_shape(function: Any, origin: Origin) -> poptorch_core.Error:
+    """Return the error for a result whose shape depends on values.
+
+    It is torch's own exception as well, the one that PopTorch lets through here.
+    """
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+    class DynamicShapeError(poptorch_core.Error, DynamicOutputShapeException):
+        pass
+
+    plain = refuse(
+        f"The shape of the result of {function} depends on values, but the program's shapes are "
+        "fixed when it is compiled: keep all elements and mask them (torch.where, multiplication)",
+        origin,
+    )
+    error = DynamicShapeError(str(plain))  # type: ignore[arg-type]
+    error.type, error.message, error.location = plain.type, plain.message, plain.location
+    return error
+
+
 def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) -> None:
     """Refuse an operation that the device has no means for.
 
@@ -96,6 +127,9 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
     for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             raise host_tensor(tensor, recorder.where())
+    masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
+    if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
+        raise dynamic_shape(function, recorder.where())
 
 
 def check_result(result: Any, recorder: Recorder) -> None:
