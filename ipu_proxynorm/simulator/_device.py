@@ -8,10 +8,11 @@ from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence,
 
 import torch
 
-from . import _dtypes, enums
+from . import _dtypes, _processes, enums
 from ._anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from ._batching import BatchLayout, OutputCollector, Position
 from ._device_optimizer import DeviceOptimizer
+from ._impl import createPoptorchError
 from ._latency import Transfer
 from ._program import Program
 from ._random_streams import RandomStreams
@@ -218,7 +219,7 @@ class _Accumulation:
 
 
 class _Reduction:
-    """Adds or averages gradients over the replicas that share a parameter."""
+    """Adds or averages gradients over the replicas, of all processes, that share a parameter."""
 
     def __init__(
         self, options: Options, names: List[str], groups: Dict[str, ReplicaGroups]
@@ -227,9 +228,15 @@ class _Reduction:
         self._mean = (
             training.accumulation_and_replication_reduction_type == enums.ReductionType.Mean
         )
-        self._replicas = options.replication_factor
+        self._processes = options.Distributed.numProcesses
+        self._replicas = options.replication_factor * self._processes
         self._names = names
         self._groups = groups
+        if groups and self._processes > 1:
+            raise createPoptorchError(
+                f"Parameters of their own for each replica ({', '.join(groups)}) are simulated "
+                "within one process only: give all replicas to it with replicationFactor."
+            )
         self._totals: Dict[Tuple[str, int], torch.Tensor] = {}
 
     def add(self, replica: int, gradients: List[torch.Tensor]) -> None:
@@ -244,6 +251,7 @@ class _Reduction:
 
     def result(self) -> Gradients:
         """Return the gradients by name; of a per-replica parameter with the groups in front."""
+        _processes.sumOverProcesses(list(self._totals.values()), self._processes)
         reduced: Gradients = {}
         for name in self._names:
             groups = self._groups.get(name)
