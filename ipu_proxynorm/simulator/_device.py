@@ -8,7 +8,7 @@ from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence,
 
 import torch
 
-from . import _dtypes, _processes, enums
+from . import _dtypes, _processes, _synthetic, enums
 from ._anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from ._batching import BatchLayout, OutputCollector, Position
 from ._device_optimizer import DeviceOptimizer
@@ -113,6 +113,9 @@ class Device:
                 tensor.detach().to(dtype)
                 for tensor, dtype in zip(host_inputs, self.program.input_dtypes)
             ]
+            synthetic = _synthetic.isEnabled(self._options._Popart.options)
+            if synthetic:
+                inputs = _synthetic.inputsInstead(self._options._Popart.options, inputs)
             for iteration in range(self._layout.device_iterations):
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:
@@ -121,8 +124,10 @@ class Device:
                     self._anchors.add_updated(iteration, UPDATED, self.parameters)
                     self._anchors.add_updated(iteration, LOSS_SCALE, {"": scale})
             for position in self.program.written_inputs:
-                if host_inputs[position].dtype != inputs[position].dtype:
+                if host_inputs[position].dtype != inputs[position].dtype and not synthetic:
                     host_inputs[position].detach().copy_(inputs[position])
+            if synthetic:  # nothing went to or from the host
+                self.transfers = {}
             self.anchors = self._anchors.results()
             return [collector.result() for collector in collectors]
 
