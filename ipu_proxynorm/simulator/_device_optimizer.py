@@ -246,7 +246,11 @@ class DeviceOptimizer:
                     grad = grad * scale.to(grad.dtype)
                 self._updateInFloat32(param, grad, name, unscale)
             if self._automatic is not None:
-                self._automatic.observe(grad for grad in held.values() if grad is not None)
+                self._automatic.observe(
+                    grad
+                    for name, grad in held.items()
+                    if grad is not None and self._parameters[name].dtype == torch.float16
+                )
 
     def _updateInFloat32(self, param: Tensor, grad: Tensor, name: str, unscale: float) -> None:
         """Update one parameter; what is stored in float16 is computed in float32 and rounded."""
