@@ -38,7 +38,8 @@ class Device:
     ) -> None:
         self.program = program
         self.parameters: Dict[str, torch.Tensor] = {}
-        self.streams = RandomStreams(seed, options.replication_factor)
+        first_replica = options.Distributed.processId * options.replication_factor
+        self.streams = RandomStreams(seed, options.replication_factor, first_replica)
         self.optimizer: Optional[DeviceOptimizer] = None
         self.transfers: Dict[Position, Transfer] = {}
         self.anchors: Dict[str, torch.Tensor] = {}

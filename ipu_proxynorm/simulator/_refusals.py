@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
-from . import poptorch_core
+from . import _operators, poptorch_core
 from ._tape import Origin
 
 if TYPE_CHECKING:
@@ -124,9 +124,22 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
     name = function._schema.name.split("::")[-1]
     if name in _HOST_READS:
         raise host_read(_HOST_READS[name], recorder.where())
+    if name in ("upsample_linear1d", "upsample_trilinear3d"):
+        raise refuse(
+            f"Unsupported upsample mode of {name}: for tensors of this many dimensions only "
+            "'nearest' is supported",
+            recorder.where(),
+        )
     for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             raise host_tensor(tensor, recorder.where())
+    if recorder.checks_operators and not _operators.is_accepted(name, recorder.function):
+        raise refuse(
+            f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "
+            "operations are supported yet by Graphcore's PyTorch compiler: write it with operators "
+            "that are, or compute it on the host with poptorch.CPU",
+            recorder.where(),
+        )
     masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
     if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
         raise dynamic_shape(function, recorder.where())
