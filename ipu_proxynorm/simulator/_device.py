@@ -8,9 +8,11 @@ from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence,
 
 import torch
 
-from . import _dtypes, enums
+from . import _dtypes, _processes, _synthetic, enums
+from ._anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from ._batching import BatchLayout, OutputCollector, Position
 from ._device_optimizer import DeviceOptimizer
+from ._impl import createPoptorchError
 from ._latency import Transfer
 from ._program import Program
 from ._random_streams import RandomStreams
@@ -36,15 +38,17 @@ class Device:
     ) -> None:
         self.program = program
         self.parameters: Dict[str, torch.Tensor] = {}
-        self.streams = RandomStreams(seed, options.replication_factor)
+        first_replica = options.Distributed.processId * options.replication_factor
+        self.streams = RandomStreams(seed, options.replication_factor, first_replica)
         self.optimizer: Optional[DeviceOptimizer] = None
         self.transfers: Dict[Position, Transfer] = {}
-        self.gradients: Gradients = {}
+        self.anchors: Dict[str, torch.Tensor] = {}
         self._options = options
         self._layout = BatchLayout.of(options)
         self._groups = groups
         self._buffers: List[Dict[str, torch.Tensor]] = []
         self._scaling = torch.ones(())
+        self._anchors = Anchors(options.anchored_tensors, program, self._layout)
 
     # ---- weights ----------------------------------------------------------------------------
 
@@ -98,6 +102,7 @@ class Device:
         """
         mode = enums.OutputMode(self._options.output_mode)
         period = self._options.output_return_period
+        self._anchors = Anchors(self._options.anchored_tensors, self.program, self._layout)
         collectors = [
             OutputCollector(self._layout, mode, period)
             for on_device in self.program.output_on_device
@@ -109,14 +114,22 @@ class Device:
                 tensor.detach().to(dtype)
                 for tensor, dtype in zip(host_inputs, self.program.input_dtypes)
             ]
+            synthetic = _synthetic.isEnabled(self._options._Popart.options)
+            if synthetic:
+                inputs = _synthetic.inputsInstead(self._options._Popart.options, inputs)
             for iteration in range(self._layout.device_iterations):
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:
-                    self.gradients = gradients
+                    scale = torch.tensor(self.optimizer.loss_scaling)
                     self.optimizer.step(gradients)
+                    self._anchors.add_updated(iteration, UPDATED, self.parameters)
+                    self._anchors.add_updated(iteration, LOSS_SCALE, {"": scale})
             for position in self.program.written_inputs:
-                if host_inputs[position].dtype != inputs[position].dtype:
+                if host_inputs[position].dtype != inputs[position].dtype and not synthetic:
                     host_inputs[position].detach().copy_(inputs[position])
+            if synthetic:  # nothing went to or from the host
+                self.transfers = {}
+            self.anchors = self._anchors.results()
             return [collector.result() for collector in collectors]
 
     def _device_iteration(
@@ -157,7 +170,11 @@ class Device:
             time.perf_counter(),
             any(collector.returns(position) for collector in collectors),
         )
-        return results[len(collectors) :]
+        gradients = results[len(collectors) :]
+        if self._options.anchored_tensors:
+            named = dict(zip(self.program.gradient_names, gradients))
+            self._anchors.add(position, GRADIENT, named)
+        return gradients
 
     def _loss_scaling(self) -> torch.Tensor:
         if self.optimizer is not None and self._scaling != self.optimizer.loss_scaling:
@@ -208,7 +225,7 @@ class _Accumulation:
 
 
 class _Reduction:
-    """Adds or averages gradients over the replicas that share a parameter."""
+    """Adds or averages gradients over the replicas, of all processes, that share a parameter."""
 
     def __init__(
         self, options: Options, names: List[str], groups: Dict[str, ReplicaGroups]
@@ -217,9 +234,15 @@ class _Reduction:
         self._mean = (
             training.accumulation_and_replication_reduction_type == enums.ReductionType.Mean
         )
-        self._replicas = options.replication_factor
+        self._processes = options.Distributed.numProcesses
+        self._replicas = options.replication_factor * self._processes
         self._names = names
         self._groups = groups
+        if groups and self._processes > 1:
+            raise createPoptorchError(
+                f"Parameters of their own for each replica ({', '.join(groups)}) are simulated "
+                "within one process only: give all replicas to it with replicationFactor."
+            )
         self._totals: Dict[Tuple[str, int], torch.Tensor] = {}
 
     def add(self, replica: int, gradients: List[torch.Tensor]) -> None:
@@ -234,6 +257,7 @@ class _Reduction:
 
     def result(self) -> Gradients:
         """Return the gradients by name; of a per-replica parameter with the groups in front."""
+        _processes.sumOverProcesses(list(self._totals.values()), self._processes)
         reduced: Gradients = {}
         for name in self._names:
             groups = self._groups.get(name)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import enums
+from ._dtypes import round_stochastically
 from ._logging import logger
 from ._loss_scale import AutomaticLossScale
 from ._optimizer_attributes import (
@@ -114,6 +115,8 @@ class DeviceOptimizer:
         self._constants: Dict[str, List[str]] = {}
         self._setValues()
         popart_options = options._Popart.options
+        stochastic = popart_options.get("enableStochasticRounding", False)
+        self._round = round_stochastically if stochastic else torch.Tensor.half
         self._automatic: Optional[AutomaticLossScale] = None
         if AutomaticLossScale.isEnabled(popart_options):
             self._automatic = AutomaticLossScale(popart_options)
@@ -241,9 +244,26 @@ class DeviceOptimizer:
                     continue
                 if scale is not None:
                     grad = grad * scale.to(grad.dtype)
-                self._rule.update(param, grad, self._scalars[name], self._state[name], unscale)
+                self._updateInFloat32(param, grad, name, unscale)
             if self._automatic is not None:
-                self._automatic.observe(grad for grad in held.values() if grad is not None)
+                self._automatic.observe(
+                    grad
+                    for name, grad in held.items()
+                    if grad is not None and self._parameters[name].dtype == torch.float16
+                )
+
+    def _updateInFloat32(self, param: Tensor, grad: Tensor, name: str, unscale: float) -> None:
+        """Update one parameter; what is stored in float16 is computed in float32 and rounded."""
+        scalars, state = self._scalars[name], self._state[name]
+        stored = [t for t in (param, *state.values()) if t.dtype == torch.float16]
+        if not stored:
+            self._rule.update(param, grad.to(param.dtype), scalars, state, unscale)
+            return
+        wide = {id(tensor): tensor.float() for tensor in stored}
+        wide_state = {key: wide.get(id(tensor), tensor) for key, tensor in state.items()}
+        self._rule.update(wide.get(id(param), param), grad.float(), scalars, wide_state, unscale)
+        for tensor in stored:
+            tensor.copy_(self._round(wide[id(tensor)]))
 
     def _clipScale(self, grads: Mapping[str, Optional[Tensor]]) -> Optional[Tensor]:
         """min(1, max_grad_norm / ‖all gradients‖), on the gradients as accumulated."""
@@ -255,6 +275,12 @@ class DeviceOptimizer:
             return None
         total = torch.stack(norms).norm()
         return torch.clamp(max_norm / (total + 1e-6), max=1.0)
+
+    def scalarNames(self) -> List[str]:
+        """Return the names of all scalars, constant or not."""
+        return [
+            f"{key}___specific___{name}" for name, values in self._scalars.items() for key in values
+        ]
 
     # What state_dict and load_state_dict see
 

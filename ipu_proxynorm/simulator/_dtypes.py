@@ -103,6 +103,8 @@ class DtypeRules:
         args = [DEMOTED.get(arg, arg) if isinstance(arg, torch.dtype) else arg for arg in args]
         if isinstance(kwargs.get("dtype"), torch.dtype):
             kwargs = dict(kwargs, dtype=DEMOTED.get(kwargs["dtype"], kwargs["dtype"]))
+        if any(argument.name == "out_int32" for argument in function._schema.arguments):
+            kwargs = dict(kwargs, out_int32=True)
         args, kwargs = self._widen_indices(function, args, kwargs)
         if self._is_half(function, args, kwargs):
             result = self._half(function, args, kwargs)

@@ -104,7 +104,9 @@ def dynamic_update(
         input.dtype == src.dtype,
         f"input and src tensor must have same dtype. ({input.dtype} vs {src.dtype})",
     )
-    if _recorder.active() is None:
+    recorder = _recorder.active()
+    if recorder is None:
         return torch.slice_scatter(input, src, dim, int(start), int(start) + size, 1)
     _check_size(size)
-    return torch.index_copy(input, dim, _indices(start, size, 1), src)
+    with recorder.trusted():
+        return torch.index_copy(input, dim, _indices(start, size, 1), src)

@@ -40,6 +40,13 @@ LOSSES = frozenset(
     if hasattr(module, name)
 )
 
+# What a tensor of the device says of where it is.
+_DEVICE_GETTERS = {
+    torch.Tensor.device.__get__: torch.device("ipu:0"),  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
+    torch.Tensor.is_ipu.__get__: True,  # type: ignore[attr-defined]
+}
+
 _HOST_READS = {
     torch.Tensor.numpy: ".numpy()",
     torch.Tensor.tolist: ".tolist()",
@@ -84,8 +91,26 @@ _LAYERS = (
     F.conv_transpose3d,
 )
 
+
+def _bincount(
+    input: torch.Tensor, weights: Optional[torch.Tensor] = None, minlength: int = 0
+) -> torch.Tensor:
+    if minlength < 1:
+        raise _impl.createPoptorchError(
+            "Bincount `minlength` must be specified and must be a constant. On the IPU MK2 "
+            "platform the minimum length is also the maximum length of the result."
+        )
+    counted = torch.ones_like(input) if weights is None else weights
+    bins = torch.zeros(minlength + 1, dtype=counted.dtype)  # the last one takes what is too large
+    return bins.scatter_add(0, input.clamp(max=minlength), counted)[:minlength]
+
+
 # torch's own versions insist on 64-bit integers, or on looking at values.
-_REPLACEMENTS: Dict[Callable, Callable] = {F.one_hot: _one_hot}
+_REPLACEMENTS: Dict[Callable, Callable] = {
+    F.one_hot: _one_hot,
+    torch.bincount: _bincount,
+    torch.Tensor.bincount: _bincount,
+}
 _REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})
 
 
@@ -130,10 +155,14 @@ class FunctionMode(TorchFunctionMode):
         kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
-        with self._recorder.in_function():
+        if self._recorder.is_paused:
+            return func(*args, **kwargs)
+        with self._recorder.in_function(getattr(func, "__name__", "")):
             return self._call(func, args, kwargs)
 
     def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        if func in _DEVICE_GETTERS and self._recorder.slot_of(args[0]) is not None:
+            return _DEVICE_GETTERS[func]
         if func in _HOST_READS:
             raise _refusals.host_read(_HOST_READS[func], self._recorder.where())
         if func in LOSSES:

@@ -36,15 +36,14 @@ class AutomaticLossScale:
         return bool(popart_options.get(_PREFIX + "enabled", False))
 
     def observe(self, grads: Iterable[Tensor]) -> None:
-        """Change the factor for the next step by the gradients of this one."""
+        """Change the factor for the next step by this step's gradients of float16 parameters."""
         self._steps += 1
         if self._steps % self._period:
             return
         large = total = 0
         for grad in grads:
-            if grad.dtype == torch.float16:
-                # A comparison with NaN is false, yet NaN comes from an overflow.
-                large += grad.numel() - int((grad.abs() <= self._edge).sum())
-                total += grad.numel()
+            # A comparison with NaN is false, yet NaN comes from an overflow.
+            large += grad.numel() - int((grad.abs() <= self._edge).sum())
+            total += grad.numel()
         if total:
             self.factor *= 0.5 if large > self._tolerated * total else 2.0

@@ -6,7 +6,8 @@ from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 
-from . import enums
+from . import _program, _refusals, enums
+from ._tape import Origin
 
 
 def _per_conv(name: str, value: Any, kind: type) -> Optional[Sequence[Any]]:
@@ -73,7 +74,38 @@ class MultiConv:
         return self
 
     def __enter__(self) -> None:
-        return None
+        trace = _program.current()
+        if trace is None:
+            return
+        if trace.multi_conv_start is not None:
+            raise _refusals.refuse(
+                "Nested poptorch.MultiConv is not supported", trace.recorder.where()
+            )
+        trace.multi_conv_start = trace.convolutions()
 
-    def __exit__(self, *_: Any) -> None:
-        return None
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        trace = _program.current()
+        if trace is None or trace.multi_conv_start is None:
+            return
+        convolutions = trace.convolutions() - trace.multi_conv_start
+        trace.multi_conv_start = None
+        if kind is None:
+            self._check(convolutions, trace.recorder.where())
+
+    def _check(self, convolutions: int, origin: Origin) -> None:
+        if convolutions == 0:
+            raise _refusals.refuse(
+                "Unexpected end_multi_conv: there is no convolution inside poptorch.MultiConv",
+                origin,
+            )
+        for name, values in (
+            ("availableMemoryProportions", self._available_memory_proportions),
+            ("partialsTypes", self._partials_types),
+            ("enableConvDithering", self._enable_conv_ditherings),
+        ):
+            if values is not None and len(values) not in (1, convolutions):
+                raise _refusals.refuse(
+                    f"poptorch.MultiConv.{name} has {len(values)} values, but there are "
+                    f"{convolutions} convolutions inside: give one value, or one for each",
+                    origin,
+                )

@@ -131,6 +131,7 @@ class OptimizerLink:
                 key: tensor[0] if self._counts_in_groups(key) else tensor
                 for key, tensor in state["ipu_state"].items()
             }
+            logger.info("Writing optimiser state tensors from host to IPU memory.")
             self.device_optimizer.load(loaded, state["ipu_param"])
         self.optimizer.ipu_state_is_dirty = False
 
@@ -147,6 +148,7 @@ class OptimizerLink:
         if not optimizer.host_state_is_dirty:
             logger.debug("Using cached optimiser state dict")
             return
+        logger.info("Writing optimiser state tensors from IPU to host.")
         optimizer.set_state_dict({
             "ipu_state": self._for_each_group(self.device_optimizer.ipu_state()),
             "ipu_param": self.device_optimizer.ipu_param(),

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 import torch
 
 from . import (
+    _anchors,
     _args_parser,
     _batching,
     _export,
@@ -84,7 +85,8 @@ class PoplarExecutor:
         self._poptorch_version = poptorch_version
         self._user_model = model if user_model is None else user_model
         # Looks at this one's weights fetch nothing from the device.
-        self._model = _wrapping.plain_copy(model)
+        same = user_model is None
+        self._model = _wrapping.plain_view(model) if same else _wrapping.plain_copy(model)
         self._args_parser = _args_parser.ArgsParser(self._model)
         self._device: Optional[Device] = None
         self._is_attached = False
@@ -477,6 +479,32 @@ class PoplarExecutor:
         """
         data = _export.read_inputs(filename, self._poptorch_version)
         self._compile(data.executable_inputs)
+
+    # ---- looking inside ------------------------------------------------------------------------
+
+    def getTensorNames(self) -> List[str]:
+        """Return the names of the program's tensors.
+
+        Raises:
+            AssertionError: not compiled.
+
+        """
+        assert self._device is not None, "Model must be compiled before calling getTensorNames"
+        link = self._link
+        optimizer = link.device_optimizer if link is not None else None
+        scalars = [] if optimizer is None else optimizer.scalarNames()
+        return _anchors.tensor_names(self._device.program, scalars)
+
+    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
+        """Return an anchored tensor as it was in the last call.
+
+        Raises:
+            AssertionError: nothing was anchored under this name, or there was no call.
+
+        """
+        values = {} if self._device is None else self._device.anchors
+        assert short_name in values, f"No tensor with name {short_name} found."
+        return values[short_name]
 
     # ---- measurements -------------------------------------------------------------------------
 

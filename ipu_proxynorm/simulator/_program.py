@@ -48,6 +48,7 @@ class Program:
     outputs_structure: Any
     output_on_device: List[bool]
     gradient_names: List[str]
+    trained: bool
     random: bool
     placements: List[Tuple[int, int, int]]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
@@ -73,8 +74,16 @@ class _Trace:
         )
         self.losses: List[Tuple[Slot, torch.Tensor]] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
+        # Convolutions before the `MultiConv` that is open, if one is.
+        self.multi_conv_start: Optional[int] = None
         self.checkpoints: List[Slot] = []
         self.overlaps: List[Overlap] = []
+
+    def convolutions(self) -> int:
+        """Return how many convolutions there are so far."""
+        return sum(
+            "convolution" in operation.name for operation in operations_in(self.recorder.block)
+        )
 
     def note_loss(self, loss: torch.Tensor) -> None:
         slot = self.recorder.slot_of(loss)
@@ -131,6 +140,12 @@ def _tracing(trace: _Trace, options: Options) -> Iterator[None]:
     host_random_state = torch.get_rng_state()
     strategy = options._execution_strategy
     _current.append(trace)
+    # torch's checks of a distribution's parameters read their values.
+    validates = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    # Attention in one kernel is no operator of the device's; spelled out it is.
+    fused_attention = torch.backends.cuda.flash_sdp_enabled()
+    torch.backends.cuda.enable_flash_sdp(False)
     _impl.setIpuContext(True)
     poptorch_core.setCompiling(True)
     strategy.onStartTracing()
@@ -139,6 +154,8 @@ def _tracing(trace: _Trace, options: Options) -> Iterator[None]:
             yield
     finally:
         strategy.onEndTracing()
+        torch.distributions.Distribution.set_default_validate_args(validates)
+        torch.backends.cuda.enable_flash_sdp(fused_attention)
         poptorch_core.setCompiling(False)
         _impl.setIpuContext(False)
         _current.pop()
@@ -239,6 +256,7 @@ def compile_program(
         outputs_structure=result,
         output_on_device=[slot is not None for slot in outputs],
         gradient_names=list(gradients),
+        trained=training,
         random=any(operation.random for operation in operations_in(block)),
         placements=list(recorder.used_placements) or [(0, 0, 0)],
         blocks=trace.blocks,

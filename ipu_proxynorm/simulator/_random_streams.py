@@ -18,16 +18,18 @@ class RandomStreams:
     Args:
         seed: the device's seed; each replica derives its own from it.
         replicas: how many streams.
+        first: the number of the first, among those of all processes.
 
     """
 
-    def __init__(self, seed: int, replicas: int) -> None:
+    def __init__(self, seed: int, replicas: int, first: int = 0) -> None:
         self.seed = seed
+        self._first = first
         self._states = [self._initial(replica) for replica in range(replicas)]
 
     def _initial(self, replica: int) -> torch.Tensor:
         # An odd multiplier keeps the seeds of replicas apart for every device seed.
-        seed = (self.seed + replica * 0x9E3779B97F4A7C15) % (1 << 63)
+        seed = (self.seed + (self._first + replica) * 0x9E3779B97F4A7C15) % (1 << 63)
         return torch.Generator().manual_seed(seed).get_state()
 
     @contextlib.contextmanager

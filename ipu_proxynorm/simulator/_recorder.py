@@ -72,8 +72,9 @@ class Recorder(TorchDispatchMode):
         self._dtypes = _dtypes.DtypeRules(self, stochastic_rounding)
         # Slots of running statistics: their own, and that of their copy from before the update.
         self._shadows: Dict[int, Tuple[Slot, Slot]] = {}
-        self._is_paused = False
-        self._function_depth = 0
+        self.is_paused = False
+        self._is_trusted = False
+        self._functions: List[str] = []
         self._slots = 0
         self._foreign: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -217,15 +218,17 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._is_paused:
+        if self.is_paused:
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             if func in _CONSTANTS:
                 # Constructors such as torch.LongTensor, which are no functions, stay on the host.
-                return self.constant(args[0]) if self._function_depth else func(*args)
+                return self.constant(args[0]) if self._functions else func(*args)
             tensors = tensors_in((args, kwargs))
             if tensors and all(self.slot_of(tensor) is None for tensor in tensors):
                 return func(*args, **kwargs)  # on the host alone, once
+            if func is torch.ops.aten._local_scalar_dense.default and not self.user_code:
+                return func(*args, **kwargs)  # torch's own check of whether it can differentiate
             if func is torch.ops.aten.copy_.default:
                 args = (args[0], self.constant(args[1]), *args[2:])
             _refusals.check(func, tensors_in((args, kwargs)), self)
@@ -249,20 +252,39 @@ class Recorder(TorchDispatchMode):
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Note nothing meanwhile."""
-        before, self._is_paused = self._is_paused, True
+        before, self.is_paused = self.is_paused, True
         try:
             yield
         finally:
-            self._is_paused = before
+            self.is_paused = before
 
     @contextlib.contextmanager
-    def in_function(self) -> Iterator[None]:
-        """Note that a torch function is being called."""
-        self._function_depth += 1
+    def in_function(self, name: str) -> Iterator[None]:
+        """Note that a torch function of this name is being called."""
+        self._functions.append(name)
         try:
             yield
         finally:
-            self._function_depth -= 1
+            self._functions.pop()
+
+    @contextlib.contextmanager
+    def trusted(self) -> Iterator[None]:
+        """Accept any operator meanwhile: what stands for an operation of PopTorch's own."""
+        before, self._is_trusted = self._is_trusted, True
+        try:
+            yield
+        finally:
+            self._is_trusted = before
+
+    @property
+    def function(self) -> Optional[str]:
+        """The torch function that the model has called, if it is in one."""
+        return self._functions[0] if self._functions else None
+
+    @property
+    def checks_operators(self) -> bool:
+        """Tell whether operators are the model's, rather than made of an accepted operation."""
+        return self.user_code and not self._is_trusted
 
     def fresh(self, tensor: torch.Tensor, slot: Optional[Slot] = None) -> torch.Tensor:
         """Return a copy as a tensor of the program that no operation made.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
-from . import poptorch_core
+from . import _operators, poptorch_core
 from ._tape import Origin
 
 if TYPE_CHECKING:
@@ -78,6 +78,37 @@ def host_tensor(tensor: torch.Tensor, origin: Origin) -> poptorch_core.Error:
     )
 
 
+# Operators whose result has a shape that depends on values. ``index`` is one with a mask only.
+_VALUES_GIVE_SHAPES = frozenset({
+    "_unique2",
+    "masked_select",
+    "nonzero",
+    "nonzero_numpy",
+    "unique_consecutive",
+    "unique_dim",
+})  # fmt: skip
+
+
+def dynamic_shape(function: Any, origin: Origin) -> poptorch_core.Error:
+    """Return the error for a result whose shape depends on values.
+
+    It is torch's own exception as well, the one that PopTorch lets through here.
+    """
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+    class DynamicShapeError(poptorch_core.Error, DynamicOutputShapeException):
+        pass
+
+    plain = refuse(
+        f"The shape of the result of {function} depends on values, but the program's shapes are "
+        "fixed when it is compiled: keep all elements and mask them (torch.where, multiplication)",
+        origin,
+    )
+    error = DynamicShapeError(str(plain))  # type: ignore[arg-type]
+    error.type, error.message, error.location = plain.type, plain.message, plain.location
+    return error
+
+
 def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) -> None:
     """Refuse an operation that the device has no means for.
 
@@ -93,9 +124,25 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
     name = function._schema.name.split("::")[-1]
     if name in _HOST_READS:
         raise host_read(_HOST_READS[name], recorder.where())
+    if name in ("upsample_linear1d", "upsample_trilinear3d"):
+        raise refuse(
+            f"Unsupported upsample mode of {name}: for tensors of this many dimensions only "
+            "'nearest' is supported",
+            recorder.where(),
+        )
     for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             raise host_tensor(tensor, recorder.where())
+    if recorder.checks_operators and not _operators.is_accepted(name, recorder.function):
+        raise refuse(
+            f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "
+            "operations are supported yet by Graphcore's PyTorch compiler: write it with operators "
+            "that are, or compute it on the host with poptorch.CPU",
+            recorder.where(),
+        )
+    masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
+    if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
+        raise dynamic_shape(function, recorder.where())
 
 
 def check_result(result: Any, recorder: Recorder) -> None:

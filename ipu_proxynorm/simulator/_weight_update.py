@@ -6,7 +6,8 @@ PopART's: they appear in ``ipu_param`` and ``ipu_state``. Source of the equation
 ``optimizer.hpp``, ``adam.hpp`` and ``adaptive.hpp``.
 
 Gradients come in summed or averaged as the options say, and still multiplied by the loss scaling;
-``unscale`` undoes what automatic loss scaling multiplied them by on top of that.
+``unscale`` undoes what automatic loss scaling multiplied them by on top of that. Parameters and
+state come in as float32 (or float64); who calls rounds them to the types that they are stored in.
 """
 
 from __future__ import annotations
@@ -284,7 +285,7 @@ class AdamRule:
     ) -> None:
         """Update one parameter and its moments in place."""
         scale = s["adamGradientScaling"] * self.factors.divisor * unscale
-        grad = grad.to(self.types.unscaledType())
+        grad = grad.to(self.types.unscaledType()).to(param.dtype)
         if scale != 1.0:
             grad = grad * scale
         if not self.decoupled and s["weightDecay"] != 0.0:
@@ -377,7 +378,7 @@ class RmspropRule:
     ) -> None:
         """Update one parameter and its state in place."""
         scale = s["adaptiveGradientScaling"] * self.factors.divisor * unscale
-        grad = grad.to(self.types.unscaledType())
+        grad = grad.to(self.types.unscaledType()).to(param.dtype)
         if scale != 1.0:
             grad = grad * scale
         if s["weightDecay"] != 0.0:

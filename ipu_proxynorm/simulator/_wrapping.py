@@ -101,6 +101,14 @@ def plain_copy(model: Any) -> Any:
     return copied
 
 
+def plain_view(model: Any) -> Any:
+    """Return a model without the mark that shares all attributes, ``training`` among them."""
+    view = plain_copy(model)
+    if isinstance(model, torch.nn.Module):
+        object.__setattr__(view, "__dict__", model.__dict__)
+    return view
+
+
 def wrap(model: torch.nn.Module, executor: PoplarExecutor) -> None:
     """Mark a model, its parameters and its buffers, in place.
 

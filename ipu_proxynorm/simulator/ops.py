@@ -8,8 +8,10 @@ import torch
 
 from . import _impl, _program, enums
 from ._blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from ._cluster import fps, nearest
 from ._control_flow import cond, for_loop
 from ._cpu_op import CPU
+from ._ctc_decoder import ctc_beam_search_decoder
 from ._custom_op import custom_op
 from ._dynamic_slices import dynamic_slice, dynamic_update
 from ._multi_conv import MultiConv
@@ -25,12 +27,15 @@ __all__ = [
     "MultiConv",
     "NameScope",
     "cond",
+    "ctc_beam_search_decoder",
     "custom_op",
     "dynamic_slice",
     "dynamic_update",
     "for_loop",
+    "fps",
     "identity_loss",
     "ipu_print_tensor",
+    "nearest",
     "nop",
     "recomputationCheckpoint",
     "removeBlocks",

@@ -222,9 +222,9 @@ def test_state_has_the_requested_types_and_rounds_to_them():
     assert state["Accl1___lin.weight"].dtype == torch.float16
     assert state["Accl2___lin.weight"].dtype == torch.float32
     assert simulated.accumulatorType("lin.weight") == torch.float16
-    grad = gradients(parameters, 0)["lin.weight"].half()
-    expected = (torch.zeros(4, 3, dtype=torch.float16) * 0.9).add_(grad, alpha=0.1)
-    assert torch.equal(state["Accl1___lin.weight"], expected)
+    # The gradient is rounded to its accumulator, the moment once more to its own type.
+    grad = gradients(parameters, 0)["lin.weight"].half().float()
+    assert torch.equal(state["Accl1___lin.weight"], (grad * (1 - 0.9)).half())
 
 
 def test_scalars_have_the_names_and_values_of_popart():
@@ -375,3 +375,39 @@ def test_nonsense_in_a_loaded_state_gives_nan_and_no_error(cls):
     simulated.step(gradients(parameters, 0))
     assert parameters["lin.weight"].isnan().all()
     assert parameters["lin.bias"].isnan().all()
+
+
+@pytest.mark.parametrize("case", SAME_AS_TORCH)
+def test_float16_parameters_are_updated_in_float32_and_rounded(case):
+    torch_class, poptorch_class, kwargs = SAME_AS_TORCH[case]
+    stored = make_parameters(torch.float16)
+    device = make_parameters(torch.float16)
+    simulated = DeviceOptimizer(poptorch_class(list(device.values()), **kwargs), device, Options())
+    wide = {name: p.detach().float().requires_grad_() for name, p in stored.items()}
+    reference = torch_class(list(wide.values()), **kwargs)
+    for step in range(3):
+        for name, grad in gradients(stored, step).items():
+            wide[name].grad = grad.half().float()
+        reference.step()
+        with torch.no_grad():
+            for param in wide.values():
+                param.copy_(param.half())  # one rounding a step
+        simulated.step({n: g.half() for n, g in gradients(device, step).items()})
+    for name, param in device.items():
+        assert param.dtype == torch.float16
+        torch.testing.assert_close(param.float(), wide[name], rtol=1e-3, atol=1e-3)
+
+
+def test_stochastic_rounding_keeps_small_updates_on_average():
+    options = Options()
+    options.Precision.enableStochasticRounding(True)
+    results = {}
+    for name, chosen in (("nearest", Options()), ("stochastic", options)):
+        weight = torch.ones(4000, dtype=torch.float16)
+        simulated = DeviceOptimizer(torch.optim.SGD([weight], lr=1.0), {"weight": weight}, chosen)
+        # A tenth of the spacing of float16 just below 1.
+        for _ in range(20):
+            simulated.step({"weight": torch.full((4000,), 2.0**-11 / 10)})
+        results[name] = float(weight.double().mean())
+    assert results["nearest"] == 1.0
+    assert results["stochastic"] == pytest.approx(1.0 - 2 * 2.0**-11, abs=2.0**-11 / 10)

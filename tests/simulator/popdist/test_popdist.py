@@ -133,3 +133,71 @@ def test_instances_sum_and_wait_for_each_other(torchrun):
         assert result["half"].dtype == torch.half
         assert result["single"].tolist() == [[1.0, 1.0]] * 2
     assert [result["alone"] for result in results] == [None, 1]
+
+
+TRAINING = """
+    import sys
+    import torch
+    import ipu_proxynorm.simulator as poptorch
+    from ipu_proxynorm.simulator import popdist
+    from ipu_proxynorm.simulator.popdist.poptorch import Options
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear = torch.nn.Linear(3, 2)
+
+        def forward(self, x, y):
+            out = self.linear(x)
+            return out, torch.nn.functional.mse_loss(out, y)
+
+    torch.manual_seed(1)
+    x, y = torch.randn(32, 3), torch.randn(32, 2)
+    options = Options(ipus_per_replica=1)
+    options.randomSeed(7).deviceIterations(2)
+    options.Training.gradientAccumulation(2)
+    options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.{reduction})
+    loader = poptorch.DataLoader(options, torch.utils.data.TensorDataset(x, y), batch_size=2)
+    model = Model()
+    trainer = poptorch.trainingModel(
+        model, options, poptorch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    )
+    seen = []
+    for images, labels in loader:
+        trainer(images, labels)
+        seen.append(images)
+    rank = popdist.getInstanceIndex()
+    weights = {{k: v.detach().clone() for k, v in model.state_dict().items()}}
+    torch.save({{"weights": weights, "seen": torch.cat(seen)}}, f"{{sys.argv[1]}}/{{rank}}.pt")
+"""
+
+
+@pytest.mark.parametrize("reduction", ["Mean", "Sum"])
+def test_two_instances_train_as_one_process_does_on_the_same_rows(torchrun, monkeypatch, reduction):
+    monkeypatch.setenv("POPDIST_NUM_LOCAL_REPLICAS", "2")
+    results = torchrun(TRAINING.format(reduction=reduction))
+    assert torch.equal(
+        results[0]["weights"]["linear.weight"], results[1]["weights"]["linear.weight"]
+    )
+
+    # 2 instances x 2 replicas x 2 accumulation steps of 2 rows, for each of 2 device iterations.
+    torch.manual_seed(1)
+    x, y = torch.randn(32, 3), torch.randn(32, 2)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(3, 2)
+    assert torch.equal(torch.cat([result["seen"] for result in results]), x)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1, momentum=0.9)
+    halves = [slice(0, 16), slice(16, 32)]
+    for iteration in range(2):
+        rows = [
+            slice(half.start + 8 * iteration, half.start + 8 * iteration + 8) for half in halves
+        ]
+        loss = sum(torch.nn.functional.mse_loss(linear(x[r]), y[r]) for r in rows)
+        # The mean over 8 micro-batches, or their sum.
+        loss = loss / 2 if reduction == "Mean" else loss * 4
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, weight in linear.state_dict().items():
+        torch.testing.assert_close(results[0]["weights"][f"linear.{name}"], weight)
