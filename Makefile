@@ -5,7 +5,8 @@ PYTHON ?= python3
 .PHONY: quickstart test test-ipu format clean
 
 quickstart: .venv/installed
-	.venv/bin/python run_ipu.py train configs/quickstart.yaml --overwrite
+	# One thread: the tensors are too small to be worth sharing out.
+	OMP_NUM_THREADS=1 .venv/bin/python run_ipu.py train configs/quickstart.yaml --overwrite
 
 test: .venv-nox/installed
 	.venv-nox/bin/nox
