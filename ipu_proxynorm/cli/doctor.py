@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     else:
         console.print("IPUs: none seen by the SDK; programs run on its IPU Model")
     console.print(
-        f"versions: ipu-proxynorm {ipu_proxynorm.__version__}, poptorch {poptorch.__version__}"
-        f"{' (simulated)' if backend.SIMULATED else ''}, torch {torch.__version__}, "
+        f"versions: ipu-proxynorm {ipu_proxynorm.__version__}, poptorch {poptorch.__version__}, "
+        f"torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, numpy {numpy.__version__}, "
         f"Python {platform.python_version()}"
     )

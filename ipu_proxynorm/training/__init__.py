@@ -4,7 +4,7 @@ from ipu_proxynorm.training.checkpoint import Checkpoint, load_checkpoint, save_
 from ipu_proxynorm.training.loop import EpochResult, StepResult, fit
 from ipu_proxynorm.training.run import Run, build, load_weights
 from ipu_proxynorm.training.run_directory import RunDirectory
-from ipu_proxynorm.training.validation import Evaluation, evaluate
+from ipu_proxynorm.training.validation import Evaluation, Validator, evaluate
 
 __all__ = [
     "Checkpoint",
@@ -13,6 +13,7 @@ __all__ = [
     "Run",
     "RunDirectory",
     "StepResult",
+    "Validator",
     "build",
     "evaluate",
     "fit",

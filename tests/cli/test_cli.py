@@ -56,8 +56,13 @@ def test_validate_gives_the_same_accuracy(trained, capsys):
     folder, printed = trained
     status, output = run(capsys, "validate", folder)
     assert status == 0
-    counts = re.compile(r"\((\d+) of 360")
-    assert counts.search(output.out).group(1) == counts.search(printed).group(1)
+    (expected,) = re.findall(r"last epoch: validation accuracy (\S+) \((\d+) of 360\)", printed)
+    figures = r"accuracy (\S+) \((\d+) of 360 images\); in training: (\S+)"
+    assert re.findall(figures, output.out) == [(*expected, expected[0])] * 2  # last and best
+    for name in ("last", "best"):
+        status, one = run(capsys, "validate", folder, "--checkpoint", name)
+        assert status == 0
+        assert one.out in output.out
 
 
 def test_doctor_says_what_runs_and_why(capsys):
@@ -145,9 +150,9 @@ def test_a_run_without_checkpoint_and_with_a_truncated_one(trained, capsys, tmp_
     (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
     status, output = run(capsys, "validate", tmp_path)
     assert status == 2
-    assert "best.pt': no such checkpoint; expected" in output.err
+    assert "last.pt': no such checkpoint; expected" in output.err
     (tmp_path / "best.pt").write_bytes((folder / "best.pt").read_bytes()[:5000])
-    status, output = run(capsys, "validate", tmp_path)
+    status, output = run(capsys, "validate", tmp_path, "--checkpoint", "best")
     assert status == 2
     assert "best.pt' is truncated" in output.err
     assert output.err.count("\n") == 1
@@ -157,7 +162,7 @@ def test_a_checkpoint_of_another_network(trained, capsys, tmp_path):
     folder, _ = trained
     config = (folder / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(config.replace("resnetv2_8", "resnetv2_14"))
-    (tmp_path / "best.pt").write_bytes((folder / "best.pt").read_bytes())
+    (tmp_path / "last.pt").write_bytes((folder / "last.pt").read_bytes())
     status, output = run(capsys, "validate", tmp_path)
     assert status == 2
     assert "resnetv2_8" in output.err

@@ -13,6 +13,7 @@ from ipu_proxynorm.training import (
     EpochResult,
     RunDirectory,
     StepResult,
+    Validator,
     build,
     evaluate,
     fit,
@@ -98,6 +99,16 @@ def test_validation_equals_a_plain_pass_over_the_images(tmp_path):
     assert evaluation.images == 30
     assert evaluation.right == int((logits.argmax(1) == labels).sum())
     assert evaluation.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+
+
+def test_a_validator_sees_weights_loaded_since_it_last_ran(tmp_path):
+    run, other = small_run(tmp_path), small_run(tmp_path, "seed=1")
+    validator = Validator(run)
+    before = validator.evaluate()
+    run.model.load_state_dict(other.model.state_dict())
+    after = validator.evaluate()
+    assert after == evaluate(other)
+    assert after != before
 
 
 @pytest.mark.parametrize("norm", ["gn4+pn", "bn"])
