@@ -1,0 +1,45 @@
+"""The name ``poptorch``: the Poplar SDK's module where it can be imported, else the simulator.
+
+Everything else says ``from ipu_proxynorm.backend import poptorch``. The environment variable
+``IPU_PROXYNORM_BACKEND`` decides: ``auto`` (default), ``sdk`` (no fallback) or ``simulator``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Optional
+
+from ipu_proxynorm.errors import unknown_name
+
+if TYPE_CHECKING:
+    from ipu_proxynorm import simulator as poptorch
+
+__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "poptorch"]
+
+VARIABLE = "IPU_PROXYNORM_BACKEND"
+CHOICES = ("auto", "sdk", "simulator")
+SIMULATOR = "ipu_proxynorm.simulator"
+
+#: Why the SDK's module could not be imported; None where it was, or was not asked for.
+IMPORT_ERROR: Optional[ImportError] = None
+
+_choice = os.environ.get(VARIABLE, "auto")
+if _choice not in CHOICES:
+    raise unknown_name(f"{VARIABLE}: backend", _choice, CHOICES)
+if _choice == "simulator":
+    poptorch = importlib.import_module(SIMULATOR)
+else:
+    try:
+        poptorch = importlib.import_module("poptorch")
+        if getattr(poptorch, "__file__", None) is None:
+            folder = next(iter(poptorch.__path__))
+            raise ImportError(f"'poptorch' is a folder without a module: {folder}")
+    except ImportError as error:
+        if _choice == "sdk":
+            raise
+        IMPORT_ERROR = error
+        poptorch = importlib.import_module(SIMULATOR)
+
+#: Whether ``poptorch`` is the simulator (also where a program runs under the simulator's alias).
+SIMULATED: bool = poptorch.__name__.startswith(SIMULATOR)

@@ -1,0 +1,33 @@
+"""Errors that a user can mend: one sentence with key, value, expectation and fix."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from typing import Iterable, Iterator, Sequence
+
+
+class UserError(ValueError):
+    """Input that a user can correct. Command lines print its text alone and exit with status 2."""
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """Return up to ``count`` of ``choices`` that ``name`` may have been meant to be, best first."""
+    return difflib.get_close_matches(name, list(choices), n=count, cutoff=0.5)
+
+
+def unknown_name(what: str, name: str, choices: Sequence[str], fix: str = "") -> UserError:
+    """Return the error for ``name`` not being one of ``choices``, the likeliest ones first."""
+    close = nearest(name, choices)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    listed = ", ".join(choices) if choices else "none"
+    return UserError(f"{what} {name!r} is unknown: {hint}expected one of: {listed}{fix}")
+
+
+@contextlib.contextmanager
+def blame(key: str, value: object) -> Iterator[None]:
+    """Name the configuration key behind a ``ValueError`` that a library function raises inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{key}={value}: {error}") from error

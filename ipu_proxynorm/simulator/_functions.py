@@ -1,0 +1,193 @@
+"""Sees the torch functions that a traced model calls: marks losses, adapts what torch refuses."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from . import _impl, _refusals
+from ._recorder import Recorder
+
+# The losses of torch that PopTorch takes as the model's loss without poptorch.identity_loss.
+_LOSS_NAMES = (
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
+    "cross_entropy",
+    "cross_entropy_loss",
+    "ctc_loss",
+    "hinge_embedding_loss",
+    "kl_div",
+    "l1_loss",
+    "margin_ranking_loss",
+    "mse_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "nll_loss2d",
+    "nll_loss_nd",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "triplet_margin_loss",
+)
+LOSSES = frozenset(
+    getattr(module, name)
+    for module in (F, torch, torch._C._nn)
+    for name in _LOSS_NAMES
+    if hasattr(module, name)
+)
+
+# What a tensor of the device says of where it is.
+_DEVICE_GETTERS = {
+    torch.Tensor.device.__get__: torch.device("ipu:0"),  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
+    torch.Tensor.is_ipu.__get__: True,  # type: ignore[attr-defined]
+}
+
+_HOST_READS = {
+    torch.Tensor.numpy: ".numpy()",
+    torch.Tensor.tolist: ".tolist()",
+}
+
+
+def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    if num_classes < 1:
+        raise _impl.createPoptorchError(
+            "OneHot num classes must be specified and must be constant: the largest class in the "
+            "tensor is not known when the model is compiled."
+        )
+    classes = torch.arange(num_classes, dtype=torch.int32)
+    return (tensor.unsqueeze(-1) == classes).to(torch.int32)
+
+
+def _as_activations(function: Callable) -> Callable:
+    """Return a layer's function with weights that take the data type of the activations."""
+
+    def call(
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor] = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if input.is_floating_point():
+            weight = weight.to(input.dtype)
+            bias = None if bias is None else bias.to(input.dtype)
+        return function(input, weight, bias, *args, **kwargs)
+
+    return call
+
+
+_LAYERS = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
+
+
+def _bincount(
+    input: torch.Tensor, weights: Optional[torch.Tensor] = None, minlength: int = 0
+) -> torch.Tensor:
+    if minlength < 1:
+        raise _impl.createPoptorchError(
+            "Bincount `minlength` must be specified and must be a constant. On the IPU MK2 "
+            "platform the minimum length is also the maximum length of the result."
+        )
+    counted = torch.ones_like(input) if weights is None else weights
+    bins = torch.zeros(minlength + 1, dtype=counted.dtype)  # the last one takes what is too large
+    return bins.scatter_add(0, input.clamp(max=minlength), counted)[:minlength]
+
+
+# torch's own versions insist on 64-bit integers, or on looking at values.
+_REPLACEMENTS: Dict[Callable, Callable] = {
+    F.one_hot: _one_hot,
+    torch.bincount: _bincount,
+    torch.Tensor.bincount: _bincount,
+}
+_REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})
+
+
+# Tensors that these make stay on the host, unless told otherwise.
+_HOST_FACTORIES = frozenset({
+    torch.as_tensor,
+    torch.bartlett_window,
+    torch.blackman_window,
+    torch.eye,
+    torch.from_numpy,
+    torch.hamming_window,
+    torch.hann_window,
+    torch.kaiser_window,
+    torch.tril_indices,
+    torch.triu_indices,
+})  # fmt: skip
+
+
+def _is_device(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.split(":")[0] in ("ipu", "cpu")
+    return isinstance(value, torch.device)
+
+
+def _names_ipu(value: Any) -> bool:
+    return _is_device(value) and str(value).startswith("ipu")
+
+
+class FunctionMode(TorchFunctionMode):
+    """Passes every torch function on, having looked at it."""
+
+    def __init__(self, recorder: Recorder, note_loss: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._note_loss = note_loss
+
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Optional[Dict[str, Any]] = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._recorder.is_paused:
+            return func(*args, **kwargs)
+        with self._recorder.in_function(getattr(func, "__name__", "")):
+            return self._call(func, args, kwargs)
+
+    def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        if func in _DEVICE_GETTERS and self._recorder.slot_of(args[0]) is not None:
+            return _DEVICE_GETTERS[func]
+        if func in _HOST_READS:
+            raise _refusals.host_read(_HOST_READS[func], self._recorder.where())
+        if func in LOSSES:
+            loss = func(*args, **kwargs)  # what it calls inside is part of it
+            self._note_loss(loss)
+            return loss
+        if func in _HOST_FACTORIES and not _names_ipu(kwargs.get("device")):
+            with self._recorder.paused():
+                return func(*args, **kwargs)
+        args, kwargs = self._moved(func, args, kwargs)
+        return _REPLACEMENTS.get(func, func)(*args, **kwargs)
+
+    def _moved(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Take ``device="ipu"`` out of the arguments; a tensor it is to move becomes a constant."""
+        devices = [value for value in (*args[1:], *kwargs.values()) if _is_device(value)]
+        if func is torch.Tensor.cpu or (
+            func is torch.Tensor.to and not all(map(_names_ipu, devices))
+        ):
+            if self._recorder.slot_of(args[0]) is not None:
+                raise _refusals.move_to_cpu(self._recorder.where())
+            return args, kwargs
+        if not any(map(_names_ipu, devices)):
+            return args, kwargs
+        if func is torch.Tensor.to:
+            args = (self._recorder.constant(args[0]), *args[1:])
+        cpu = torch.device("cpu")
+        args = [cpu if _names_ipu(value) else value for value in args]
+        return args, {key: cpu if _names_ipu(v) else v for key, v in kwargs.items()}

@@ -1,0 +1,640 @@
+"""A wrapped model: compiles at its first call, runs on the device, keeps weights in step."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import torch
+
+from . import (
+    _anchors,
+    _args_parser,
+    _batching,
+    _export,
+    _hooks,
+    _impl,
+    _latency,
+    _machine,
+    _model_state,
+    _pipeline,
+    _printing,
+    _program,
+    _utils,
+    _wrapping,
+    enums,
+    optim,
+)
+from ._device import Device
+from ._logging import logger
+from ._optimizer_link import OptimizerLink
+from ._poptorch_data import PoptorchData
+from ._replica_groups import ReplicaGroups
+from .options import Options
+
+NO_EXECUTABLE_ERR = "Model has not been compiled or has been destroyed."
+
+_BACKWARD_ERR = (
+    "backward() cannot be called explicitly on outputs of a PopTorch model. If you're using a "
+    "trainingModel, the backwards pass is performed automatically when invoking the model. If "
+    "you're using an inferenceModel, you should use a trainingModel instead."
+)
+
+
+class PlacedBlock(NamedTuple):
+    """A block of a compiled model and where it runs."""
+
+    block: str
+    stage: int
+    phase: int
+    ipu: int
+
+
+def _refuse_backward() -> None:
+    raise _impl.createPoptorchError(_BACKWARD_ERR)
+
+
+class PoplarExecutor:
+    """A model made by ``trainingModel`` or ``inferenceModel``.
+
+    Args:
+        model: the user's model.
+        options: how to compile and run it; frozen from now on.
+        training: train it, with ``optimizer``, rather than only run it.
+        poptorch_version: written to exported files.
+        optimizer: plain SGD at a learning rate of 0.01 if None.
+        user_model: the model that shares the weights, if it is another object.
+
+    Raises:
+        poptorch.Error: options of another type, or gradient accumulation without training.
+
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        options: Optional[Options],
+        training: bool,
+        poptorch_version: str,
+        optimizer: Optional[torch.optim.Optimizer] = None,
+        user_model: Optional[Any] = None,
+    ) -> None:
+        self._options = _own_options(options, training)
+        self._training = training
+        self._poptorch_version = poptorch_version
+        self._user_model = model if user_model is None else user_model
+        # Looks at this one's weights fetch nothing from the device.
+        same = user_model is None
+        self._model = _wrapping.plain_view(model) if same else _wrapping.plain_copy(model)
+        self._args_parser = _args_parser.ArgsParser(self._model)
+        self._device: Optional[Device] = None
+        self._is_attached = False
+        self._executable_inputs: Optional[_args_parser.Args] = None
+        self._dirty_host_weights = False
+        self._host_weights_version = 0
+        self._rng_state: Optional[List[int]] = None
+        self._compilation_time: Optional[datetime.timedelta] = None
+        self.per_replica_params: Dict[str, Tuple[Any, ...]] = {}
+        self._link: Optional[OptimizerLink] = None
+        if training:
+            self._link = OptimizerLink(self._options, lambda: self._host_tensors()[0])
+            self.setOptimizer(optimizer or optim.SGD(self._user_model.parameters(), lr=0.01))
+        self._options._freeze()
+        if training:
+            _wrapping.wrap(self._user_model, self)
+
+    # ---- the model as an object ---------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The user's model."""
+        return self._user_model
+
+    @property
+    def options(self) -> Options:
+        """The options, frozen."""
+        return self._options
+
+    @property
+    def _optimizer(self) -> Optional[torch.optim.Optimizer]:
+        return None if self._link is None else self._link.optimizer
+
+    def __repr__(self) -> str:
+        return _printing.module_repr(self._user_model)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_user_model" not in self.__dict__:
+            raise AttributeError(name)
+        value = getattr(self._user_model, name)
+        if isinstance(value, torch.nn.Parameter):
+            return _ParameterOfExecutor(self, name, value)
+        return value
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """Load weights into the model, and onto the device if it is attached."""
+        result = self._user_model.load_state_dict(state_dict, strict)
+        if self.isAttachedToDevice():
+            logger.debug("load_state_dict: implicit copyWeightsToDevice()")
+            self.copyWeightsToDevice()
+        return result
+
+    # ---- compiling ----------------------------------------------------------------------------
+
+    def isCompiled(self) -> bool:
+        """Tell whether there is a program for the device."""
+        return self._device is not None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the model for these inputs, unless it is compiled already."""
+        inputs = self._args_parser(args, kwargs, False)
+        if self.isCompiled():
+            logger.warning("Call to compile() ignored: the executable is already compiled")
+        else:
+            self._compile(inputs)
+
+    def _compile(self, inputs: _args_parser.Args) -> None:
+        started = time.perf_counter()
+        layout = _batching.BatchLayout.of(self._options)
+        micro_batch = _program.warn_of_required_gradients(inputs)
+        for tensor in micro_batch.asPackedFlatTuple():
+            layout.check(tensor)
+        first = _batching.Position(0, 0, 0)
+        micro_batch.forEach(lambda tensor: layout.micro_batch(tensor, first))
+        groups = self._replica_groups()
+
+        def view(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[0] if name in groups else tensor
+
+        _hooks.before_compiling()
+        try:
+            program = _program.compile_program(
+                self._model, micro_batch, self._options, self._training, view
+            )
+        finally:
+            _hooks.after_compiling()
+        _check_program(program, self._options, self._training)
+        if self._options.connection_type != enums.ConnectionType.Never:
+            _machine.attach(self._options)
+            self._is_attached = True
+        self._device = Device(program, self._options, groups, self._seed())
+        self._executable_inputs = inputs
+        parameters, buffers = self._host_tensors()
+        self._device.load(parameters, buffers)
+        if self._link is not None:
+            self._device.optimizer = self._link.create(self._device.parameters, groups)
+        self._compilation_time = datetime.timedelta(seconds=time.perf_counter() - started)
+        if self._is_attached:
+            self._on_attach()
+
+    def _replica_groups(self) -> Dict[str, ReplicaGroups]:
+        parameters = self._host_tensors()[0]
+        groups = {}
+        for name, (kind, shards, _) in self.per_replica_params.items():
+            groups[name] = ReplicaGroups.make(kind, shards, self._options.replication_factor)
+            groups[name].check(name, parameters[name])
+        return groups
+
+    def _seed(self) -> int:
+        if self._options.exists("random_seed"):
+            return self._options.random_seed
+        return torch.initial_seed()
+
+    def compilationTime(self) -> datetime.timedelta:
+        """Return how long compiling took.
+
+        Raises:
+            poptorch.Error: not compiled, or without ``showCompilationProgressBar``.
+
+        """
+        if self._device is None or self._compilation_time is None:
+            raise _impl.createPoptorchError(
+                "Please compile the model before obtaining compilation time."
+            )
+        if not self._options._show_compilation_progress_bar:
+            raise _impl.createPoptorchError(
+                "Please set showCompilationProgressBar option to obtain compilation time."
+            )
+        return self._compilation_time
+
+    def blockPlacements(self) -> List[PlacedBlock]:
+        """Return where each block of the compiled model runs; what is in none runs on IPU 0."""
+        return [
+            PlacedBlock(name, *placement) for name, placement in self._compiled().program.blocks
+        ]
+
+    def _compiled(self) -> Device:
+        if self._device is None:
+            raise _impl.createPoptorchError(NO_EXECUTABLE_ERR)
+        return self._device
+
+    def destroy(self) -> None:
+        """Give up program and device; the model keeps the trained weights."""
+        if self._device is None:
+            return
+        if self._training:
+            self.copyWeightsToHostIfNeeded()
+            assert self._link is not None
+            self._link.destroy()
+        if self._is_attached:
+            _machine.detach(self._options)
+            self._is_attached = False
+        self._device = None
+        if self._training:
+            _wrapping.unwrap(self._user_model)
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_is_attached"):
+            _machine.detach(self._options)
+
+    # ---- running ------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on a combined batch; the first call compiles it.
+
+        Raises:
+            AssertionError: the target is offline, or the batch does not split.
+            poptorch.Error: inputs other than those it was compiled for.
+
+        """
+        assert self._options.connection_type != enums.ConnectionType.Never, (
+            "Trying to run a model on an offline device (ConnectionType.Never): use "
+            "model.compile(inputs) instead of model(inputs)"
+        )
+        inputs = self._args_parser(args, kwargs, self.isCompiled())
+        if not self.isCompiled():
+            self._compile(inputs)
+        if not self._is_attached:
+            self.attachToDevice()
+        if not self._training:
+            self._refresh_from_training()
+        device = self._compiled()
+        assert self._executable_inputs is not None
+        self._executable_inputs.validateInputs(inputs)
+        flat = inputs.asPackedFlatTuple(self._executable_inputs)
+        if self._link is not None:
+            self._link.upload_state()
+        outputs = device.run(flat)
+        if self._training:
+            self._dirty_host_weights = True
+        if self._link is not None:
+            self._link.stepped()
+        for output in outputs:
+            output.__dict__["backward"] = _refuse_backward
+        return self._structured(device.program, outputs)
+
+    def _refresh_from_training(self) -> None:
+        """Take over weights that a training model has changed since this one last ran."""
+        fetch = getattr(self._user_model, "copyWeightsToHostIfNeeded", None)
+        if not callable(fetch):
+            return
+        fetch()
+        version = self._user_model._host_weights_version
+        if version is not None and version != self._host_weights_version:
+            logger.debug("Implicit copyWeightsToDevice()")
+            self.copyWeightsToDevice()
+            self._host_weights_version = version
+
+    @staticmethod
+    def _structured(program: _program.Program, outputs: List[torch.Tensor]) -> Any:
+        on_device = iter(program.output_on_device)
+        return _utils.reconstructTensorStructure(
+            program.outputs_structure, outputs, lambda tensor: next(on_device)
+        )
+
+    # ---- weights ------------------------------------------------------------------------------
+
+    def _host_tensors(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
+        if not isinstance(self._model, torch.nn.Module):
+            return {}, {}
+        return _model_state.unique_tensors(self._model)
+
+    def copyWeightsToHostIfNeeded(self) -> bool:
+        """Fetch the weights if they have been trained since; tell whether they had."""
+        if not self._dirty_host_weights:
+            return False
+        logger.debug("Implicit copyWeightsToHost()")
+        self.copyWeightsToHost()
+        return True
+
+    def copyWeightsToHost(self) -> None:
+        """Write the device's weights into the model's.
+
+        Raises:
+            poptorch.Error: not compiled.
+
+        """
+        device = self._compiled()
+        self._dirty_host_weights = False  # first: writing is a look at the weights, too
+        device.store(*self._host_tensors())
+        self._host_weights_version += 1
+
+    def copyWeightsToDevice(self) -> None:
+        """Write the model's weights to the device; what was trained since the last look is lost.
+
+        Raises:
+            poptorch.Error: not compiled.
+
+        """
+        device = self._compiled()
+        self._dirty_host_weights = False
+        if self._link is not None:
+            self._link.fetch()
+        device.load(*self._host_tensors())
+
+    def copyNamedBuffersToDevice(self) -> None:
+        """Write the buffers of ``updatableNamedBuffers`` to the device.
+
+        Raises:
+            poptorch.Error: not compiled, or the option is not set.
+
+        """
+        device = self._compiled()
+        names = self._options._Popart.options.get("updatableNamedBuffers")
+        if names is None:
+            raise _impl.createPoptorchError(
+                "No named buffers marked as updatable via updatableNamedBuffers option"
+            )
+        self._dirty_host_weights = False
+        if self._link is not None:
+            self._link.fetch()
+        buffers = self._host_tensors()[1]
+        device.load({}, {name: buffers[name] for name in names})
+
+    # ---- optimiser ----------------------------------------------------------------------------
+
+    def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make changed attributes, or another optimiser, effective.
+
+        Raises:
+            poptorch.Error: a constant attribute would change.
+
+        """
+        assert self._link is not None, "An inferenceModel has no optimizer: use trainingModel."
+        self._link.set(optimizer, self.isCompiled())
+        if self.isAttachedToDevice():
+            self._link.upload_attributes()
+            self._link.upload_state()
+
+    # ---- devices ------------------------------------------------------------------------------
+
+    def isAttachedToDevice(self) -> bool:
+        """Tell whether the model is on a device."""
+        return self.isCompiled() and self._is_attached
+
+    def attachToDevice(self) -> None:
+        """Load the model onto its device.
+
+        Raises:
+            poptorch.Error: not compiled, attached already, or another model has the device.
+
+        """
+        self._compiled()
+        assert self._options.connection_type != enums.ConnectionType.Never, (
+            "Trying to attach to an offline device (ConnectionType.Never)"
+        )
+        if self._is_attached:
+            raise _impl.createPoptorchError("Device is already attached")
+        _machine.attach(self._options)
+        self._is_attached = True
+        self._on_attach()
+
+    def _on_attach(self) -> None:
+        self.copyWeightsToDevice()
+        if self._link is not None:
+            self._link.attached()
+        if self._rng_state is not None:
+            self.rng_state = self._rng_state
+
+    def detachFromDevice(self) -> None:
+        """Give the device back; weights and optimiser state come home first.
+
+        Raises:
+            poptorch.Error: not compiled or not attached.
+
+        """
+        self._compiled()
+        if not self._is_attached:
+            raise _impl.createPoptorchError("Device is not attached")
+        self._rng_state = self.rng_state
+        if self._link is not None:
+            self.copyWeightsToHostIfNeeded()
+            self._link.fetch()
+        _machine.detach(self._options)
+        self._is_attached = False
+
+    # ---- random numbers -----------------------------------------------------------------------
+
+    @property
+    def rng_state(self) -> List[int]:
+        """The seed, then the state of the replicas' random number generators."""
+        streams = self._compiled().streams
+        return [streams.seed, *streams.state()]
+
+    @rng_state.setter
+    def rng_state(self, state: List[int]) -> None:
+        streams = self._compiled().streams
+        streams.seed = state[0]
+        streams.set_state(list(state[1:]))
+        self._rng_state = list(state)
+
+    # ---- files --------------------------------------------------------------------------------
+
+    def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
+        """Write the compiled model to a file, or into a folder.
+
+        Args:
+            filename: the file or folder.
+            export_model: with the model, so that ``poptorch.load`` can restore it; otherwise only
+                ``loadExecutable`` of a model made anew can use the file.
+            save_rng_state: with the state of the random number generators.
+
+        Raises:
+            poptorch.Error: not compiled.
+
+        """
+        self._compiled()
+        data = PoptorchData(self._poptorch_version, self._executable_inputs, self._options)
+        if export_model:
+            data.training = self._training
+            data.model = self.model
+            data.optimizer = self._optimizer
+        if save_rng_state:
+            data.rng_state = self.rng_state
+        _export.write(data, filename)
+
+    def compileAndExport(
+        self, filename: str, *args: Any, export_model: bool = True, **kwargs: Any
+    ) -> None:
+        """Compile for these inputs and write the result to a file, as ``save`` does."""
+        self.compile(*args, **kwargs)
+        self.save(filename, export_model)
+
+    def loadExecutable(self, filename: str) -> None:
+        """Compile as the model in a file was, with this model's weights.
+
+        Raises:
+            poptorch.Error: the file was not written by this version of the simulator.
+
+        """
+        data = _export.read_inputs(filename, self._poptorch_version)
+        self._compile(data.executable_inputs)
+
+    # ---- looking inside ------------------------------------------------------------------------
+
+    def getTensorNames(self) -> List[str]:
+        """Return the names of the program's tensors.
+
+        Raises:
+            AssertionError: not compiled.
+
+        """
+        assert self._device is not None, "Model must be compiled before calling getTensorNames"
+        link = self._link
+        optimizer = link.device_optimizer if link is not None else None
+        scalars = [] if optimizer is None else optimizer.scalarNames()
+        return _anchors.tensor_names(self._device.program, scalars)
+
+    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
+        """Return an anchored tensor as it was in the last call.
+
+        Raises:
+            AssertionError: nothing was anchored under this name, or there was no call.
+
+        """
+        values = {} if self._device is None else self._device.anchors
+        assert short_name in values, f"No tensor with name {short_name} found."
+        return values[short_name]
+
+    # ---- measurements -------------------------------------------------------------------------
+
+    def getPerfCounters(self) -> _latency.Counters:
+        """Return when inputs and outputs of the last call moved, in seconds.
+
+        The keys are ``input``, ``input_complete``, ``output``, ``output_complete``; for each tensor
+        there is a list of one time for each micro-batch.
+        """
+        if self._device is None:
+            return _latency.counters([], 0, 0)
+        transfers = [self._device.transfers[key] for key in sorted(self._device.transfers)]
+        program = self._device.program
+        return _latency.counters(
+            transfers, len(program.input_dtypes), sum(program.output_on_device)
+        )
+
+    def _latency(self, start: str, first: Any, end: str, last: Any) -> Tuple[float, float, float]:
+        return _latency.latency(self.getPerfCounters(), start, first, end, last)
+
+    def getHostIpuLatency(self) -> Tuple[float, float, float]:
+        """Return minimum, maximum and mean time from a micro-batch's request to its arrival."""
+        return self._latency("input", min, "input_complete", max)
+
+    def getComputeLatency(self) -> Tuple[float, float, float]:
+        """Return minimum, maximum and mean time from a micro-batch's arrival to its last output."""
+        return self._latency("input_complete", max, "output", max)
+
+    def getIpuHostLatency(self) -> Tuple[float, float, float]:
+        """Return minimum, maximum and mean time from an output being there to its arrival."""
+        return self._latency("output", min, "output_complete", max)
+
+    def getLatency(self) -> Tuple[float, float, float]:
+        """Return minimum, maximum and mean time from a micro-batch's request to its last output."""
+        return self._latency("input", min, "output_complete", max)
+
+    def cycleCount(self) -> int:
+        """Refuse: a CPU has no count of an IPU's cycles.
+
+        Raises:
+            poptorch.Error: always; which text says what is missing.
+
+        """
+        if not self._options._Popart.options.get("instrumentWithHardwareCycleCounter"):
+            raise _impl.createPoptorchError(
+                "Cycle count logging is disabled. Please set option logCycleCount to True to "
+                "enable."
+            )
+        if not self.isCompiled():
+            raise _impl.createPoptorchError(
+                "Please run the model at least once before obtaining cycle count."
+            )
+        raise _impl.createPoptorchError(
+            "Cycle count logging is only supported on actual IPU hardware."
+        )
+
+
+class _ParameterOfExecutor:
+    """A parameter as one executor sees it: with ``replicaGrouping``, otherwise as it is."""
+
+    def __init__(self, executor: PoplarExecutor, name: str, parameter: torch.nn.Parameter) -> None:
+        self._executor = executor
+        self._name = name
+        self._parameter = parameter
+
+    def replicaGrouping(
+        self,
+        comm_group_type: enums.CommGroupType,
+        shards: int,
+        variable_retrieval_mode: enums.VariableRetrievalMode,
+    ) -> None:
+        """Let groups of replicas have values of their own, given along the first dimension."""
+        self._executor.per_replica_params[self._name] = (
+            comm_group_type,
+            shards,
+            variable_retrieval_mode,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parameter, name)
+
+
+def _own_options(options: Optional[Options], training: bool) -> Options:
+    """Return a copy of the options with the output mode settled; freeze the user's."""
+    if options is None:
+        own = Options()
+    elif isinstance(options, Options):
+        options._freeze()
+        own = options.clone()
+    else:
+        raise _impl.createPoptorchError(
+            f"Invalid type: 'options' is of type {type(options)} (Expected poptorch.Options)"
+        )
+    if own.defaultOutputMode():
+        own.outputMode(enums.OutputMode.Final if training else enums.OutputMode.All)
+    if not training and own.Training.gradient_accumulation != 1:
+        message = (
+            "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its "
+            "default value (1) when running a poptorch.inferenceModel()."
+        )
+        if _pipeline.is_pipelined(own):
+            message += (
+                " Use poptorch.Options().deviceIterations to process a sufficient number of "
+                "batches each run for pipelined execution instead."
+            )
+        raise _impl.createPoptorchError(message)
+    for anchor in own.anchored_tensors.values():
+        if anchor[1]:  # the mode was left open
+            anchor[2] = own.output_mode
+            if anchor[2] == enums.OutputMode.EveryN:
+                anchor[3] = own.output_return_period
+    return own
+
+
+def _check_program(program: _program.Program, options: Options, training: bool) -> None:
+    """Refuse what the machine cannot do with a program.
+
+    Raises:
+        poptorch.Error: too many IPUs, a pipeline not filled, or buffers out of step.
+
+    """
+    if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
+        raise _impl.createPoptorchError(
+            "Cycle count logging is only supported on actual IPU hardware."
+        )
+    if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
+        raise _impl.createPoptorchError(
+            "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
+            "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
+            "using poptorch.Options.broadcastBuffers(False)."
+        )
+    _machine.ipus_needed(program.placements, options)
+    _pipeline.check(program.placements, options, training)

@@ -1,0 +1,139 @@
+"""Nested structures of tensors: flattening, rebuilding, and parsers for the user's own types."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Iterator, List, Optional
+
+import torch
+
+from ._logging import logger
+
+if TYPE_CHECKING:
+    from ._custom_args import ICustomArgParser
+
+ATTR_PREFIX = "attr:"
+
+custom_arg_parsers: Dict[type, ICustomArgParser] = {}
+
+
+def deprecated(domain: str, since_version: str, reason: str) -> Callable:
+    """Mark a function as deprecated: it logs a warning each time it is called."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def warn_and_call(*args: Any, **kwargs: Any) -> Any:
+            logger.warning(
+                "%s.%s is deprecated since version %s and will be removed in a future release."
+                "\nReason: %s.",
+                domain,
+                function.__name__,
+                since_version,
+                reason,
+            )
+            return function(*args, **kwargs)
+
+        return warn_and_call
+
+    return decorate
+
+
+def getCustomParser(instance: Any) -> Optional[ICustomArgParser]:
+    """Return the parser registered for the type of ``instance`` or for one of its bases."""
+    for base in type(instance).__mro__ if custom_arg_parsers else ():
+        if base in custom_arg_parsers:
+            return custom_arg_parsers[base]
+    return None
+
+
+def _tensors(structure: Any, canonical: Any) -> Iterator[torch.Tensor]:
+    if isinstance(structure, torch.Tensor):
+        yield structure
+        return
+    parser = getCustomParser(structure)
+    if parser is not None:
+        yield from parser.yieldTensors(structure)
+    elif isinstance(structure, dict):
+        for key in structure if canonical is None else canonical:
+            yield from _tensors(structure[key], None if canonical is None else canonical[key])
+    elif isinstance(structure, (list, tuple)):
+        others = itertools.repeat(None) if canonical is None else canonical
+        for element, other in zip(structure, others):
+            yield from _tensors(element, other)
+
+
+def flattenTensorStructure(tensors: Any, canonical_structure: Any = None) -> List[torch.Tensor]:
+    """Return the tensors in a structure, depth first.
+
+    Args:
+        tensors: nested tuples, lists, dictionaries and registered types; anything else is ignored.
+        canonical_structure: the same structure, whose dictionaries give the order of the keys.
+
+    """
+    return list(_tensors(tensors, canonical_structure))
+
+
+def reconstructTensorStructure(
+    structure: Any,
+    values: Iterable[torch.Tensor],
+    filter_fn: Callable[[torch.Tensor], bool] = lambda tensor: True,
+) -> Any:
+    """Return a copy of ``structure`` with its tensors replaced by ``values`` in order.
+
+    Args:
+        structure: as for `flattenTensorStructure`.
+        values: one tensor for each tensor in ``structure`` that ``filter_fn`` accepts.
+        filter_fn: tells which tensors are replaced.
+
+    """
+    remaining = iter(values)
+
+    def rebuild(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return next(remaining) if filter_fn(part) else part
+        parser = getCustomParser(part)
+        if parser is not None:
+            return parser.reconstruct(part, remaining)
+        if isinstance(part, dict):
+            return type(part)({key: rebuild(value) for key, value in part.items()})
+        if isinstance(part, tuple) and hasattr(part, "_fields"):
+            return type(part)(*(rebuild(element) for element in part))
+        if isinstance(part, (tuple, list)):
+            return type(part)(rebuild(element) for element in part)
+        return part
+
+    return rebuild(structure)
+
+
+def combine_batch_tensors_gen(
+    tensors: List[List[torch.Tensor]],
+) -> Generator[torch.Tensor, None, None]:
+    """Yield, for each tensor of a batch, its concatenation over the batches."""
+    for same in zip(*tensors):
+        yield torch.cat(same)
+
+
+def combined_batch_generator(
+    dataloader_iterator: Iterable[Any], num_batches_to_combine: int, drop_last: bool = True
+) -> Iterator[Any]:
+    """Yield batches made of ``num_batches_to_combine`` consecutive batches each.
+
+    Args:
+        dataloader_iterator: gives the batches, all of one structure.
+        num_batches_to_combine: batches in each combined batch.
+        drop_last: leave out an incomplete combined batch at the end.
+
+    """
+    iterator = iter(dataloader_iterator)
+    while True:
+        batches = list(itertools.islice(iterator, num_batches_to_combine))
+        if not batches or (drop_last and len(batches) < num_batches_to_combine):
+            return
+        flat = [flattenTensorStructure(batch) for batch in batches]
+        yield reconstructTensorStructure(batches[-1], combine_batch_tensors_gen(flat))
+
+
+def isOnIpu(x: torch.Tensor) -> bool:
+    """Tell whether torch has placed the tensor on an IPU: it cannot, without the SDK."""
+    return x.device.type == "ipu"

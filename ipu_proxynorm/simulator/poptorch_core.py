@@ -1,0 +1,99 @@
+"""What PopTorch's C++ module offers to Python: error classes, and queries that programs use."""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import Any, Dict
+
+
+class Error(Exception):
+    """An error that PopTorch reports.
+
+    Attributes:
+        type: which layer raised it.
+        message: the text without the layer's name.
+        location: where in the program, ``file:line``, or "".
+
+    """
+
+    type: str = ""
+    message: str = ""
+    location: str = ""
+
+
+class RecoverableError(Error):
+    """An error of the machine after which ``recovery_action`` makes the device usable again."""
+
+    recovery_action: str = ""
+
+
+class UnrecoverableError(Error):
+    """An error of the machine that takes an operator to repair."""
+
+
+class TestErrorType(enum.Enum):
+    """Kinds of error that PopTorch can provoke in itself; here they are only names."""
+
+    __test__ = False  # not a test case, whatever pytest makes of its name
+    Poptorch = 0
+    Popart = 1
+    PopartInternal = 2
+    Poplibs = 3
+    PoplarUnrecoverable = 4
+    PoplarUnknown = 5
+    PoplarRecoverableFullReset = 6
+    PoplarLinkError = 7
+
+
+def createError(message: str, layer: str = "poptorch_py_error", location: str = "") -> Error:
+    """Return an ``Error`` whose text reads ``'layer': message``."""
+    error = Error(f"'{layer}': {message}")
+    error.type = layer
+    error.message = message
+    error.location = location
+    return error
+
+
+_compiling = False
+
+
+def isCompilingWithDispatcher() -> bool:
+    """Tell whether a model is being traced at this moment."""
+    return _compiling
+
+
+def setCompiling(value: bool) -> None:
+    """Note that tracing begins or ends."""
+    global _compiling
+    _compiling = value
+
+
+def ipuHardwareVersion(num_ipus: int = 1) -> int:
+    """Return the version of the IPUs present; 0 if there are none.
+
+    The simulator has none, unless ``POPTORCH_SIM_HARDWARE=1`` asks it to answer as a machine with
+    up to 64 Mk2 IPUs would.
+    """
+    present = os.environ.get("POPTORCH_SIM_HARDWARE", "0") == "1"
+    return 2 if present and 0 < num_ipus <= 64 else 0
+
+
+def setLogLevel(level: int) -> None:
+    """Accept a level for the C++ layers, of which there are none."""
+
+
+def setPopartLogLevel(level: int) -> None:
+    """Accept a level for PopART, which there is none of."""
+
+
+def _validateOptions(options: Dict[str, Any]) -> None:
+    """Check a dictionary of options as the compiler would.
+
+    Raises:
+        Error: an option that PopART does not have, or a value of the wrong type.
+
+    """
+    from . import _session_options
+
+    _session_options.validate(options)

@@ -1,0 +1,188 @@
+"""The command: a run from beginning to end, and one sentence for everything that is wrong."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ipu_proxynorm.cli import main
+
+QUICKSTART = "configs/quickstart.yaml"
+SMALL = ["training.epochs=1", "ipu.micro_batch_size=8"]
+
+
+def run(capsys, *arguments):
+    """Exit status and what was printed."""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    return status, capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one epoch: its folder and what was printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "run_ipu.py", "train", QUICKSTART, f"runs={runs}", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return runs / "quickstart", done.stdout
+
+
+def test_train_says_first_what_it_will_do(trained):
+    _, printed = trained
+    assert (
+        "8 (micro-batch) x 2 (replicas) x 4 (gradient accumulation) x 1 (device iterations) = 64"
+        in printed
+    )
+    assert "1437 training images = 22 host calls x 64 + 29 dropped" in printed
+    assert "22 weight updates of 64 images; 360 validation images" in printed
+    for row in (r"decayed .* 0.0005", r"not decayed .* 0 ", r"proxy .* 0.0005"):
+        assert re.search(row, printed), row
+    for row in (r"0 .* 0 .* stem layer1.0 ", r"1 .* 1 .* layer2.0 \.\.\. fc "):
+        assert re.search(row, printed), row
+
+
+def test_train_reports_each_epoch_and_leaves_a_run(trained):
+    folder, printed = trained
+    assert re.search(r"epoch 1/1 .* loss .* validation: loss .* accuracy \d+\.\d\d%", printed)
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"config.yaml", "metrics.jsonl", "tensorboard", "last.pt", "best.pt"}
+
+
+def test_validate_gives_the_same_accuracy(trained, capsys):
+    folder, printed = trained
+    status, output = run(capsys, "validate", folder)
+    assert status == 0
+    (expected,) = re.findall(r"last epoch: validation accuracy (\S+) \((\d+) of 360\)", printed)
+    figures = r"accuracy (\S+) \((\d+) of 360 images\); in training: (\S+)"
+    assert re.findall(figures, output.out) == [(*expected, expected[0])] * 2  # last and best
+    for name in ("last", "best"):
+        status, one = run(capsys, "validate", folder, "--checkpoint", name)
+        assert status == 0
+        assert one.out in output.out
+
+
+def test_doctor_says_what_runs_and_why(capsys):
+    status, output = run(capsys, "doctor")
+    assert status == 0
+    for word in ("backend: ", "IPUs: ", "poptorch", "torch", "Python"):
+        assert word in output.out
+
+
+@pytest.mark.simulator
+def test_doctor_gives_the_original_import_error():
+    done = subprocess.run(
+        [sys.executable, "run_ipu.py", "doctor"], capture_output=True, text=True, check=True
+    )
+    assert (
+        "backend: simulator (import poptorch: ModuleNotFoundError: No module named" in done.stdout
+    )
+
+
+def test_keys_are_listed(capsys):
+    status, output = run(capsys, "train", "--keys")
+    assert status == 0
+    for key in ("model.norm", "ipu.splits", "training.epochs", "2S-1"):
+        assert key in output.out
+
+
+def train(*overrides):
+    return ["train", QUICKSTART, *overrides]
+
+
+WRONG = {
+    "unknown key": (train("model.nrom=ln"), ["model.nrom", "'ln'", "'model.norm'"]),
+    "wrong type": (train("training.epochs=ten"), ["training.epochs", "'ten'", "int"]),
+    "unknown model": (train("model.name=resnet_20"), ["model", "'resnet_20'", "'resnetv2_20'"]),
+    "unknown norm": (train("model.norm=ln+pm"), ["norm=ln+pm", "ln+pn"]),
+    "unknown activation": (train("model.activation=rellu"), ["rellu", "relu"]),
+    "unknown dataset": (train("data.name=digit"), ["data.name", "'digit'", "'digits'"]),
+    "groups": (train("model.norm=gn5"), ["norm=gn5", "16"]),
+    "no layer": (train("ipu.splits=[layer2]"), ["ipu.splits", "'layer2'", "layer2.0"]),
+    "order": (
+        train("ipu.splits=[layer3.0,layer2.0]", "ipu.gradient_accumulation=5"),
+        ["ipu.splits", "'layer2.0' does not come after 'layer3.0'", "expected ['layer2.0'"],
+    ),
+    "accumulation": (
+        train("ipu.gradient_accumulation=2"),
+        ["ipu.gradient_accumulation=2", "2S-1", "ipu.gradient_accumulation=3 or more"],
+    ),
+    "data path": (
+        train("data.name=image_folder", "data.path=/nowhere"),
+        ["data.path='/nowhere'", "train/<class>/"],
+    ),
+    "batch": (train("ipu.micro_batch_size=1000"), ["1437", "8000", "lower"]),
+    "no config": (["train", "configs/quick.yaml"], ["configs/quick.yaml", "quickstart.yaml"]),
+    "no CONFIG": (["train"], ["CONFIG is missing", "configs/quickstart.yaml"]),
+    "no run": (["validate", "runs/none"], ["'runs/none'", "expected the folder of a run"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_gets_one_sentence_and_status_2(capsys, tmp_path, case):
+    arguments, parts = WRONG[case]
+    if arguments[0] == "train" and len(arguments) > 1:
+        arguments = [*arguments, f"runs={tmp_path}"]
+    status, output = run(capsys, *arguments)
+    assert status == 2
+    for part in parts:
+        assert part in output.err
+    assert output.err.startswith("run_ipu.py: error: ")
+    assert output.err.count("\n") == 1
+    assert "Traceback" not in output.err
+    assert list(tmp_path.iterdir()) == []  # refused before anything is written
+
+
+@pytest.mark.parametrize(
+    "command", [["fit"], [], ["validate"], ["validate", "x", "--checkpoint", "y"]]
+)
+def test_a_wrong_command_line_gets_status_2(capsys, command):
+    status, output = run(capsys, *command)
+    assert status == 2
+    assert "error" in output.err
+
+
+def test_a_run_without_checkpoint_and_with_a_truncated_one(trained, capsys, tmp_path):
+    folder, _ = trained
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    status, output = run(capsys, "validate", tmp_path)
+    assert status == 2
+    assert "last.pt': no such checkpoint; expected" in output.err
+    (tmp_path / "best.pt").write_bytes((folder / "best.pt").read_bytes()[:5000])
+    status, output = run(capsys, "validate", tmp_path, "--checkpoint", "best")
+    assert status == 2
+    assert "best.pt' is truncated" in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_network(trained, capsys, tmp_path):
+    folder, _ = trained
+    config = (folder / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config.replace("resnetv2_8", "resnetv2_14"))
+    (tmp_path / "last.pt").write_bytes((folder / "last.pt").read_bytes())
+    status, output = run(capsys, "validate", tmp_path)
+    assert status == 2
+    assert "resnetv2_8" in output.err
+    assert "resnetv2_14" in output.err
+
+
+def test_an_existing_run_is_kept(trained, capsys):
+    folder, _ = trained
+    before = (folder / "best.pt").read_bytes()
+    status, output = run(capsys, "train", QUICKSTART, f"runs={folder.parent}")
+    assert status == 2
+    assert "--overwrite" in output.err
+    assert (folder / "best.pt").read_bytes() == before
+
+
+def test_no_traceback_reaches_a_shell():
+    done = subprocess.run(
+        [sys.executable, "run_ipu.py", *train("model.norm=gn5")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("run_ipu.py: error: model=(resnetv2_8, norm=gn5)")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,129 @@
+"""Configuration: what is read is what was written, and what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from ipu_proxynorm.config import RunConfig, documentation, dump, load, loads
+from ipu_proxynorm.errors import UserError
+
+MINIMAL = """
+name: trial
+model: {name: resnetv2_8}
+data: {name: digits}
+ipu: {micro_batch_size: 4, gradient_accumulation: 4}
+training: {epochs: 3}
+"""
+
+
+def test_values_have_their_types_and_the_rest_its_defaults():
+    config = loads(MINIMAL)
+    assert isinstance(config, RunConfig)
+    assert (config.name, config.ipu.micro_batch_size, config.training.epochs) == ("trial", 4, 3)
+    assert (config.model.norm, config.ipu.splits, config.optimizer.lr) == ("gn4+pn", [], 0.1)
+
+
+def test_overrides_win_and_are_yaml():
+    config = loads(
+        MINIMAL,
+        ["training.epochs=5", "ipu.splits=[layer2.0]", "model.width=null", "optimizer.lr=1"],
+    )
+    assert config.training.epochs == 5
+    assert config.ipu.splits == ["layer2.0"]
+    assert config.model.width is None
+    assert isinstance(config.optimizer.lr, float)
+
+
+def test_two_configurations_share_no_list():
+    one, two = loads(MINIMAL), loads(MINIMAL)
+    one.ipu.splits.append("fc")
+    assert two.ipu.splits == []
+
+
+def test_dump_reads_back_equal():
+    config = loads(MINIMAL, ["ipu.splits=[layer2.0, layer3.0]", "ipu.gradient_accumulation=5"])
+    assert loads(dump(config)) == config
+
+
+@pytest.mark.parametrize("path", sorted(map(str, Path("configs").rglob("*.yaml"))))
+def test_shipped_configurations_are_valid(path):
+    load(path)
+
+
+def test_every_key_says_what_it_is():
+    keys = documentation()
+    assert {"name", "model.norm", "ipu.splits", "training.epochs"} <= {key.name for key in keys}
+    for key in keys:
+        assert len(key.text) > 8, key.name
+        assert key.type in ("str", "int", "float", "bool", "list of str") or "or null" in key.type
+
+
+WRONG = [
+    ("model.nrom=ln", "model.nrom", "'ln'", "model.norm"),
+    ("epochs=3", "'epochs'", "3", "training.epochs"),
+    ("ipu.splitz=[a]", "ipu.splitz", "a", "ipu.splits"),
+    ("model.foo.bar=1", "model.foo", "1", "--keys"),
+    ("training.epochs=ten", "training.epochs", "'ten'", "expected int"),
+    ("training.epochs=2.5", "training.epochs", "2.5", "expected int"),
+    ("data.workers=null", "data.workers", "None", "expected int"),
+    ("ipu.splits=layer2", "ipu.splits", "'layer2'", "expected list of str"),
+    ("ipu.execution=[1]", "ipu.execution", "[1]", "expected str"),
+    ("training=3", "training", "3", "keys below it"),
+    ("training.epochs=0", "training.epochs", "0", "from 1 up"),
+    ("optimizer.lr=nan", "optimizer.lr", "nan", "finite"),
+    ("optimizer.lr=.inf", "optimizer.lr", "inf", "finite"),
+    ("optimizer.loss_scaling=0", "optimizer.loss_scaling", "0", "above 0"),
+    ("training.label_smoothing=1.5", "training.label_smoothing", "1.5", "0 to 1"),
+    ("optimizer.name=adm", "optimizer.name", "'adm'", "'adam'"),
+    ("ipu.execution=pipeline", "ipu.execution", "'pipeline'", "'pipelined'"),
+    ("name=a/b", "name", "'a/b'", "without '/'"),
+    ("epochs", "override", "'epochs'", "key=value"),
+    ("=3", "override", "'=3'", "key=value"),
+    ("ipu.splits=[a", "override", "'ipu.splits=[a'", "YAML"),
+]
+
+
+@pytest.mark.parametrize(("override", "key", "value", "fix"), WRONG, ids=[w[0] for w in WRONG])
+def test_a_wrong_value_is_named_with_what_was_expected(override, key, value, fix):
+    with pytest.raises(UserError) as caught:
+        loads(MINIMAL, [override])
+    for part in (key, value, fix):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("splits", [["layer2.0"], ["layer1.0", "layer2.0", "layer3.0"]])
+def test_a_pipeline_needs_2s_minus_1_accumulations(splits):
+    least = 2 * (len(splits) + 1) - 1
+    listed = f"ipu.splits=[{','.join(splits)}]"
+    loads(MINIMAL, [listed, f"ipu.gradient_accumulation={least}"])
+    loads(MINIMAL, [listed, "ipu.gradient_accumulation=1", "ipu.execution=sharded"])
+    with pytest.raises(UserError, match=rf"ipu.gradient_accumulation={least - 1}: .*={least} or"):
+        loads(MINIMAL, [listed, f"ipu.gradient_accumulation={least - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "is not set"),
+        (MINIMAL.replace("epochs: 3", ""), "training.epochs is not set: expected passes"),
+        ("a: [", "not valid YAML"),
+        ("- a\n- b", "'key: value'"),
+        ("name: a\nname: b", "duplicate key"),
+    ],
+)
+def test_text_that_is_no_configuration(text, expected):
+    with pytest.raises(UserError, match=expected):
+        loads(text)
+
+
+def test_a_missing_file_names_the_nearest_there_is():
+    with pytest.raises(UserError, match=r"configs/quikstart.yaml.*configs/quickstart.yaml"):
+        load("configs/quikstart.yaml")
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        load(path)

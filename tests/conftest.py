@@ -1,0 +1,87 @@
+"""One suite for every backend: ``pytest --backend sim|ipu-model|ipu``."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+BACKENDS = ("sim", "ipu-model", "ipu")
+LEFT_OUT = {
+    "hardware": "needs IPUs (make test-ipu)",
+    "simulator": "shows what only the simulator can",
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        choices=BACKENDS,
+        help="sim: the simulator; ipu-model: the SDK's IPU Model; ipu: IPUs. Default: the best "
+        "that this machine has",
+    )
+
+
+def pytest_configure(config):
+    """Settle the backend before any test module imports it."""
+    asked = config.getoption("--backend")
+    if asked is not None:
+        os.environ["IPU_PROXYNORM_BACKEND"] = "simulator" if asked == "sim" else "sdk"
+    if asked == "ipu-model":
+        os.environ["POPTORCH_IPU_MODEL"] = "1"
+    try:
+        from ipu_proxynorm.backend import SIMULATED, poptorch
+    except ImportError as error:
+        raise pytest.UsageError(
+            f"--backend {asked}: needs the Poplar SDK's poptorch, which cannot be imported "
+            f"({error}); enable the SDK, or use --backend sim"
+        ) from error
+    if asked == "ipu" and not poptorch.ipuHardwareIsAvailable():
+        raise pytest.UsageError(
+            "--backend ipu: poptorch sees no IPU; use --backend ipu-model or --backend sim"
+        )
+    best = "ipu" if poptorch.ipuHardwareIsAvailable() else "ipu-model"
+    config.backend = asked or ("sim" if SIMULATED else best)
+    torch.set_num_threads(1)
+
+
+def pytest_report_header(config):
+    return f"backend: {config.backend}"
+
+
+def pytest_collection_modifyitems(config, items):
+    unavailable = {
+        "sim": ["hardware"],
+        "ipu-model": ["hardware", "simulator"],
+        "ipu": ["simulator"],
+    }
+    for item in items:
+        for marker in unavailable[config.backend]:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=LEFT_OUT[marker]))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say how many tests ran on which backend, and how many could not."""
+    stats = terminalreporter.stats
+    ran = sum(len(stats.get(outcome, [])) for outcome in ("passed", "failed"))
+    skipped = [str(report.longrepr) for report in stats.get("skipped", [])]
+    left_out = [
+        f"{sum(reason in text for text in skipped)} {reason}"
+        for reason in LEFT_OUT.values()
+        if any(reason in text for text in skipped)
+    ]
+    terminalreporter.write_line(
+        f"backend {config.backend}: {ran} tests ran; left out: {', '.join(left_out) or 'none'}"
+    )
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """No test depends on the order in which tests run."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -1,0 +1,81 @@
+"""Checkpoints: what is read is what was written, whatever happened to the file in between."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training import Checkpoint, load_checkpoint, save_checkpoint
+
+CHECKPOINT = Checkpoint(
+    epoch=3,
+    validation_accuracy=0.5,
+    config="name: trial\n",
+    weights={"w": torch.arange(4096.0), "n": torch.tensor(7)},
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", CHECKPOINT)
+    return tmp_path / "last.pt"
+
+
+def test_round_trip(path):
+    read = load_checkpoint(path)
+    assert (read.epoch, read.validation_accuracy, read.config) == (3, 0.5, "name: trial\n")
+    for name, tensor in CHECKPOINT.weights.items():
+        torch.testing.assert_close(read.weights[name], tensor, rtol=0, atol=0)
+    assert os.listdir(path.parent) == ["last.pt"]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
+def test_truncated(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(UserError, match=r"last.pt' is truncated.*another checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_flipped_bit_of_the_weights(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"last.pt' is .*damaged"):
+        load_checkpoint(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+)
+def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch, save):
+    monkeypatch.chdir(tmp_path)
+    save({"format": 1, "weights": Malicious()}, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"bad\.pt"):
+        load_checkpoint(tmp_path / "bad.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_something_else(tmp_path):
+    torch.save({"weights": {}}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="expected format 1"):
+        load_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"none.pt': no such checkpoint.*run_ipu.py train"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        save_checkpoint(path, Checkpoint(4, 0.6, "", {}))
+    assert load_checkpoint(path).epoch == 3
