@@ -150,7 +150,9 @@ def _tracing(trace: _Trace, options: Options) -> Iterator[None]:
     poptorch_core.setCompiling(True)
     strategy.onStartTracing()
     try:
-        with recording(trace.recorder), FunctionMode(trace.recorder, trace.note_loss):
+        with recording(trace.recorder), FunctionMode(
+            trace.recorder, trace.note_loss, trace.training
+        ):
             yield
     finally:
         strategy.onEndTracing()
@@ -295,9 +297,11 @@ def _backward(
     if not trained or not loss.requires_grad:
         return {}
     seed = scaling.to(loss.dtype).expand_as(loss)
+    recorder.follow_nodes()
     gradients: Sequence[Optional[torch.Tensor]] = torch.autograd.grad(
         loss, list(trained.values()), seed, allow_unused=True
     )
+    recorder.node_origin = None
     found: Dict[str, Slot] = {}
     storages = set()
     for name, gradient in zip(trained, gradients):

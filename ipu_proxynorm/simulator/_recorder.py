@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _dtypes, _refusals
 from ._float_exceptions import FloatCheck
+from ._logging import logger
 from ._tape import Block, Operation, Origin, Slot, find_origin
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
@@ -65,6 +67,9 @@ class Recorder(TorchDispatchMode):
         self.constants: Dict[Slot, torch.Tensor] = {}
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
         self.user_code = True
+        # Where the forward operations stand that autograd's nodes belong to, and the node at work.
+        self.node_origins: Dict[Any, Origin] = {}
+        self.node_origin: Optional[Origin] = None
         # Stage, phase and IPU of the active block; None after a block has ended.
         self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
         self.used_placements: Dict[Tuple[int, int, int], None] = {}
@@ -179,7 +184,31 @@ class Recorder(TorchDispatchMode):
 
     def where(self) -> Origin:
         """Return where in the user's program the present operation comes from."""
-        return find_origin(_NOT_THE_USERS, self.placement, not self.user_code)
+        if self.user_code:
+            return find_origin(_NOT_THE_USERS, self.placement)
+        if self.node_origin is not None:
+            return self.node_origin
+        return Origin("", 0, *(self.placement or (0, 0, 0)), backward=True)
+
+    def note_nodes(self, result: Any) -> None:
+        """Note that autograd's newest nodes, of this result, belong to the present operation."""
+        nodes = [tensor.grad_fn for tensor in tensors_in(result) if tensor.grad_fn is not None]
+        origin: Optional[Origin] = None
+        while nodes:
+            node = nodes.pop()
+            if node in self.node_origins:
+                continue
+            origin = origin or self.where()._replace(backward=True)
+            self.node_origins[node] = origin
+            nodes.extend(parent for parent, _ in node.next_functions if parent is not None)
+
+    def follow_nodes(self) -> None:
+        """Let operations of the backward pass have the origins of autograd's nodes."""
+        for node, origin in self.node_origins.items():
+            node.register_prehook(functools.partial(self._enter_node, origin))
+
+    def _enter_node(self, origin: Origin, gradients: Any) -> None:
+        self.node_origin = origin
 
     def _real_statistics(self, function: Callable, args: Sequence[Any]) -> List[torch.Tensor]:
         """Return the running statistics that a batch norm updates, marked as themselves.
@@ -227,6 +256,10 @@ class Recorder(TorchDispatchMode):
             tensors = tensors_in((args, kwargs))
             if tensors and all(self.slot_of(tensor) is None for tensor in tensors):
                 return func(*args, **kwargs)  # on the host alone, once
+            if func is torch.ops.aten.equal.default:
+                # PopTorch's answer while it compiles, and torch's own layers ask the question.
+                logger.warning("torch.equal answers False while a model is compiled")
+                return False
             if func is torch.ops.aten._local_scalar_dense.default and not self.user_code:
                 return func(*args, **kwargs)  # torch's own check of whether it can differentiate
             if func is torch.ops.aten.copy_.default:

@@ -27,7 +27,6 @@ def no_active_block(origin: Origin) -> poptorch_core.Error:
 
 _HOST_READS = {
     "_local_scalar_dense": ".item(), int(), float(), bool() or if",
-    "equal": "torch.equal",
     "is_nonzero": "bool() or if",
     "item": ".item()",
 }
