@@ -39,6 +39,7 @@ __all__ = [
     "ipuHardwareVersion",
     "isRunningOnIpu",
     "load",
+    "logger",
     "module_repr",
     "optim",
     "print",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type
 import torch
 
 from . import _options_config, _options_impl, enums
-from ._execution_strategy import (
+from ._execution_strategy import (  # noqa: F401 (programs reach for the private ones, too)
     BlockId,
     BlockPlacement,
     ParallelPhasedExecution,
@@ -49,15 +49,6 @@ __all__ = [
     "ShardedExecution",
     "Stage",
     "TensorLocationSettings",
-    "_DefaultStageManager",
-    "_DistributedOptions",
-    "_IExecutionStrategy",
-    "_IPhasedExecution",
-    "_JitOptions",
-    "_PopartOptions",
-    "_PrecisionOptions",
-    "_TensorLocationOptions",
-    "_TrainingOptions",
 ]
 
 _NO_LIMIT = (1 << 64) - 1
