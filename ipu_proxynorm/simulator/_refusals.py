@@ -132,6 +132,9 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
     for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             raise host_tensor(tensor, recorder.where())
+    masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
+    if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
+        raise dynamic_shape(function, recorder.where())
     if recorder.checks_operators and not _operators.is_accepted(name, recorder.function):
         raise refuse(
             f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "
@@ -139,9 +142,6 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
             "that are, or compute it on the host with poptorch.CPU",
             recorder.where(),
         )
-    masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
-    if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
-        raise dynamic_shape(function, recorder.where())
 
 
 def check_result(result: Any, recorder: Recorder) -> None:
