@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type
 import torch
 
 from . import _options_config, _options_impl, enums
-from ._execution_strategy import (  # noqa: F401 (programs reach for the private ones, too)
+from ._execution_strategy import (
     BlockId,
     BlockPlacement,
     ParallelPhasedExecution,
@@ -20,9 +20,9 @@ from ._execution_strategy import (  # noqa: F401 (programs reach for the private
     SerialPhasedExecution,
     ShardedExecution,
     Stage,
-    _DefaultStageManager,
+    _DefaultStageManager,  # noqa: F401 (PopTorch has it here)
     _IExecutionStrategy,
-    _IPhasedExecution,
+    _IPhasedExecution,  # noqa: F401 (PopTorch has it here)
 )
 from ._logging import logger
 from ._option_groups import (
