@@ -177,7 +177,7 @@ def test_hardware_is_there_when_asked_for(monkeypatch):
     assert not poptorch.ipuHardwareIsAvailable(128)
     assert poptorch.ipuHardwareVersion() == 2
     options = poptorch.Options().replicationFactor(3)
-    with pytest.raises(poptorch.Error, match="the use of 3 IPUs.* reserve a minimum of 4"):
+    with pytest.raises(poptorch.Error, match=r"the use of 3 IPUs.* reserve a minimum of 4"):
         poptorch.inferenceModel(Model(), options)(torch.ones(3, 3))
     options = poptorch.Options().replicationFactor(3).autoRoundNumIPUs(True)
     poptorch.inferenceModel(Model(), options)(torch.ones(3, 3))
