@@ -116,7 +116,7 @@ class Recorder(TorchDispatchMode):
         entry = self._foreign.get(id(tensor))
         if entry is None:
             constant = _dtypes.demoted(tensor.detach().clone())
-            self.constants[self.new_slot(constant)] = constant
+            self.constants[self.new_slot(constant)] = constant.clone()  # the model may write to it
             entry = self._foreign[id(tensor)] = (tensor, constant)  # both kept alive for their ids
         return entry[1]
 
@@ -203,8 +203,15 @@ class Recorder(TorchDispatchMode):
             nodes.extend(parent for parent, _ in node.next_functions if parent is not None)
 
     def follow_nodes(self) -> None:
-        """Let operations of the backward pass have the origins of autograd's nodes."""
+        """Let operations of the backward pass have the origins of autograd's nodes.
+
+        Raises:
+            poptorch.Error: one is a ``torch.autograd.Function``.
+
+        """
         for node, origin in self.node_origins.items():
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise _refusals.python_backward(type(node).__name__, origin)
             node.register_prehook(functools.partial(self._enter_node, origin))
 
     def _enter_node(self, origin: Origin, gradients: Any) -> None:
@@ -280,6 +287,13 @@ class Recorder(TorchDispatchMode):
         check = FloatCheck(name, self.where(), len(results))
         self.emit(check, [*results, *inputs], {})
 
+    def release(self) -> None:
+        """Forget what is only needed while recording: tensors, and autograd's graph."""
+        self.node_origins = {}
+        self._foreign = {}
+        self._shadows = {}
+        self._dtypes = _dtypes.DtypeRules(self, False)
+
     # ---- control flow -----------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -339,6 +353,10 @@ class Recorder(TorchDispatchMode):
         """Return the number in a tensor, as it is while the program is recorded."""
         with self.paused():
             return tensor.item()
+
+    def constant_tensors(self) -> List[torch.Tensor]:
+        """Return the constants as the model sees them while it is recorded."""
+        return [constant for _, constant in self._foreign.values()]
 
     def slots_of(self, tensors: Sequence[torch.Tensor]) -> List[Slot]:
         """Return the slots of tensors; those made outside become constants."""

@@ -51,6 +51,16 @@ def move_to_cpu(origin: Origin) -> poptorch_core.Error:
     )
 
 
+def python_backward(name: str, origin: Origin) -> poptorch_core.Error:
+    """Return the error for a ``torch.autograd.Function`` in a model that is trained."""
+    return refuse(
+        f"The model uses torch.autograd.Function {name.replace('Backward', '')}, whose backward() "
+        "would not be called: PopTorch differentiates the operators of forward() itself. Call "
+        "these operators directly",
+        origin,
+    )
+
+
 # As C++ spells torch's data types.
 _DTYPE_NAMES = {
     torch.bool: "Bool",
