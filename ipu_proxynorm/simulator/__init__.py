@@ -15,6 +15,7 @@ from ._dataloader import DataLoader
 from ._export import read as _read_export
 from ._hooks import registerPostCompileHook, registerPreCompileHook
 from ._impl import createPoptorchError, isRunningOnIpu
+from ._logging import logger
 from ._poplar_executor import PoplarExecutor
 from ._printing import module_repr, print
 from .enums import *  # noqa: F403
@@ -38,6 +39,7 @@ __all__ = [
     "ipuHardwareVersion",
     "isRunningOnIpu",
     "load",
+    "logger",
     "module_repr",
     "optim",
     "print",

@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, Optional
 
 import torch
 
-from ._data_accessor import AsynchronousDataAccessor
+from ._data_accessor import AsynchronousDataAccessor, AsynchronousWorker
 from ._impl import createPoptorchError
 from ._logging import logger
 from ._options_impl import require
@@ -15,7 +15,7 @@ from ._utils import combined_batch_generator
 from .enums import DataLoaderMode
 from .options import Options
 
-__all__ = ["AsynchronousDataAccessor", "DataLoader"]
+__all__ = ["AsynchronousDataAccessor", "AsynchronousWorker", "DataLoader"]
 
 _BatchSampler = Any  # a torch Sampler, or any iterable, of sequences of indices
 

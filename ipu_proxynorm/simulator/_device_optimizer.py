@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import enums
+from ._adam_rule import AdamRule
 from ._dtypes import round_stochastically
 from ._logging import logger
 from ._loss_scale import AutomaticLossScale
@@ -16,17 +17,9 @@ from ._optimizer_attributes import (
     _OptimizerType,
     convertOptimizerToDict,
 )
-from ._weight_update import (
-    AdamRule,
-    CombinedSgdRule,
-    Factors,
-    MomentTypes,
-    RmspropRule,
-    Scalars,
-    SgdRule,
-    State,
-    Values,
-)
+from ._rmsprop_rule import RmspropRule
+from ._sgd_rules import CombinedSgdRule, SgdRule
+from ._weight_update import Factors, MomentTypes, Scalars, State, Values
 from .options import Options
 from .poptorch_core import createError
 

@@ -77,9 +77,9 @@ def round_stochastically(tensor: torch.Tensor) -> torch.Tensor:
     # the low bits are lost than the usual 13.
     exponent = (tensor.view(torch.int32) >> 23) & 0xFF
     lost = (13 + (113 - exponent).clamp(min=0)).clamp(max=31)
-    tiny = lost > 24  # less than half of the smallest float16: handled by its ratio to it
-    mask = (torch.ones_like(exponent) << lost.clamp(max=24)) - 1
-    noise = torch.randint(0, 1 << 24, tensor.shape, dtype=torch.int32) & mask
+    tiny = lost > 23  # less than the smallest float16: handled by its ratio to it
+    mask = (torch.ones_like(exponent) << lost.clamp(max=23)) - 1
+    noise = torch.randint(0, 1 << 23, tensor.shape, dtype=torch.int32) & mask
     rounded = ((tensor.view(torch.int32) + noise) & ~mask).view(torch.float32)
     smallest = 2.0**-24
     chance = torch.rand(tensor.shape) < tensor.abs() / smallest

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from . import _impl, _refusals
+from . import _refusals
 from ._recorder import Recorder
+from ._replacements import REPLACEMENTS
 
 # The losses of torch that PopTorch takes as the model's loss without poptorch.identity_loss.
 _LOSS_NAMES = (
@@ -53,67 +54,6 @@ _HOST_READS = {
 }
 
 
-def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
-    if num_classes < 1:
-        raise _impl.createPoptorchError(
-            "OneHot num classes must be specified and must be constant: the largest class in the "
-            "tensor is not known when the model is compiled."
-        )
-    classes = torch.arange(num_classes, dtype=torch.int32)
-    return (tensor.unsqueeze(-1) == classes).to(torch.int32)
-
-
-def _as_activations(function: Callable) -> Callable:
-    """Return a layer's function with weights that take the data type of the activations."""
-
-    def call(
-        input: torch.Tensor,
-        weight: torch.Tensor,
-        bias: Optional[torch.Tensor] = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        if input.is_floating_point():
-            weight = weight.to(input.dtype)
-            bias = None if bias is None else bias.to(input.dtype)
-        return function(input, weight, bias, *args, **kwargs)
-
-    return call
-
-
-_LAYERS = (
-    F.linear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-)
-
-
-def _bincount(
-    input: torch.Tensor, weights: Optional[torch.Tensor] = None, minlength: int = 0
-) -> torch.Tensor:
-    if minlength < 1:
-        raise _impl.createPoptorchError(
-            "Bincount `minlength` must be specified and must be a constant. On the IPU MK2 "
-            "platform the minimum length is also the maximum length of the result."
-        )
-    counted = torch.ones_like(input) if weights is None else weights
-    bins = torch.zeros(minlength + 1, dtype=counted.dtype)  # the last one takes what is too large
-    return bins.scatter_add(0, input.clamp(max=minlength), counted)[:minlength]
-
-
-# torch's own versions insist on 64-bit integers, or on looking at values.
-_REPLACEMENTS: Dict[Callable, Callable] = {
-    F.one_hot: _one_hot,
-    torch.bincount: _bincount,
-    torch.Tensor.bincount: _bincount,
-}
-_REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})
-
-
 # Tensors that these make stay on the host, unless told otherwise.
 _HOST_FACTORIES = frozenset({
     torch.as_tensor,
@@ -142,8 +82,11 @@ def _names_ipu(value: Any) -> bool:
 class FunctionMode(TorchFunctionMode):
     """Passes every torch function on, having looked at it."""
 
-    def __init__(self, recorder: Recorder, note_loss: Callable[[torch.Tensor], None]) -> None:
+    def __init__(
+        self, recorder: Recorder, note_loss: Callable[[torch.Tensor], None], training: bool
+    ) -> None:
         super().__init__()
+        self._training = training
         self._recorder = recorder
         self._note_loss = note_loss
 
@@ -158,7 +101,10 @@ class FunctionMode(TorchFunctionMode):
         if self._recorder.is_paused:
             return func(*args, **kwargs)
         with self._recorder.in_function(getattr(func, "__name__", "")):
-            return self._call(func, args, kwargs)
+            result = self._call(func, args, kwargs)
+            if self._training:
+                self._recorder.note_nodes(result)
+            return result
 
     def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         if func in _DEVICE_GETTERS and self._recorder.slot_of(args[0]) is not None:
@@ -173,10 +119,12 @@ class FunctionMode(TorchFunctionMode):
             with self._recorder.paused():
                 return func(*args, **kwargs)
         args, kwargs = self._moved(func, args, kwargs)
-        return _REPLACEMENTS.get(func, func)(*args, **kwargs)
+        return REPLACEMENTS.get(func, func)(*args, **kwargs)
 
     def _moved(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         """Take ``device="ipu"`` out of the arguments; a tensor it is to move becomes a constant."""
+        if func is torch.Tensor.type_as and self._recorder.slot_of(args[1]) is not None:
+            return (self._recorder.constant(args[0]), *args[1:]), kwargs
         devices = [value for value in (*args[1:], *kwargs.values()) if _is_device(value)]
         if func is torch.Tensor.cpu or (
             func is torch.Tensor.to and not all(map(_names_ipu, devices))

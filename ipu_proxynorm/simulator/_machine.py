@@ -17,6 +17,11 @@ def _error(message: str) -> poptorch_core.Error:
     return poptorch_core.createError(message, layer="poptorch_cpp_error")
 
 
+def ipus_per_replica(placements: List[Tuple[int, int, int]]) -> int:
+    """Return how many IPUs one replica occupies, those between used ones included."""
+    return max(ipu for _, _, ipu in placements) + 1
+
+
 def ipus_needed(placements: List[Tuple[int, int, int]], options: Options) -> int:
     """Return how many IPUs a model occupies, all replicas together.
 
@@ -28,9 +33,7 @@ def ipus_needed(placements: List[Tuple[int, int, int]], options: Options) -> int
         poptorch.Error: more than one process can have, or no power of 2 where that is asked for.
 
     """
-    used = {ipu for _, _, ipu in placements}
-    per_replica = max(len(used), max(used) + 1)
-    needed = per_replica * options.replication_factor
+    needed = ipus_per_replica(placements) * options.replication_factor
     rounded = 1
     while rounded < needed:
         rounded *= 2

@@ -28,6 +28,8 @@ _ALSO_ACCEPTED = frozenset({
     "scalar_tensor",
     "set",
     "to_copy",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
     "view_as",
     "zero",
 })  # fmt: skip

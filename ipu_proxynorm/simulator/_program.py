@@ -150,7 +150,9 @@ def _tracing(trace: _Trace, options: Options) -> Iterator[None]:
     poptorch_core.setCompiling(True)
     strategy.onStartTracing()
     try:
-        with recording(trace.recorder), FunctionMode(trace.recorder, trace.note_loss):
+        with recording(trace.recorder), FunctionMode(
+            trace.recorder, trace.note_loss, trace.training
+        ):
             yield
     finally:
         strategy.onEndTracing()
@@ -215,7 +217,7 @@ def compile_program(
                 recorder.user_code = False
                 held = {
                     tensor.untyped_storage().data_ptr()
-                    for group in (device_inputs, tensors.values(), recorder.constants.values())
+                    for group in (device_inputs, tensors.values(), recorder.constant_tensors())
                     for tensor in group
                 }
                 returned = [recorder.slot_of(t) for t in _utils.flattenTensorStructure(result)]
@@ -234,6 +236,14 @@ def compile_program(
             for position, tensor in enumerate(device_inputs)
             if tensor.untyped_storage().data_ptr() in recorder.written_storages
         ]
+    skeleton = _utils.reconstructTensorStructure(
+        result,
+        [
+            tensor if slot is None else torch.empty(0)
+            for tensor, slot in zip(_utils.flattenTensorStructure(result), outputs)
+        ],
+    )
+    recorder.release()
     recorder.block.results = [slot for slot in outputs if slot is not None]
     recorder.block.results += list(gradients.values())
     order = [slots[name] for name in (*host_parameters, *host_buffers)]
@@ -253,7 +263,7 @@ def compile_program(
         written_buffers=written_buffers,
         written_inputs=written_inputs,
         input_dtypes=[tensor.dtype for tensor in device_inputs],
-        outputs_structure=result,
+        outputs_structure=skeleton,
         output_on_device=[slot is not None for slot in outputs],
         gradient_names=list(gradients),
         trained=training,
@@ -295,9 +305,11 @@ def _backward(
     if not trained or not loss.requires_grad:
         return {}
     seed = scaling.to(loss.dtype).expand_as(loss)
+    recorder.follow_nodes()
     gradients: Sequence[Optional[torch.Tensor]] = torch.autograd.grad(
         loss, list(trained.values()), seed, allow_unused=True
     )
+    recorder.node_origin = None
     found: Dict[str, Slot] = {}
     storages = set()
     for name, gradient in zip(trained, gradients):

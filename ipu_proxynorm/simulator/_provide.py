@@ -54,3 +54,5 @@ def provide() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     wanted = [path for path in (_FOLDER, root) if path not in paths]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*wanted, *paths]))
+    # Processes of multiprocessing take over this process's paths rather than the environment's.
+    sys.path += [path for path in (_FOLDER, root) if path not in sys.path]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _dtypes, _refusals
 from ._float_exceptions import FloatCheck
+from ._logging import logger
 from ._tape import Block, Operation, Origin, Slot, find_origin
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
@@ -65,6 +67,9 @@ class Recorder(TorchDispatchMode):
         self.constants: Dict[Slot, torch.Tensor] = {}
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
         self.user_code = True
+        # Where the forward operations stand that autograd's nodes belong to, and the node at work.
+        self.node_origins: Dict[Any, Origin] = {}
+        self.node_origin: Optional[Origin] = None
         # Stage, phase and IPU of the active block; None after a block has ended.
         self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
         self.used_placements: Dict[Tuple[int, int, int], None] = {}
@@ -111,7 +116,7 @@ class Recorder(TorchDispatchMode):
         entry = self._foreign.get(id(tensor))
         if entry is None:
             constant = _dtypes.demoted(tensor.detach().clone())
-            self.constants[self.new_slot(constant)] = constant
+            self.constants[self.new_slot(constant)] = constant.clone()  # the model may write to it
             entry = self._foreign[id(tensor)] = (tensor, constant)  # both kept alive for their ids
         return entry[1]
 
@@ -179,7 +184,38 @@ class Recorder(TorchDispatchMode):
 
     def where(self) -> Origin:
         """Return where in the user's program the present operation comes from."""
-        return find_origin(_NOT_THE_USERS, self.placement, not self.user_code)
+        if self.user_code:
+            return find_origin(_NOT_THE_USERS, self.placement)
+        if self.node_origin is not None:
+            return self.node_origin
+        return Origin("", 0, *(self.placement or (0, 0, 0)), backward=True)
+
+    def note_nodes(self, result: Any) -> None:
+        """Note that autograd's newest nodes, of this result, belong to the present operation."""
+        nodes = [tensor.grad_fn for tensor in tensors_in(result) if tensor.grad_fn is not None]
+        origin: Optional[Origin] = None
+        while nodes:
+            node = nodes.pop()
+            if node in self.node_origins:
+                continue
+            origin = origin or self.where()._replace(backward=True)
+            self.node_origins[node] = origin
+            nodes.extend(parent for parent, _ in node.next_functions if parent is not None)
+
+    def follow_nodes(self) -> None:
+        """Let operations of the backward pass have the origins of autograd's nodes.
+
+        Raises:
+            poptorch.Error: one is a ``torch.autograd.Function``.
+
+        """
+        for node, origin in self.node_origins.items():
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise _refusals.python_backward(type(node).__name__, origin)
+            node.register_prehook(functools.partial(self._enter_node, origin))
+
+    def _enter_node(self, origin: Origin, gradients: Any) -> None:
+        self.node_origin = origin
 
     def _real_statistics(self, function: Callable, args: Sequence[Any]) -> List[torch.Tensor]:
         """Return the running statistics that a batch norm updates, marked as themselves.
@@ -227,6 +263,10 @@ class Recorder(TorchDispatchMode):
             tensors = tensors_in((args, kwargs))
             if tensors and all(self.slot_of(tensor) is None for tensor in tensors):
                 return func(*args, **kwargs)  # on the host alone, once
+            if func is torch.ops.aten.equal.default:
+                # PopTorch's answer while it compiles, and torch's own layers ask the question.
+                logger.warning("torch.equal answers False while a model is compiled")
+                return False
             if func is torch.ops.aten._local_scalar_dense.default and not self.user_code:
                 return func(*args, **kwargs)  # torch's own check of whether it can differentiate
             if func is torch.ops.aten.copy_.default:
@@ -246,6 +286,13 @@ class Recorder(TorchDispatchMode):
         name = _dtypes.operator_name(function)
         check = FloatCheck(name, self.where(), len(results))
         self.emit(check, [*results, *inputs], {})
+
+    def release(self) -> None:
+        """Forget what is only needed while recording: tensors, and autograd's graph."""
+        self.node_origins = {}
+        self._foreign = {}
+        self._shadows = {}
+        self._dtypes = _dtypes.DtypeRules(self, False)
 
     # ---- control flow -----------------------------------------------------------------------
 
@@ -306,6 +353,10 @@ class Recorder(TorchDispatchMode):
         """Return the number in a tensor, as it is while the program is recorded."""
         with self.paused():
             return tensor.item()
+
+    def constant_tensors(self) -> List[torch.Tensor]:
+        """Return the constants as the model sees them while it is recorded."""
+        return [constant for _, constant in self._foreign.values()]
 
     def slots_of(self, tensors: Sequence[torch.Tensor]) -> List[Slot]:
         """Return the slots of tensors; those made outside become constants."""

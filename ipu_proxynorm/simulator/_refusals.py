@@ -27,7 +27,6 @@ def no_active_block(origin: Origin) -> poptorch_core.Error:
 
 _HOST_READS = {
     "_local_scalar_dense": ".item(), int(), float(), bool() or if",
-    "equal": "torch.equal",
     "is_nonzero": "bool() or if",
     "item": ".item()",
 }
@@ -48,6 +47,16 @@ def move_to_cpu(origin: Origin) -> poptorch_core.Error:
     return refuse(
         'Illegal move to CPU (via `.to("cpu")`) when using the dispatcher. Instead, return this '
         "output as an IPU tensor, or compute on the host with poptorch.CPU",
+        origin,
+    )
+
+
+def python_backward(name: str, origin: Origin) -> poptorch_core.Error:
+    """Return the error for a ``torch.autograd.Function`` in a model that is trained."""
+    return refuse(
+        f"The model uses torch.autograd.Function {name.replace('Backward', '')}, whose backward() "
+        "would not be called: PopTorch differentiates the operators of forward() itself. Call "
+        "these operators directly",
         origin,
     )
 
@@ -133,6 +142,9 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
     for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             raise host_tensor(tensor, recorder.where())
+    masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
+    if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
+        raise dynamic_shape(function, recorder.where())
     if recorder.checks_operators and not _operators.is_accepted(name, recorder.function):
         raise refuse(
             f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "
@@ -140,9 +152,6 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
             "that are, or compute it on the host with poptorch.CPU",
             recorder.where(),
         )
-    masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
-    if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
-        raise dynamic_shape(function, recorder.where())
 
 
 def check_result(result: Any, recorder: Recorder) -> None:

@@ -272,18 +272,15 @@ def to_function(
     return namespace["run"]
 
 
-def find_origin(skip: Sequence[str], placement: Optional[Any], backward: bool) -> Origin:
+def find_origin(skip: Sequence[str], placement: Optional[Any]) -> Origin:
     """Return the origin of an operation called just now: the innermost frame of the user's code.
 
     Args:
         skip: beginnings of the paths of files that are not the user's.
         placement: stage, phase and IPU of the active block.
-        backward: the operation belongs to the backward pass.
 
     """
     stage, phase, ipu = placement if placement is not None else (0, 0, 0)
-    if backward:
-        return Origin("", 0, stage, phase, ipu, True)
     frame: Optional[FrameType] = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename

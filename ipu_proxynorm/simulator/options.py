@@ -20,9 +20,9 @@ from ._execution_strategy import (
     SerialPhasedExecution,
     ShardedExecution,
     Stage,
-    _DefaultStageManager,
+    _DefaultStageManager,  # noqa: F401 (PopTorch has it here)
     _IExecutionStrategy,
-    _IPhasedExecution,
+    _IPhasedExecution,  # noqa: F401 (PopTorch has it here)
 )
 from ._logging import logger
 from ._option_groups import (
@@ -49,15 +49,6 @@ __all__ = [
     "ShardedExecution",
     "Stage",
     "TensorLocationSettings",
-    "_DefaultStageManager",
-    "_DistributedOptions",
-    "_IExecutionStrategy",
-    "_IPhasedExecution",
-    "_JitOptions",
-    "_PopartOptions",
-    "_PrecisionOptions",
-    "_TensorLocationOptions",
-    "_TrainingOptions",
 ]
 
 _NO_LIMIT = (1 << 64) - 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import os
-from typing import Any, Dict
+import sys
+from typing import Any, Dict, NoReturn, Tuple, Type
 
 
 class Error(Exception):
@@ -33,7 +34,7 @@ class UnrecoverableError(Error):
 
 
 class TestErrorType(enum.Enum):
-    """Kinds of error that PopTorch can provoke in itself; here they are only names."""
+    """Kinds of error that `_throwTestError` raises, to try a program's handlers."""
 
     __test__ = False  # not a test case, whatever pytest makes of its name
     Poptorch = 0
@@ -53,6 +54,44 @@ def createError(message: str, layer: str = "poptorch_py_error", location: str = 
     error.message = message
     error.location = location
     return error
+
+
+_TEST_ERRORS: Dict[TestErrorType, Tuple[Type[Error], str, str]] = {
+    TestErrorType.Poptorch: (Error, "poptorch_cpp_error", ""),
+    TestErrorType.Popart: (Error, "popart_exception", ""),
+    TestErrorType.PopartInternal: (Error, "popart_internal_exception", ""),
+    TestErrorType.Poplibs: (Error, "poplibs_exception", ""),
+    TestErrorType.PoplarUnrecoverable: (
+        UnrecoverableError,
+        "poplar_unrecoverable_runtime_error",
+        "",
+    ),
+    TestErrorType.PoplarUnknown: (Error, "poplar_unknown_runtime_error", ""),
+    TestErrorType.PoplarRecoverableFullReset: (
+        RecoverableError,
+        "poplar_recoverable_runtime_error",
+        "",
+    ),
+    TestErrorType.PoplarLinkError: (Error, "poplar_link_error", ". Output: -lfoo not found"),
+}
+
+
+def _throwTestError(kind: TestErrorType) -> NoReturn:
+    """Raise an error as a machine in that trouble would, for programs to try their handlers on.
+
+    Raises:
+        Error: of the class, and with the attributes, that belong to the kind.
+
+    """
+    cls, layer, detail = _TEST_ERRORS[kind]
+    error = cls(f"'{layer}': This is a test error{detail}")
+    error.type = layer
+    error.message = f"This is a test error{detail}"
+    caller = sys._getframe(1)
+    error.location = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+    if isinstance(error, RecoverableError):
+        error.recovery_action = "FULL_RESET"
+    raise error
 
 
 _compiling = False

@@ -1,0 +1,206 @@
+"""Where every operator runs, and which micro-batch is on which IPU when: as data, text and SVG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Sequence, Tuple
+
+if TYPE_CHECKING:
+    from ._poplar_executor import PoplarExecutor
+
+
+class PlacedOperator(NamedTuple):
+    """An operator of the program.
+
+    ``ipus`` are the IPUs of the machine that run it, one for each replica in order; ``line`` is
+    ``file:line`` of the call in the user's program.
+    """
+
+    name: str
+    stage: int
+    ipus: Tuple[int, ...]
+    backward: bool
+    line: str
+
+
+class Work(NamedTuple):
+    """What an IPU does at one step: one pipeline stage's pass over one micro-batch."""
+
+    stage: int
+    micro_batch: int
+    backward: bool
+
+    def __str__(self) -> str:
+        return f"{'b' if self.backward else 'f'}{self.micro_batch}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of one weight update, or of one inference call, on the IPUs of one replica.
+
+    Attributes:
+        steps: for each step, for each IPU, what it does, forward passes first.
+        ramp_up: steps before every IPU has work.
+        ramp_down: steps after the last at which every IPU has work.
+
+    """
+
+    steps: List[Dict[int, List[Work]]]
+    ramp_up: int
+    ramp_down: int
+
+    @property
+    def ipus(self) -> List[int]:
+        """The IPUs, in order."""
+        return sorted({ipu for step in self.steps for ipu in step})
+
+    @property
+    def bubble_fraction(self) -> float:
+        """The share of passes that do not happen because an IPU waits for others."""
+        busiest = max(len(work) for step in self.steps for work in step.values())
+        done = sum(len(work) for step in self.steps for work in step.values())
+        return 1.0 - done / (busiest * len(self.steps) * len(self.ipus))
+
+    def phase_of(self, step: int) -> str:
+        """Return "ramp-up", "steady" or "ramp-down"."""
+        if step < self.ramp_up:
+            return "ramp-up"
+        return "ramp-down" if step >= len(self.steps) - self.ramp_down else "steady"
+
+    def as_text(self) -> str:
+        """Return a table: a row for each IPU, a column for each step."""
+        rows = [["step", *map(str, range(len(self.steps)))]]
+        for ipu in self.ipus:
+            cells = (" ".join(map(str, step.get(ipu, []))) or "." for step in self.steps)
+            rows.append([f"IPU {ipu}", *cells])
+        rows.append(["", *({"ramp-up": "up", "ramp-down": "down"}.get(self.phase_of(step), "")
+                           for step in range(len(self.steps)))])  # fmt: skip
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([*lines, f"bubble: {self.bubble_fraction:.1%}"])
+
+    def as_svg(self, cell: int = 34) -> str:
+        """Return a picture: forward passes blue, backward passes orange, micro-batches numbered.
+
+        Args:
+            cell: width and height of a step, in pixels.
+
+        """
+        left, top = 60, 24
+        width, height = left + cell * len(self.steps), top + cell * len(self.ipus) + 8
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            'font-family="sans-serif" font-size="12">'
+        ]
+        for number in range(len(self.steps)):
+            x = left + cell * number + cell / 2
+            parts.append(f'<text x="{x}" y="16" text-anchor="middle">{number}</text>')
+        for row, ipu in enumerate(self.ipus):
+            y = top + cell * row
+            parts.append(f'<text x="4" y="{y + cell / 2 + 4}">IPU {ipu}</text>')
+            for number, step in enumerate(self.steps):
+                work = step.get(ipu, [])
+                for position, item in enumerate(work):
+                    size = (cell - 2) / len(work)
+                    x = left + cell * number + 1 + position * size
+                    colour = "#f5b971" if item.backward else "#8fb8de"
+                    parts.append(
+                        f'<rect x="{x:g}" y="{y + 1}" width="{size:g}" height="{cell - 2}" '
+                        f'fill="{colour}"/><text x="{x + size / 2:g}" y="{y + cell / 2 + 4:g}" '
+                        f'text-anchor="middle">{item.micro_batch}</text>'
+                    )
+        return "".join([*parts, "</svg>"])
+
+
+def pipelined(stage_ipus: Sequence[int], micro_batches: int, training: bool) -> Schedule:
+    """Return the schedule of a pipeline.
+
+    Stage s sees micro-batch m at step m + s, and again for its gradients at step m + 2(S − 1) − s:
+    the last stage does both at once, so that training counts 2S − 1 stages.
+
+    Args:
+        stage_ipus: the IPU of each stage.
+        micro_batches: the gradient accumulation, or the device iterations in inference.
+        training: with backward passes.
+
+    """
+    last = len(stage_ipus) - 1
+    depth = 2 * last if training else last
+    steps: List[Dict[int, List[Work]]] = []
+    for step in range(micro_batches + depth):
+        work: Dict[int, List[Work]] = {}
+        for backward in (False, True) if training else (False,):
+            for stage, ipu in enumerate(stage_ipus):
+                micro_batch = step - (2 * last - stage if backward else stage)
+                if 0 <= micro_batch < micro_batches:
+                    work.setdefault(ipu, []).append(Work(stage, micro_batch, backward))
+        steps.append(work)
+    return Schedule(steps, ramp_up=min(depth, micro_batches), ramp_down=min(depth, micro_batches))
+
+
+def sequential(stage_ipus: Sequence[int], micro_batches: int, training: bool) -> Schedule:
+    """Return the schedule of stages that run one after the other on each micro-batch.
+
+    Args:
+        stage_ipus: the IPU of each stage.
+        micro_batches: the gradient accumulation, or the device iterations in inference.
+        training: with backward passes.
+
+    """
+    passes = [(stage, False) for stage in range(len(stage_ipus))]
+    if training:
+        passes += [(stage, True) for stage in reversed(range(len(stage_ipus)))]
+    steps = [
+        {stage_ipus[stage]: [Work(stage, micro_batch, backward)]}
+        for micro_batch in range(micro_batches)
+        for stage, backward in passes
+    ]
+    return Schedule(steps, ramp_up=0, ramp_down=0)
+
+
+def of(executor: PoplarExecutor) -> Schedule:
+    """Return the schedule of a compiled model.
+
+    Raises:
+        poptorch.Error: it is not compiled.
+
+    """
+    from . import _pipeline
+
+    program = executor._compiled().program
+    options = executor.options
+    training = program.trained
+    micro_batches = (
+        options.Training.gradient_accumulation if training else options.device_iterations
+    )
+    ipus = {max(stage, phase): ipu for stage, phase, ipu in program.placements}
+    stage_ipus = [ipus.get(stage, stage) for stage in range(max(ipus) + 1)]
+    make = pipelined if _pipeline.is_pipelined(options) else sequential
+    return make(stage_ipus, micro_batches, training)
+
+
+def operators(executor: PoplarExecutor) -> List[PlacedOperator]:
+    """Return every operator of a compiled model with its place, in the order of execution.
+
+    Raises:
+        poptorch.Error: it is not compiled.
+
+    """
+    from . import _machine
+
+    program = executor._compiled().program
+    replicas = executor.options.replication_factor
+    stride = _machine.ipus_per_replica(program.placements)
+    return [
+        PlacedOperator(
+            operation.name,
+            operation.origin.stage,
+            tuple(replica * stride + operation.origin.ipu for replica in range(replicas)),
+            operation.origin.backward,
+            f"{operation.origin.file}:{operation.origin.line}" if operation.origin.file else "",
+        )
+        for operation in program.operations
+    ]

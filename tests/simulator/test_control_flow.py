@@ -1,0 +1,146 @@
+"""Loops, branches, host functions and slices that depend on run-time values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ipu_proxynorm import simulator as poptorch
+
+
+def test_for_loop_compiles_its_body_once():
+    calls = []
+
+    def body(x, y):
+        calls.append(1)
+        return x * 2, y + x
+
+    def forward(x):
+        return poptorch.for_loop(3, body, [x, x * 0])
+
+    model = poptorch.inferenceModel(forward)
+    assert [t.item() for t in model(torch.tensor([1.0]))] == [8, 7]
+    assert [t.item() for t in model(torch.tensor([2.0]))] == [16, 14]
+    assert len(calls) == 1
+
+
+def test_for_loop_takes_its_inputs_by_value():
+    def forward(x):
+        (y,) = poptorch.for_loop(2, lambda z: z.add_(1), [x])
+        return x * 1, y
+
+    x, y = poptorch.inferenceModel(forward)(torch.zeros(1))
+    assert (x.item(), y.item()) == (0, 2)
+
+
+@pytest.mark.parametrize("inputs", [(torch.ones(1),), [1.0]])
+def test_for_loop_wants_a_list_of_tensors(inputs):
+    with pytest.raises(ValueError, match="to be a list of tensors"):
+        poptorch.for_loop(1, lambda x: x, inputs)
+
+
+def test_cond_decides_at_run_time():
+    def forward(flag, x):
+        outer = x + 1
+        (result,) = poptorch.cond(
+            flag, lambda a: a + outer, [x], lambda a: poptorch.cond(
+                a.sum() > 0, lambda: outer * 10, [], lambda: outer * 100, []
+            )[0], [x]
+        )  # fmt: skip
+        return result
+
+    model = poptorch.inferenceModel(forward)
+    yes, no = torch.tensor(True), torch.tensor(False)
+    assert model(yes, torch.tensor([1.0])).item() == 3
+    assert model(no, torch.tensor([1.0])).item() == 20
+    assert model(no, torch.tensor([-1.0])).item() == 0
+    assert model(yes, torch.tensor([-1.0])).item() == -1
+
+
+def test_control_flow_is_for_inference():
+    class Model(torch.nn.Module):
+        def __init__(self, outputs):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+            self.outputs = outputs
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.outputs(self.weight * x), "sum")
+
+    loop = Model(lambda x: poptorch.for_loop(2, lambda y: y * 2, [x])[0])
+    branch = Model(lambda x: poptorch.cond(x > 0, lambda: x, [], lambda: x, [])[0])
+    for name, model in (("for_loop", loop), ("cond", branch)):
+        with pytest.raises(poptorch.Error, match=rf"poptorch.{name}\(\) is only supported in infe"):
+            poptorch.trainingModel(model)(torch.ones(1))
+
+
+def test_cpu_runs_the_function_at_every_run():
+    seen = []
+
+    def on_host(x, y):
+        seen.append(x.numpy().copy())
+        return x + y, x - y
+
+    cpu = poptorch.CPU(on_host, "op")
+    model = poptorch.inferenceModel(lambda x: cpu(x * 2, x))
+    assert [t.item() for t in model(torch.tensor([5.0]))] == [15, 5]
+    assert [t.item() for t in model(torch.tensor([1.0]))] == [3, 1]
+    assert [float(x[0]) for x in seen[-2:]] == [10, 2]
+
+
+def test_dynamic_slices_read_their_start_at_run_time():
+    def forward(x, start):
+        piece = poptorch.dynamic_slice(x, 0, start, 4, 2)
+        return piece, poptorch.dynamic_update(x, piece.repeat(2) * 0, 0, start, 4)
+
+    model = poptorch.inferenceModel(forward)
+    x = torch.arange(8.0)
+    for start in (1, 4, 0):
+        piece, updated = model(x, torch.tensor([start]))
+        expected = x.clone()
+        expected[start : start + 4] = 0
+        assert piece.tolist() == x[start : start + 4 : 2].tolist()
+        assert updated.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(0, "must be different"), (-2, "end less than the start"), (7, r"size of the slice \(7\)")],
+)
+def test_dynamic_slice_refuses_sizes(size, message):
+    with pytest.raises(poptorch.Error, match=message):
+        poptorch.inferenceModel(
+            lambda x, s: poptorch.dynamic_slice(x, 0, s, size, 1)
+        )(torch.ones(8), torch.tensor([1]))  # fmt: skip
+
+
+def test_custom_op_runs_its_python_equivalent():
+    def forward(x):
+        return poptorch.custom_op([x], "Cube", "my.ops", 1, [x], attributes={"scale": 2.0})[0]
+
+    with pytest.raises(poptorch.Error, match=r"Custom operator my.ops.Cube .* registerCustomOp"):
+        poptorch.inferenceModel(forward)(torch.ones(1))
+    poptorch.registerCustomOp("Cube", "my.ops", lambda x, scale: scale * x**3)
+    try:
+        assert poptorch.inferenceModel(forward)(torch.tensor([3.0])).item() == 54
+    finally:
+        poptorch.registerCustomOp("Cube", "my.ops", None)
+
+
+def test_randomness_follows_the_seed_and_differs_between_replicas():
+    def numbers(seed, replicas=1):
+        options = poptorch.Options().randomSeed(seed).replicationFactor(replicas)
+        model = poptorch.inferenceModel(lambda x: x + torch.rand(4), options)
+        state = torch.get_rng_state()
+        result = model(torch.zeros(4 * replicas)), model(torch.zeros(4 * replicas))
+        assert torch.equal(torch.get_rng_state(), state)
+        return result
+
+    first, second = numbers(7)
+    assert not torch.equal(first, second)
+    assert torch.equal(numbers(7)[0], first)
+    assert torch.equal(numbers(7)[1], second)
+    assert not torch.equal(numbers(8)[0], first)
+    two, _ = numbers(7, replicas=2)
+    assert torch.equal(two[:4], first)
+    assert not torch.equal(two[4:], two[:4])

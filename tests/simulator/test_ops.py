@@ -1,0 +1,148 @@
+"""Operations of PopTorch's own: values they compute, and what they refuse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from ipu_proxynorm import simulator as poptorch
+
+
+def run(function, *inputs, options=None):
+    return poptorch.inferenceModel(function, options)(*inputs)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        poptorch.nop,
+        poptorch.recomputationCheckpoint,
+        lambda x: poptorch.set_available_memory(x, 0.3),
+        lambda x: poptorch.ipu_print_tensor(x, "x"),
+        lambda x: poptorch.set_overlap_for_input(x, poptorch.OverlapMode.NoOverlap),
+        lambda x: poptorch.recomputationCheckpoint(x, x + 1)[0],
+        lambda x: poptorch.recomputationCheckpoint([x, x + 1])[0],
+    ],
+)
+def test_identities(function):
+    x = torch.randn(3)
+    assert torch.equal(run(function, x), x)
+
+
+@pytest.mark.parametrize("function", [poptorch.nop, poptorch.ipu_print_tensor])
+def test_identities_want_tensors(function):
+    with pytest.raises(poptorch.Error, match="is not supported"):
+        function("text")
+
+
+def test_serialized_matmul():
+    a, b = torch.randn(4, 6), torch.randn(6, 2)
+    mode = poptorch.MatMulSerializationMode.ReducingDim
+    torch.testing.assert_close(
+        run(lambda a, b: poptorch.serializedMatMul(a, b, mode, 2), a, b), a @ b
+    )
+
+
+def test_multi_conv():
+    conv = torch.nn.Conv2d(1, 2, 3)
+
+    class Model(torch.nn.Module):
+        def __init__(self, context, inner):
+            super().__init__()
+            self.conv, self.context, self.inner = conv, context, inner
+
+        def forward(self, x):
+            with self.context:
+                return self.inner(self, x)
+
+    x = torch.randn(1, 1, 5, 5)
+    good = Model(poptorch.MultiConv().availableMemoryProportions(0.2), lambda m, x: m.conv(x))
+    torch.testing.assert_close(run(good, x), conv(x))
+
+    def nested(model, x):
+        with poptorch.MultiConv():
+            return model.conv(x)
+
+    for inner, context, message in (
+        (nested, poptorch.MultiConv(), "Nested poptorch.MultiConv"),
+        (lambda m, x: x, poptorch.MultiConv(), "Unexpected end_multi_conv"),
+        (lambda m, x: m.conv(x), poptorch.MultiConv().enableConvDithering([True] * 2), "2 values"),
+    ):
+        with pytest.raises(poptorch.Error, match=message):
+            run(Model(context, inner), x)
+    with pytest.raises(ValueError, match="Invalid partials types"):
+        poptorch.MultiConv().partialsTypes(torch.int32)
+
+
+def test_printing_happens_at_every_run_with_gradients(capfd):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            y = poptorch.ipu_print_tensor(self.weight * x, "y")
+            return poptorch.identity_loss(y * 3, "sum")
+
+    model = poptorch.trainingModel(Model())
+    model.compile(torch.tensor([1.5, 2.5]))
+    assert capfd.readouterr().err == ""
+    model(torch.tensor([1.5, 2.5]))
+    assert capfd.readouterr().err == "y: (1.500, 2.500)\ny_gradient: (3.000, 3.000)\n"
+
+
+def test_ctc_decoder_finds_the_likeliest_labelling():
+    """Against the sum over all alignments, which 3^4 of there are."""
+    scores = torch.randn(4, 1, 3).log_softmax(2)
+    totals = {}
+    for alignment in itertools.product(range(3), repeat=4):
+        merged = [label for label, _ in itertools.groupby(alignment)]
+        labelling = tuple(label for label in merged if label != 0)
+        probability = math.exp(sum(float(scores[t, 0, c]) for t, c in enumerate(alignment)))
+        totals[labelling] = totals.get(labelling, 0.0) + probability
+    expected = sorted(totals.items(), key=lambda item: -item[1])[:2]
+
+    probabilities, lengths, paths = run(
+        lambda s, n: poptorch.ctc_beam_search_decoder(s, n, top_paths=2), scores, torch.tensor([4])
+    )
+    for rank, (labelling, probability) in enumerate(expected):
+        assert probabilities[0, rank].exp().item() == pytest.approx(probability, rel=1e-5)
+        assert lengths[0, rank] == len(labelling)
+        assert tuple(paths[0, rank, : len(labelling)].tolist()) == labelling
+
+
+def test_farthest_point_sampling():
+    points = torch.tensor([[0.0], [1.0], [9.0], [5.0], [100.0], [101.0]])
+    assert run(lambda p: poptorch.fps(p, [0, 4, 6], 0.75), points).tolist() == [0, 2, 3, 4, 5]
+    with pytest.raises(poptorch.Error, match="at least 2 elements"):
+        poptorch.fps(points, [0])
+
+
+def test_nearest_in_the_same_sample():
+    x, y = torch.tensor([[0.0], [10.0]]), torch.tensor([[11.0], [4.0], [-2.0]])
+    assert run(poptorch.nearest, x, y).tolist() == [2, 0]
+    nearest = run(lambda x, y: poptorch.nearest(x, y, [0, 0], [1, 0, 1]), x, y)
+    assert nearest.tolist() == [1, 1]
+
+
+def test_overlapped_transfers():
+    mode = poptorch.OverlapMode.OverlapAccumulationLoop
+    begin = lambda x: poptorch.set_overlap_for_input(x, mode)  # noqa: E731
+    end = lambda x: poptorch.set_overlap_for_output(x, mode)  # noqa: E731
+    sharded = poptorch.Options().setExecutionStrategy(poptorch.ShardedExecution())
+    tiles = sharded.clone()
+    tiles.TensorLocations.numIOTiles(32)
+    assert run(lambda x: end(begin(x) + 1), torch.zeros(1), options=tiles).item() == 1
+    for forward, options, message in (
+        (lambda x: begin(x) + 1, None, "not supported with poptorch.PipelinedExecution"),
+        (lambda x: begin(x) + 1, sharded, "No IO tiles allocated"),
+        (lambda x: begin(x + 1), tiles, "which is not a tensor input to the model"),
+        (lambda x: begin(x) + x, tiles, "must be the only op applied to an input"),
+        (lambda x: end(x) + 1, tiles, "which is not a tensor output to the model"),
+        (lambda x: [end(x)] * 2, tiles, "a tensor that is returned twice"),
+    ):
+        with pytest.raises(poptorch.Error, match=message):
+            run(forward, torch.zeros(1), options=options)

@@ -1,0 +1,155 @@
+"""Blocks, stages and what a pipeline demands; schedules as data, text and picture."""
+
+from __future__ import annotations
+
+import copy
+import io
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.simulator import schedule
+
+
+class Stages(torch.nn.Module):
+    """Layers a, b, c on IPUs 0, 1, 2."""
+
+    def __init__(self, ipus=(0, 1, 2)):
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Linear(4, 4) for _ in range(3))
+        for name, ipu in zip("abc", ipus):
+            poptorch.BeginBlock(getattr(self, name), name, ipu_id=ipu)
+
+    def forward(self, x, target=None):
+        y = self.c(self.b(self.a(x).relu()).relu())
+        return y if target is None else torch.nn.functional.mse_loss(y, target)
+
+
+def training(accumulation, strategy=None, replicas=1):
+    options = poptorch.Options().replicationFactor(replicas)
+    options.Training.gradientAccumulation(accumulation)
+    if strategy is not None:
+        options.setExecutionStrategy(strategy)
+    return poptorch.trainingModel(Stages(), options)
+
+
+def test_a_pipeline_must_be_filled():
+    x = torch.ones(4, 4)
+    with pytest.raises(poptorch.Error, match=r"pipeline stages \(5\) .* model with 3 pipeline"):
+        training(4)(x, x)
+    training(5)(torch.ones(5, 4), torch.ones(5, 4))
+    training(1, poptorch.ShardedExecution())(x, x)
+    with pytest.raises(poptorch.Error, match=r"deviceIterations must be greater .* stages \(3\)"):
+        poptorch.inferenceModel(Stages(), poptorch.Options().deviceIterations(2))(x)
+    poptorch.inferenceModel(Stages(), poptorch.Options().deviceIterations(4))(x)
+
+
+def test_accumulation_is_for_training():
+    options = poptorch.Options()
+    options.Training.gradientAccumulation(2)
+    with pytest.raises(poptorch.Error, match=r"gradientAccumulation to 1 .*deviceIterations to"):
+        poptorch.inferenceModel(Stages(), options)
+
+
+def test_results_do_not_depend_on_the_strategy():
+    x, model = torch.randn(5, 4), Stages()
+    expected = model(x)
+    explicit = poptorch.PipelinedExecution("a", poptorch.Stage("b", "c"))
+    phases = poptorch.SerialPhasedExecution("a", "b", "c")
+    increasing = poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement)
+    for strategy in (explicit, phases, increasing, poptorch.ShardedExecution()):
+        options = poptorch.Options().deviceIterations(5).setExecutionStrategy(strategy)
+        torch.testing.assert_close(poptorch.inferenceModel(model, options)(x), expected)
+
+
+def test_where_each_block_runs():
+    executor = training(5)
+    executor.compile(torch.ones(5, 4), torch.ones(5, 4))
+    assert [(*block[:2], block.ipu) for block in executor.blockPlacements()] == [
+        ("a", 0, 0),
+        ("b", 1, 1),
+        ("c", 2, 2),
+    ]
+
+
+def test_after_the_end_of_a_block_another_must_begin():
+    def forward(x):
+        with poptorch.Block(ipu_id=0):
+            x = x + 1
+        return x + 1
+
+    with pytest.raises(poptorch.Error, match="No active Block"):
+        poptorch.inferenceModel(forward)(torch.ones(1))
+    blocks = poptorch.inferenceModel(lambda x: poptorch.BlockFunction("f", 0)(lambda y: y)(x))
+    assert blocks(torch.ones(1)).item() == 1
+
+
+def test_begin_block_is_a_hook():
+    layer = torch.nn.Linear(2, 2)
+    names = list(layer.state_dict())
+    assert poptorch.BeginBlock(layer, user_id=1, ipu_id=2) is layer
+    assert list(layer.state_dict()) == names
+    assert "BeginBlock(user_id=1, ipu_id=2)" in poptorch.module_repr(layer)
+    with pytest.raises(poptorch.Error, match="module has already been assigned to a block"):
+        poptorch.BeginBlock(layer)
+    file = io.BytesIO()
+    torch.save(copy.deepcopy(layer), file)
+    poptorch.removeBlocks(layer)
+    poptorch.BeginBlock(layer)
+
+
+def test_schedule_of_a_training_pipeline():
+    """Source: PopTorch's count of 2S − 1 stages, the last forward and backward being one."""
+    plan = schedule.pipelined([0, 1, 2], 5, training=True)
+    seen = {}
+    for number, step in enumerate(plan.steps):
+        for ipu, work in step.items():
+            for item in work:
+                assert item.stage == ipu
+                seen[item.stage, item.micro_batch, item.backward] = number
+    assert len(seen) == 3 * 5 * 2
+    for micro_batch in range(5):
+        order = [seen[s, micro_batch, False] for s in range(3)]
+        order += [seen[s, micro_batch, True] for s in (1, 0)]
+        assert order == list(range(micro_batch, micro_batch + 5))
+        assert seen[2, micro_batch, True] == seen[2, micro_batch, False]
+    assert len(plan.steps) == 5 + 4
+    assert plan.bubble_fraction == pytest.approx(4 / 9)
+    assert [plan.phase_of(step) for step in (0, 4, 8)] == ["ramp-up", "steady", "ramp-down"]
+
+
+def test_schedules_of_inference_and_of_sharding():
+    plan = schedule.pipelined([0, 1], 4, training=False)
+    assert len(plan.steps) == 5
+    assert plan.bubble_fraction == pytest.approx(1 / 5)
+    sharded = schedule.sequential([0, 1], 2, training=True)
+    assert [str(w) for s in sharded.steps for work in s.values() for w in work] == [
+        *("f0", "f0", "b0", "b0", "f1", "f1", "b1", "b1")
+    ]
+    assert sharded.bubble_fraction == pytest.approx(1 / 2)
+
+
+def test_schedule_of_a_model_as_text_and_picture():
+    executor = training(5)
+    executor.compile(torch.ones(5, 4), torch.ones(5, 4))
+    plan = schedule.of(executor)
+    rows = plan.as_text().splitlines()
+    assert rows[1].split()[2:6] == ["f0", "f1", "f2", "f3"]
+    assert rows[-1] == "bubble: 44.4%"
+    picture = ElementTree.fromstring(plan.as_svg())
+    rectangles = [element for element in picture.iter() if element.tag.endswith("rect")]
+    assert len(rectangles) == 30
+
+
+def test_every_operator_has_its_stage_ipu_and_line():
+    executor = training(5, replicas=2)
+    executor.compile(torch.ones(10, 4), torch.ones(10, 4))
+    operators = schedule.operators(executor)
+    matrix_products = [o for o in operators if o.name in ("addmm", "mm")]
+    assert [(o.stage, o.backward) for o in matrix_products] == [
+        (0, False), (1, False), (2, False), (2, True), (2, True), (1, True), (1, True), (0, True),
+    ]  # fmt: skip
+    assert {o.stage: o.ipus for o in matrix_products} == {0: (0, 3), 1: (1, 4), 2: (2, 5)}
+    assert all(o.line.startswith(__file__) for o in matrix_products)

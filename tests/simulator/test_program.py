@@ -1,0 +1,74 @@
+"""Compiling: what a program keeps, and what it refuses to be made of."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from ipu_proxynorm import simulator as poptorch
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class Model(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.function = function
+
+    def forward(self, x):
+        return poptorch.identity_loss(self.function(self.weight * x), "sum")
+
+
+def test_a_backward_written_in_python_is_refused_in_training():
+    x = torch.tensor([2.0, 3.0])
+    assert poptorch.inferenceModel(Model(Square.apply))(x).item() == 13
+    with pytest.raises(poptorch.Error, match=rf"autograd.Function Square.*{__file__}"):
+        poptorch.trainingModel(Model(Square.apply))(x)
+
+
+def test_what_a_trace_computed_is_not_kept():
+    seen = []
+
+    def function(x):
+        hidden = torch.relu(x)
+        seen.append(weakref.ref(hidden))
+        return hidden * hidden
+
+    executor = poptorch.trainingModel(Model(function))
+    executor.compile(torch.ones(2))
+    gc.collect()
+    assert seen[0]() is None
+
+
+def test_unused_operations_are_left_out():
+    def forward(x):
+        _ = torch.sin(x)
+        return torch.cos(x)
+
+    model = poptorch.inferenceModel(forward)
+    model.compile(torch.ones(1))
+    assert [name for name in model.getTensorNames() if ":" in name] == ["cos:0"]
+
+
+def test_a_constant_that_is_written_to_starts_anew_at_each_run():
+    def forward(x):
+        total = torch.tensor([1.0])
+        total += x
+        return total
+
+    model = poptorch.inferenceModel(forward)
+    assert [model(torch.ones(1)).item() for _ in range(3)] == [2, 2, 2]

@@ -1,0 +1,121 @@
+"""What the compiler would refuse is refused, with the line of the model and a way out."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from ipu_proxynorm import simulator as poptorch
+
+
+def compile_model(forward, *inputs):
+    return poptorch.inferenceModel(forward).compile(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: x * x.sum().item(), r"reads a tensor's value on the host \(.item\(\)"),
+        (lambda x: x if x.sum() > 0 else -x, "reads a tensor's value on the host"),
+        (lambda x: x + int(x[0]), "reads a tensor's value on the host"),
+        (lambda x: x + x.numpy().sum(), r"on the host \(.numpy\(\)\)"),
+        (lambda x: x + sum(x.tolist()), r"on the host \(.tolist\(\)\)"),
+        (lambda x: x[x > 0], "shape of the result of aten.index.Tensor depends on values"),
+        (lambda x: x.nonzero(), "depends on values"),
+        (lambda x: torch.erfinv(x), r"Unsupported ops found in compiled model: \[aten::erfinv\]"),
+        (lambda x: torch.fft.fft(x), "Unsupported ops found in compiled model"),
+        (lambda x: x + torch.eye(3)[0], r"Expected an IPU tensor but got tensor\(device=cpu"),
+        (lambda x: x.cpu(), "Illegal move to CPU"),
+        (lambda x: torch.bincount(x.int()), "minlength` must be specified"),
+        (lambda x: torch.nn.functional.one_hot(x.int()), "num classes must be specified"),
+        (lambda x: x[3:], "Zero-sized tensors are unsupported"),
+    ],
+)
+def test_refused(forward, message):
+    with pytest.raises(poptorch.Error, match=message):
+        compile_model(forward, torch.ones(3))
+    assert not poptorch.poptorch_core.isCompilingWithDispatcher()
+    assert not poptorch.isRunningOnIpu()
+
+
+def test_the_error_names_file_and_line():
+    def forward(x):
+        y = x + 1
+        return y * y.max().item()
+
+    with pytest.raises(poptorch.Error) as caught:
+        compile_model(forward, torch.ones(3))
+    line = inspect.getsourcelines(forward)[1] + 2
+    assert caught.value.location == f"{__file__}:{line}"
+    assert caught.value.location in str(caught.value)
+
+
+def test_a_boolean_mask_raises_torchs_exception_too():
+    from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+    with pytest.raises(DynamicOutputShapeException):
+        compile_model(lambda x: x[x > 0], torch.ones(3))
+
+
+def test_host_tensors_may_be_moved_or_read():
+    table = torch.tensor([1.0, 2.0, 3.0])
+
+    def forward(x):
+        return x + table.to(x.device) + table.to("ipu") + table[1].item() + torch.zeros_like(x)
+
+    assert poptorch.inferenceModel(forward)(torch.zeros(3)).tolist() == [4, 6, 8]
+
+
+def test_an_exception_of_the_model_passes_through():
+    def forward(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        compile_model(forward, torch.ones(3))
+    assert not poptorch.isRunningOnIpu()
+
+
+def test_values_do_not_count_while_compiling():
+    model = poptorch.inferenceModel(lambda x, i: x.index_select(0, i))
+    model.compile(torch.zeros(3), torch.tensor([99]))
+    assert model(torch.arange(3.0), torch.tensor([2])).item() == 2
+
+
+def test_python_side_effects_happen_once():
+    calls = []
+
+    def forward(x):
+        calls.append(poptorch.isRunningOnIpu())
+        return x + len(calls)
+
+    model = poptorch.inferenceModel(forward, poptorch.Options().deviceIterations(2))
+    assert model(torch.zeros(2)).tolist() == [1, 1]
+    assert model(torch.zeros(2)).tolist() == [1, 1]
+    assert calls == [True]
+
+
+def test_too_many_ipus():
+    options = poptorch.Options().replicationFactor(128)
+    with pytest.raises(poptorch.Error, match=r"Too many IPUs requested \(128\)"):
+        poptorch.inferenceModel(lambda x: x + 1, options)(torch.ones(128))
+
+
+def test_floating_point_exceptions():
+    cases = [
+        (lambda x, y: x / y, 1.0, 0.0),
+        (lambda x, y: x * y, 0.0, float("inf")),
+        (lambda x, y: torch.exp(x * y), 1000.0, 10.0),
+        (lambda x, y: torch.sqrt(x), -1.0, 0.0),
+        (lambda x, y: x > y, 1.0, float("nan")),
+    ]
+    for forward, x, y in cases:
+        inputs = torch.tensor([x]), torch.tensor([y])
+        poptorch.inferenceModel(forward)(*inputs)
+        options = poptorch.Options()
+        options.Precision.enableFloatingPointExceptions(True)
+        model = poptorch.inferenceModel(forward, options)
+        model.compile(*inputs)
+        with pytest.raises(poptorch.Error, match=rf"Floating-point exception.*{__file__}"):
+            model(*inputs)
