@@ -8,24 +8,32 @@ its place behind every norm of the network.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Callable, List, Optional, Sequence, Type, Union
+from typing import List, NamedTuple, Optional, Sequence, Type, Union
 
 import torch
-from ipu_proxynorm.norm import create_norm_act
+from ipu_proxynorm.norm import create_conv, create_norm_act
 from torch import Tensor, nn
 
-#: Builds the norm-and-activation unit of a channel count.
-NormAct = Callable[[int], nn.Module]
 
+class Layers(NamedTuple):
+    """How a network builds its layers: the norm spec and the activation that all of them share."""
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps height and width, but for the stride."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    norm: str
+    act_layer: str
 
+    def norm_act(self, channels: int) -> nn.Module:
+        """Return norm and activation as one unit."""
+        return create_norm_act(self.norm, channels, self.act_layer)
 
-def projection(inputs: int, outputs: int, stride: int) -> Optional[nn.Conv2d]:
-    """Return the shortcut's 1x1 convolution where the shape changes; None: the identity."""
-    return None if stride == 1 and inputs == outputs else conv(inputs, outputs, 1, stride)
+    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+        """Return a convolution without bias that keeps height and width, but for the stride."""
+        return create_conv(
+            self.norm, inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False
+        )
+
+    def projection(self, inputs: int, outputs: int, stride: int) -> Optional[nn.Conv2d]:
+        """Return the shortcut's 1x1 convolution where the shape changes; None: the identity."""
+        return None if stride == 1 and inputs == outputs else self.conv(inputs, outputs, 1, stride)
 
 
 class BasicBlock(nn.Module):
@@ -36,13 +44,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, norm_act: NormAct) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
         super().__init__()
-        self.norm1 = norm_act(inputs)
-        self.conv1 = conv(inputs, width, 3, stride)
-        self.norm2 = norm_act(width)
-        self.conv2 = conv(width, width, 3)
-        self.shortcut = projection(inputs, width, stride)
+        self.norm1 = layers.norm_act(inputs)
+        self.conv1 = layers.conv(inputs, width, 3, stride)
+        self.norm2 = layers.norm_act(width)
+        self.conv2 = layers.conv(width, width, 3)
+        self.shortcut = layers.projection(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of shortcut and residual branch."""
@@ -60,16 +68,16 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, norm_act: NormAct) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
         super().__init__()
         outputs = self.expansion * width
-        self.norm1 = norm_act(inputs)
-        self.conv1 = conv(inputs, width, 1)
-        self.norm2 = norm_act(width)
-        self.conv2 = conv(width, width, 3, stride)
-        self.norm3 = norm_act(width)
-        self.conv3 = conv(width, outputs, 1)
-        self.shortcut = projection(inputs, outputs, stride)
+        self.norm1 = layers.norm_act(inputs)
+        self.conv1 = layers.conv(inputs, width, 1)
+        self.norm2 = layers.norm_act(width)
+        self.conv2 = layers.conv(width, width, 3, stride)
+        self.norm3 = layers.norm_act(width)
+        self.conv3 = layers.conv(width, outputs, 1)
+        self.shortcut = layers.projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the sum of shortcut and residual branch."""
@@ -108,26 +116,25 @@ class ResNetV2(nn.Module):
         large_input: bool = False,
     ) -> None:
         super().__init__()
-
-        def norm_act(channels: int) -> nn.Module:
-            return create_norm_act(norm, channels, act_layer)
-
+        layers = Layers(norm, act_layer)
         if large_input:
             self.stem: nn.Module = nn.Sequential(
-                OrderedDict(conv=conv(in_chans, width, 7, 2), pool=nn.MaxPool2d(3, 2, padding=1))
+                OrderedDict(
+                    conv=layers.conv(in_chans, width, 7, 2), pool=nn.MaxPool2d(3, 2, padding=1)
+                )
             )
         else:
-            self.stem = conv(in_chans, width, 3)
+            self.stem = layers.conv(in_chans, width, 3)
         channels = width
         self.groups = [f"layer{number}" for number in range(1, len(depths) + 1)]
         for number, (name, depth) in enumerate(zip(self.groups, depths)):
             blocks: List[nn.Module] = []
             for index in range(depth):
                 stride = 2 if number > 0 and index == 0 else 1
-                blocks.append(block(channels, width * 2**number, stride, norm_act))
+                blocks.append(block(channels, width * 2**number, stride, layers))
                 channels = block.expansion * width * 2**number
             self.add_module(name, nn.Sequential(*blocks))
-        self.norm = norm_act(channels)
+        self.norm = layers.norm_act(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         self.reset_parameters()

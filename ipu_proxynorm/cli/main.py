@@ -29,9 +29,23 @@ def create_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    """Return the parsed command line; overrides may stand before, between and after options."""
+    parser = create_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse gives a list of values to one place only: what stands after an option comes here.
+    overrides = getattr(parsed, "overrides", None)
+    wrong = [word for word in rest if overrides is None or word.startswith("-")]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if overrides is not None:
+        overrides.extend(rest)
+    return parsed
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit status: 0, 2 for wrong input, 130 when interrupted."""
-    parsed = create_parser().parse_args(arguments)
+    parsed = parse(arguments)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         parsed.command(parsed, console)

@@ -58,6 +58,8 @@ def check(config: RunConfig) -> None:
         value = get(config, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{name}={value}: expected a number from 0 to 1")
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed}: expected an integer from 0 to 2**63 - 1")
     if config.name in ("", ".", "..") or "/" in config.name:
         raise UserError(f"name={config.name!r}: expected a folder's name without '/'")
     stages = len(config.ipu.splits) + 1

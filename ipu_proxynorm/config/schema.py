@@ -27,7 +27,8 @@ class ModelConfig:
 
     name: str = key(MISSING, "network, e.g. resnetv2_20 (32x32 inputs) or resnetv2_50 (224x224)")
     norm: str = key(
-        "gn4+pn", "norm spec: bn, in, ln, gn<groups>, none; ln and gn<groups> also with +pn"
+        "gn4+pn",
+        "norm spec: bn, in, ln, gn<groups> or none; ln and gn<groups> also with +pn; any with +ws",
     )
     activation: str = key("relu", "activation after each norm: relu or silu")
     width: Optional[int] = key(

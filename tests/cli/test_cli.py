@@ -169,6 +169,22 @@ def test_a_checkpoint_of_another_network(trained, capsys, tmp_path):
     assert "resnetv2_14" in output.err
 
 
+def test_overrides_may_stand_on_either_side_of_an_option(capsys):
+    train = ["train", QUICKSTART]
+    for words in (
+        [*train, "model.norm=gn5", "--overwrite"],
+        [*train, "--overwrite", "model.norm=gn5"],
+        [*train, "name=other", "--overwrite", "model.norm=gn5"],
+        ["train", "--overwrite", QUICKSTART, "model.norm=gn5"],
+    ):
+        status, output = run(capsys, *words)
+        assert (status, "norm=gn5" in output.err) == (2, True), words
+    status, output = run(capsys, *train, "--overwrite", "model.norm=gn5", "--overwite")
+    assert (status, "unrecognized arguments: --overwite" in output.err) == (2, True)
+    status, output = run(capsys, "doctor", "now")
+    assert (status, "unrecognized arguments: now" in output.err) == (2, True)
+
+
 def test_an_existing_run_is_kept(trained, capsys):
     folder, _ = trained
     before = (folder / "best.pt").read_bytes()

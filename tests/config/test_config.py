@@ -76,6 +76,8 @@ WRONG = [
     ("training.label_smoothing=1.5", "training.label_smoothing", "1.5", "0 to 1"),
     ("optimizer.name=adm", "optimizer.name", "'adm'", "'adam'"),
     ("ipu.execution=pipeline", "ipu.execution", "'pipeline'", "'pipelined'"),
+    ("seed=-1", "seed", "-1", "from 0"),
+    ("seed=99999999999999999999", "seed", "9999", "2**63"),
     ("name=a/b", "name", "'a/b'", "without '/'"),
     ("epochs", "override", "'epochs'", "key=value"),
     ("=3", "override", "'=3'", "key=value"),

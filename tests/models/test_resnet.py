@@ -105,6 +105,18 @@ def test_every_parameter_receives_a_gradient(norm):
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_weight_standardization_reaches_every_convolution():
+    model = create_model("resnetv2_8", norm="ln+ws")
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == 9
+    images = torch.randn(2, 3, 8, 8)
+    expected = model(images)
+    with torch.no_grad():  # no shift and scale of a filter matters
+        for conv in convolutions:
+            conv.weight.mul_(3).add_(0.5)
+    torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_split_points_are_layers_in_order_where_one_tensor_crosses():
     model = create_model("resnetv2_8", norm="ln")
     points = model.split_points()
