@@ -172,7 +172,8 @@ class PoplarExecutor(Inspection):
         parameters, buffers = self._host_tensors()
         self._device.load(parameters, buffers)
         if self._link is not None:
-            self._device.optimizer = self._link.create(self._device.parameters, groups)
+            with torch.inference_mode(False):
+                self._device.optimizer = self._link.create(self._device.parameters, groups)
         self._compilation_time = datetime.timedelta(seconds=time.perf_counter() - started)
         if self._is_attached:
             self._on_attach()
