@@ -10,6 +10,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 class Square(torch.autograd.Function):
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import pytest
 import torch
 
 from ipu_proxynorm.simulator._tape import (
@@ -18,6 +19,8 @@ from ipu_proxynorm.simulator._tape import (
     uses,
     without_dead_code,
 )
+
+pytestmark = pytest.mark.simulator
 
 aten = torch.ops.aten
 HERE = Origin("file.py", 1, 0, 0, 0, False)
