@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import pickle
-import signal
 import tempfile
 import weakref
 from typing import Any, Iterable, Iterator, List, Optional, Union
@@ -140,13 +139,9 @@ class AsynchronousWorker:
         return None
 
     def terminate(self) -> None:
-        """End the process: by asking, then by interrupting, then by force."""
+        """End the process: by asking, and by force if it is lost in the data set."""
         self._send("stop")
         self._process.join(timeout=_PATIENCE_S)
-        if self._process.exitcode is None:
-            # It may be waiting for the data set.
-            os.kill(self._process.pid, signal.SIGINT)
-            self._process.join(timeout=_PATIENCE_S)
         if self._process.exitcode is None:
             self._process.terminate()
             self._process.join()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -203,6 +204,9 @@ def workerMain(
     ``start_method`` is how the data set's own workers start: as they would in the parent, and not
     by a server of their own that imports torch once for each.
     """
+    # An interrupt is for the program, which then ends its worker; half-way through a transfer it
+    # would leave the other processes of the data set complaining.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.set_start_method(start_method, force=True)
     try:
         logger.debug("AsynchronousDataAccessor worker process: %d", os.getpid())
@@ -212,5 +216,5 @@ def workerMain(
         _Worker(dataset, settings, events, commands).run()
         logger.debug("AsynchronousDataAccessor worker: clean exit")
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
-        # Interrupted together with the parent, or left behind by it.
+        # Interrupted while starting, or left behind by the parent.
         pass

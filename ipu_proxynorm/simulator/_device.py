@@ -56,7 +56,7 @@ class Device:
         self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
     ) -> None:
         """Take the host's values; every replica starts with the same buffers."""
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for name, tensor in parameters.items():
                 if name in self.parameters:
                     self.parameters[name].copy_(tensor)  # the optimiser holds this very tensor
@@ -72,7 +72,7 @@ class Device:
         self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
     ) -> None:
         """Write the device's values into the host's tensors; buffers are those of replica 0."""
-        with torch.no_grad():
+        with torch.inference_mode():  # the only mode in which any kind of tensor may be written to
             for name, tensor in parameters.items():
                 tensor.copy_(self.parameters[name])
             for name, tensor in buffers.items():

@@ -30,6 +30,7 @@ _ALSO_ACCEPTED = frozenset({
     "to_copy",
     "unsafe_split",
     "unsafe_split_with_sizes",
+    "vdot",
     "view_as",
     "zero",
 })  # fmt: skip

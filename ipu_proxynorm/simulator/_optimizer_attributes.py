@@ -252,6 +252,14 @@ def _chooseReductionStrategy(
         )
 
 
+def _warnOfWhatTheDeviceLacks(optimizer: torch.optim.Optimizer) -> None:
+    if any(group.get("maximize", False) for group in optimizer.param_groups):
+        logger.warning(
+            "maximize=True has no effect on the device, which always minimises: negate the loss "
+            "instead."
+        )
+
+
 def convertOptimizerToDict(
     optimizer: torch.optim.Optimizer,
     attr_tracker: OptimizerAttrTracker,
@@ -290,6 +298,7 @@ def convertOptimizerToDict(
     result["defaults"] = {**readGroup(optimizer.defaults), **reader.lossScaling()}
     result["groups"] = [readGroup(group) for group in optimizer.param_groups]
     attr_tracker.check(optimizer)
+    _warnOfWhatTheDeviceLacks(optimizer)
     logger.debug("Python optimizer %s", result)
     attr_tracker.enableChecks()
     return result

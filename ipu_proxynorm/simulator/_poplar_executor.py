@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import datetime
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 
 from . import (
-    _anchors,
     _args_parser,
     _batching,
     _export,
     _hooks,
     _impl,
-    _latency,
     _machine,
     _model_state,
-    _pipeline,
     _printing,
     _program,
     _utils,
@@ -27,10 +24,12 @@ from . import (
     optim,
 )
 from ._device import Device
+from ._executor_checks import check_program, own_options
+from ._inspection import Inspection
 from ._logging import logger
 from ._optimizer_link import OptimizerLink
 from ._poptorch_data import PoptorchData
-from ._replica_groups import ReplicaGroups
+from ._replica_groups import GroupedParameter, Grouping, ReplicaGroups
 from .options import Options
 
 NO_EXECUTABLE_ERR = "Model has not been compiled or has been destroyed."
@@ -42,20 +41,11 @@ _BACKWARD_ERR = (
 )
 
 
-class PlacedBlock(NamedTuple):
-    """A block of a compiled model and where it runs."""
-
-    block: str
-    stage: int
-    phase: int
-    ipu: int
-
-
 def _refuse_backward() -> None:
     raise _impl.createPoptorchError(_BACKWARD_ERR)
 
 
-class PoplarExecutor:
+class PoplarExecutor(Inspection):
     """A model made by ``trainingModel`` or ``inferenceModel``.
 
     Args:
@@ -80,7 +70,7 @@ class PoplarExecutor:
         optimizer: Optional[torch.optim.Optimizer] = None,
         user_model: Optional[Any] = None,
     ) -> None:
-        self._options = _own_options(options, training)
+        self._options = own_options(options, training)
         self._training = training
         self._poptorch_version = poptorch_version
         self._user_model = model if user_model is None else user_model
@@ -95,7 +85,7 @@ class PoplarExecutor:
         self._host_weights_version = 0
         self._rng_state: Optional[List[int]] = None
         self._compilation_time: Optional[datetime.timedelta] = None
-        self.per_replica_params: Dict[str, Tuple[Any, ...]] = {}
+        self.per_replica_params: Dict[str, Grouping] = {}
         self._link: Optional[OptimizerLink] = None
         if training:
             self._link = OptimizerLink(self._options, lambda: self._host_tensors()[0])
@@ -128,7 +118,7 @@ class PoplarExecutor:
             raise AttributeError(name)
         value = getattr(self._user_model, name)
         if isinstance(value, torch.nn.Parameter):
-            return _ParameterOfExecutor(self, name, value)
+            return GroupedParameter(self.per_replica_params, name, value)
         return value
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
@@ -173,7 +163,7 @@ class PoplarExecutor:
             )
         finally:
             _hooks.after_compiling()
-        _check_program(program, self._options, self._training)
+        check_program(program, self._options, self._training)
         if self._options.connection_type != enums.ConnectionType.Never:
             _machine.attach(self._options)
             self._is_attached = True
@@ -182,7 +172,8 @@ class PoplarExecutor:
         parameters, buffers = self._host_tensors()
         self._device.load(parameters, buffers)
         if self._link is not None:
-            self._device.optimizer = self._link.create(self._device.parameters, groups)
+            with torch.inference_mode(False):
+                self._device.optimizer = self._link.create(self._device.parameters, groups)
         self._compilation_time = datetime.timedelta(seconds=time.perf_counter() - started)
         if self._is_attached:
             self._on_attach()
@@ -199,29 +190,6 @@ class PoplarExecutor:
         if self._options.exists("random_seed"):
             return self._options.random_seed
         return torch.initial_seed()
-
-    def compilationTime(self) -> datetime.timedelta:
-        """Return how long compiling took.
-
-        Raises:
-            poptorch.Error: not compiled, or without ``showCompilationProgressBar``.
-
-        """
-        if self._device is None or self._compilation_time is None:
-            raise _impl.createPoptorchError(
-                "Please compile the model before obtaining compilation time."
-            )
-        if not self._options._show_compilation_progress_bar:
-            raise _impl.createPoptorchError(
-                "Please set showCompilationProgressBar option to obtain compilation time."
-            )
-        return self._compilation_time
-
-    def blockPlacements(self) -> List[PlacedBlock]:
-        """Return where each block of the compiled model runs; what is in none runs on IPU 0."""
-        return [
-            PlacedBlock(name, *placement) for name, placement in self._compiled().program.blocks
-        ]
 
     def _compiled(self) -> Device:
         if self._device is None:
@@ -479,162 +447,3 @@ class PoplarExecutor:
         """
         data = _export.read_inputs(filename, self._poptorch_version)
         self._compile(data.executable_inputs)
-
-    # ---- looking inside ------------------------------------------------------------------------
-
-    def getTensorNames(self) -> List[str]:
-        """Return the names of the program's tensors.
-
-        Raises:
-            AssertionError: not compiled.
-
-        """
-        assert self._device is not None, "Model must be compiled before calling getTensorNames"
-        link = self._link
-        optimizer = link.device_optimizer if link is not None else None
-        scalars = [] if optimizer is None else optimizer.scalarNames()
-        return _anchors.tensor_names(self._device.program, scalars)
-
-    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
-        """Return an anchored tensor as it was in the last call.
-
-        Raises:
-            AssertionError: nothing was anchored under this name, or there was no call.
-
-        """
-        values = {} if self._device is None else self._device.anchors
-        assert short_name in values, f"No tensor with name {short_name} found."
-        return values[short_name]
-
-    # ---- measurements -------------------------------------------------------------------------
-
-    def getPerfCounters(self) -> _latency.Counters:
-        """Return when inputs and outputs of the last call moved, in seconds.
-
-        The keys are ``input``, ``input_complete``, ``output``, ``output_complete``; for each tensor
-        there is a list of one time for each micro-batch.
-        """
-        if self._device is None:
-            return _latency.counters([], 0, 0)
-        transfers = [self._device.transfers[key] for key in sorted(self._device.transfers)]
-        program = self._device.program
-        return _latency.counters(
-            transfers, len(program.input_dtypes), sum(program.output_on_device)
-        )
-
-    def _latency(self, start: str, first: Any, end: str, last: Any) -> Tuple[float, float, float]:
-        return _latency.latency(self.getPerfCounters(), start, first, end, last)
-
-    def getHostIpuLatency(self) -> Tuple[float, float, float]:
-        """Return minimum, maximum and mean time from a micro-batch's request to its arrival."""
-        return self._latency("input", min, "input_complete", max)
-
-    def getComputeLatency(self) -> Tuple[float, float, float]:
-        """Return minimum, maximum and mean time from a micro-batch's arrival to its last output."""
-        return self._latency("input_complete", max, "output", max)
-
-    def getIpuHostLatency(self) -> Tuple[float, float, float]:
-        """Return minimum, maximum and mean time from an output being there to its arrival."""
-        return self._latency("output", min, "output_complete", max)
-
-    def getLatency(self) -> Tuple[float, float, float]:
-        """Return minimum, maximum and mean time from a micro-batch's request to its last output."""
-        return self._latency("input", min, "output_complete", max)
-
-    def cycleCount(self) -> int:
-        """Refuse: a CPU has no count of an IPU's cycles.
-
-        Raises:
-            poptorch.Error: always; which text says what is missing.
-
-        """
-        if not self._options._Popart.options.get("instrumentWithHardwareCycleCounter"):
-            raise _impl.createPoptorchError(
-                "Cycle count logging is disabled. Please set option logCycleCount to True to "
-                "enable."
-            )
-        if not self.isCompiled():
-            raise _impl.createPoptorchError(
-                "Please run the model at least once before obtaining cycle count."
-            )
-        raise _impl.createPoptorchError(
-            "Cycle count logging is only supported on actual IPU hardware."
-        )
-
-
-class _ParameterOfExecutor:
-    """A parameter as one executor sees it: with ``replicaGrouping``, otherwise as it is."""
-
-    def __init__(self, executor: PoplarExecutor, name: str, parameter: torch.nn.Parameter) -> None:
-        self._executor = executor
-        self._name = name
-        self._parameter = parameter
-
-    def replicaGrouping(
-        self,
-        comm_group_type: enums.CommGroupType,
-        shards: int,
-        variable_retrieval_mode: enums.VariableRetrievalMode,
-    ) -> None:
-        """Let groups of replicas have values of their own, given along the first dimension."""
-        self._executor.per_replica_params[self._name] = (
-            comm_group_type,
-            shards,
-            variable_retrieval_mode,
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parameter, name)
-
-
-def _own_options(options: Optional[Options], training: bool) -> Options:
-    """Return a copy of the options with the output mode settled; freeze the user's."""
-    if options is None:
-        own = Options()
-    elif isinstance(options, Options):
-        options._freeze()
-        own = options.clone()
-    else:
-        raise _impl.createPoptorchError(
-            f"Invalid type: 'options' is of type {type(options)} (Expected poptorch.Options)"
-        )
-    if own.defaultOutputMode():
-        own.outputMode(enums.OutputMode.Final if training else enums.OutputMode.All)
-    if not training and own.Training.gradient_accumulation != 1:
-        message = (
-            "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its "
-            "default value (1) when running a poptorch.inferenceModel()."
-        )
-        if _pipeline.is_pipelined(own):
-            message += (
-                " Use poptorch.Options().deviceIterations to process a sufficient number of "
-                "batches each run for pipelined execution instead."
-            )
-        raise _impl.createPoptorchError(message)
-    for anchor in own.anchored_tensors.values():
-        if anchor[1]:  # the mode was left open
-            anchor[2] = own.output_mode
-            if anchor[2] == enums.OutputMode.EveryN:
-                anchor[3] = own.output_return_period
-    return own
-
-
-def _check_program(program: _program.Program, options: Options, training: bool) -> None:
-    """Refuse what the machine cannot do with a program.
-
-    Raises:
-        poptorch.Error: too many IPUs, a pipeline not filled, or buffers out of step.
-
-    """
-    if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
-        raise _impl.createPoptorchError(
-            "Cycle count logging is only supported on actual IPU hardware."
-        )
-    if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
-        raise _impl.createPoptorchError(
-            "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
-            "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
-            "using poptorch.Options.broadcastBuffers(False)."
-        )
-    _machine.ipus_needed(program.placements, options)
-    _pipeline.check(program.placements, options, training)

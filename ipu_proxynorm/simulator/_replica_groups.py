@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import torch
 
@@ -52,3 +52,34 @@ class ReplicaGroups(NamedTuple):
                 f"Per-replica parameter {name} has shape {list(tensor.shape)}, but its first "
                 f"dimension must be the number of replica groups ({self.number})."
             )
+
+
+# Kind of groups, their size, and which of a group's values returns.
+Grouping = Tuple[enums.CommGroupType, int, enums.VariableRetrievalMode]
+
+
+class GroupedParameter:
+    """A parameter as one executor sees it: with ``replicaGrouping``, otherwise as it is."""
+
+    def __init__(
+        self, groupings: Dict[str, Grouping], name: str, parameter: torch.nn.Parameter
+    ) -> None:
+        self._groupings = groupings
+        self._name = name
+        self._parameter = parameter
+
+    def replicaGrouping(
+        self,
+        comm_group_type: enums.CommGroupType,
+        shards: int,
+        variable_retrieval_mode: enums.VariableRetrievalMode,
+    ) -> None:
+        """Let groups of replicas have values of their own, given along the first dimension."""
+        self._groupings[self._name] = (
+            comm_group_type,
+            shards,
+            variable_retrieval_mode,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parameter, name)

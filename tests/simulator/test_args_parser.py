@@ -9,6 +9,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 class Add(torch.nn.Module):
     def forward(self, x, y=None, *, scale=1):

@@ -8,6 +8,8 @@ import torch
 from ipu_proxynorm.simulator import CommGroupType, Options, OutputMode, inferenceModel
 from ipu_proxynorm.simulator._batching import BatchLayout, OutputCollector, Position
 
+pytestmark = pytest.mark.simulator
+
 
 def test_layout_is_row_major():
     layout = BatchLayout(2, 3, 2, 1, True)

@@ -7,6 +7,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 def test_for_loop_compiles_its_body_once():
     calls = []

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -289,3 +293,46 @@ def test_an_accessor_is_not_put_on_a_loader_that_has_one_or_leaves_rows_over():
     uneven = DataLoader(Options(), Counting(5), batch_size=2, drop_last=False)
     with pytest.raises(AssertionError, match="'drop_last=False'"):
         AsynchronousDataAccessor(uneven)
+
+
+INTERRUPTED = """
+import signal
+import time
+import torch
+import ipu_proxynorm.simulator as poptorch
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    data = torch.utils.data.TensorDataset(torch.zeros(64, 2))
+    loader = poptorch.DataLoader(
+        poptorch.Options(), data, batch_size=2, num_workers=1, mode=poptorch.DataLoaderMode.Async
+    )
+    next(iter(loader))
+    try:
+        print("waiting", loader._accessor._worker._process.pid, flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_an_interrupt_ends_program_and_worker_quietly(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(INTERRUPTED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    program = subprocess.Popen(
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert program.stdout is not None
+    worker = int(program.stdout.readline().split()[1])
+    os.kill(worker, signal.SIGINT)
+    program.send_signal(signal.SIGINT)
+    rest, _ = program.communicate(timeout=60)
+    assert rest == "interrupted\n"
+    assert program.returncode == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from ipu_proxynorm.simulator import Options, identity_loss, inferenceModel, trainingModel
 from ipu_proxynorm.simulator._dtypes import round_stochastically
 
+pytestmark = pytest.mark.simulator
+
 
 def run(function, *inputs, options=None):
     return inferenceModel(function, options)(*inputs)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from ipu_proxynorm.simulator import Error, Options, identity_loss, trainingModel
 
+pytestmark = pytest.mark.simulator
+
 
 class Model(torch.nn.Module):
     def __init__(self, outputs):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.simulator
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import subprocess, sys
@@ -20,7 +21,6 @@ if sys.argv[1] == "parent":
 """
 
 
-@pytest.mark.simulator
 @pytest.mark.parametrize("as_module", [False, True])
 def test_a_program_and_its_children_get_the_simulator(tmp_path, as_module):
     (tmp_path / "program.py").write_text(PROGRAM)

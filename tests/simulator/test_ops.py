@@ -10,6 +10,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 def run(function, *inputs, options=None):
     return poptorch.inferenceModel(function, options)(*inputs)

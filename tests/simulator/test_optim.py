@@ -250,3 +250,11 @@ def test_schedulers_drive_them():
     optimizer.step()
     scheduler.step()
     assert convert(optimizer)["groups"][0]["learningRate"] == (0.5, False)
+
+
+def test_maximize_is_said_to_have_no_effect(caplog):
+    convert(torch.optim.SGD(parameters(), lr=0.1, maximize=True))
+    assert "maximize=True has no effect on the device" in caplog.text
+    caplog.clear()
+    convert(torch.optim.SGD(parameters(), lr=0.1))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

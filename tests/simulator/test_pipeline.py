@@ -12,6 +12,8 @@ import torch
 from ipu_proxynorm import simulator as poptorch
 from ipu_proxynorm.simulator import schedule
 
+pytestmark = pytest.mark.simulator
+
 
 class Stages(torch.nn.Module):
     """Layers a, b, c on IPUs 0, 1, 2."""

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 class Model(torch.nn.Module):
     def __init__(self):

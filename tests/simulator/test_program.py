@@ -10,6 +10,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 class Square(torch.autograd.Function):
     @staticmethod
@@ -72,3 +74,23 @@ def test_a_constant_that_is_written_to_starts_anew_at_each_run():
 
     model = poptorch.inferenceModel(forward)
     assert [model(torch.ones(1)).item() for _ in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return poptorch.identity_loss(self.weight * x * self.calls, "sum")
+
+    with mode():
+        model = Counting()
+        executor = poptorch.trainingModel(model)
+        assert [executor(torch.ones(2)).item() for _ in range(2)] == pytest.approx([2, 3.96])
+        inference = poptorch.inferenceModel(model)
+        assert inference(torch.ones(2)).item() == pytest.approx(5.82)

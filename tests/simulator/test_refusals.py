@@ -9,6 +9,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 def compile_model(forward, *inputs):
     return poptorch.inferenceModel(forward).compile(*inputs)

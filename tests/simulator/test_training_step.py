@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from ipu_proxynorm.simulator import Options, OutputMode, inferenceModel, trainingModel
 
+pytestmark = pytest.mark.simulator
+
 DIVISIONS = [(4, 1, 2), (2, 2, 2), (1, 1, 8), (1, 4, 2)]
 
 

@@ -11,6 +11,8 @@ import torch
 
 from ipu_proxynorm import simulator as poptorch
 
+pytestmark = pytest.mark.simulator
+
 
 class Model(torch.nn.Module):
     def __init__(self):

@@ -1,0 +1,61 @@
+"""What a wrapped model's options and program must satisfy."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from . import _impl, _machine, _pipeline, _program, enums
+from .options import Options
+
+
+def own_options(options: Optional[Options], training: bool) -> Options:
+    """Return a copy of the options with the output mode settled; freeze the user's."""
+    if options is None:
+        own = Options()
+    elif isinstance(options, Options):
+        options._freeze()
+        own = options.clone()
+    else:
+        raise _impl.createPoptorchError(
+            f"Invalid type: 'options' is of type {type(options)} (Expected poptorch.Options)"
+        )
+    if own.defaultOutputMode():
+        own.outputMode(enums.OutputMode.Final if training else enums.OutputMode.All)
+    if not training and own.Training.gradient_accumulation != 1:
+        message = (
+            "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its "
+            "default value (1) when running a poptorch.inferenceModel()."
+        )
+        if _pipeline.is_pipelined(own):
+            message += (
+                " Use poptorch.Options().deviceIterations to process a sufficient number of "
+                "batches each run for pipelined execution instead."
+            )
+        raise _impl.createPoptorchError(message)
+    for anchor in own.anchored_tensors.values():
+        if anchor[1]:  # the mode was left open
+            anchor[2] = own.output_mode
+            if anchor[2] == enums.OutputMode.EveryN:
+                anchor[3] = own.output_return_period
+    return own
+
+
+def check_program(program: _program.Program, options: Options, training: bool) -> None:
+    """Refuse what the machine cannot do with a program.
+
+    Raises:
+        poptorch.Error: too many IPUs, a pipeline not filled, or buffers out of step.
+
+    """
+    if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
+        raise _impl.createPoptorchError(
+            "Cycle count logging is only supported on actual IPU hardware."
+        )
+    if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
+        raise _impl.createPoptorchError(
+            "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
+            "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
+            "using poptorch.Options.broadcastBuffers(False)."
+        )
+    _machine.ipus_needed(program.placements, options)
+    _pipeline.check(program.placements, options, training)
