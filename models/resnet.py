@@ -11,8 +11,9 @@ from collections import OrderedDict
 from typing import List, NamedTuple, Optional, Sequence, Type, Union
 
 import torch
-from ipu_proxynorm.norm import create_conv, create_norm_act
 from torch import Tensor, nn
+
+from ipu_proxynorm.norm import create_conv, create_norm_act
 
 
 class Layers(NamedTuple):
