@@ -24,8 +24,9 @@ import platform
 import random
 import statistics
 import time
+from itertools import chain
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -331,28 +332,26 @@ def moments_table(seconds: float) -> List[str]:
 TABLES = ("square", "other", "batches", "networks", "moments")
 
 
-def report(tables: Sequence[str], seconds: float) -> List[str]:
-    """Return all tables asked for."""
-    lines: List[str] = []
+def report(tables: Sequence[str], seconds: float) -> Iterator[List[str]]:
+    """Yield all tables asked for, one after the other."""
     layouts = (torch.contiguous_format, torch.channels_last)
     if "moments" in tables:
-        lines += moments_table(seconds)
+        yield moments_table(seconds)
     if "square" in tables:
         for layout in layouts:
             for act in ACTIVATIONS:
-                lines += block_table("Batch 4", SQUARE, act, layout, seconds)
+                yield block_table("Batch 4", SQUARE, act, layout, seconds)
+    if "networks" in tables:
+        for name in NETWORKS:
+            yield network_table(name, 4, 224, 20 * seconds)
     if "other" in tables:
         for act in ACTIVATIONS:
-            lines += block_table("Other shapes", OTHER, act, layouts[0], seconds)
+            yield block_table("Other shapes", OTHER, act, layouts[0], seconds)
     if "batches" in tables:
         for batch in (1, 8):
             shapes: List[Shape] = [(batch, *shape[1:]) for shape in SQUARE]
             for act in ACTIVATIONS:
-                lines += block_table(f"Batch {batch}", shapes, act, layouts[0], seconds)
-    if "networks" in tables:
-        for name in NETWORKS:
-            lines += network_table(name, 4, 224, 20 * seconds)
-    return lines
+                yield block_table(f"Batch {batch}", shapes, act, layouts[0], seconds)
 
 
 def machine() -> str:
@@ -379,11 +378,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    lines = [f"## {machine()}", "", *report(arguments.tables, arguments.seconds)]
-    print("\n".join(lines))
-    if arguments.markdown:
-        with arguments.markdown.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+    for lines in chain([[f"## {machine()}", ""]], report(arguments.tables, arguments.seconds)):
+        text = "\n".join(lines) + "\n"
+        print(text, end="", flush=True)
+        if arguments.markdown:
+            with arguments.markdown.open("a", encoding="utf-8") as file:
+                file.write(text)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Set
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import ipu_proxynorm
 from ipu_proxynorm.norm import create_norm_act, plain_operators, share_moments
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 
-# From the handlers registered in PopTorch 3.4's sources, those that a norm could want.
-ACCEPTED_NAMES = """
-abs add addcdiv addcmul batch_norm cat clamp clamp_max clamp_min clone contiguous detach div erf
-erfc exp expand expm1 full full_like ge gelu group_norm gt hardsigmoid hardswish hardtanh
-instance_norm layer_norm le leaky_relu lt maximum mean minimum mish mul native_batch_norm
-native_group_norm native_layer_norm neg ones ones_like permute pow reciprocal relu reshape rsqrt
-rsub select sigmoid sign silu slice softplus split split_with_sizes sqrt square squeeze stack sub
-sum tanh to transpose unbind unsqueeze _unsafe_view view where zeros zeros_like
-"""
-ACCEPTED = set(ACCEPTED_NAMES.split())
+LISTED = (Path(ipu_proxynorm.__file__).parent / "simulator/data/aten_ops.txt").read_text()
+ACCEPTED = {line for line in LISTED.splitlines() if not line.startswith("#")}
 # Other names that the dispatcher has for the same: conversions, constants, uninitialized results.
 SAME = {"_to_copy": "to", "lift_fresh": "clone", "alias": "view", "empty": "zeros"}
 
