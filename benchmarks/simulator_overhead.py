@@ -130,16 +130,11 @@ def compare(setting: Tuple[int, int, int, int], rounds: int) -> None:
     )
 
 
-def import_seconds(statement: str, rounds: int) -> float:
-    """Return the median time of a fresh process that only imports."""
+def import_seconds(statement: str) -> float:
+    """Return how long a statement takes in a fresh process."""
     program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    times = [
-        float(
-            subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
-        )
-        for _ in range(rounds)
-    ]
-    return statistics.median(times)
+    command = [sys.executable, "-c", program]
+    return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 def main() -> None:
@@ -151,8 +146,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
     for setting in SETTINGS:
         compare(setting, rounds)
-    alone = import_seconds("import torch", 5)
-    with_simulator = import_seconds("import ipu_proxynorm.simulator", 5)
+    statements = ("import torch", "import ipu_proxynorm.simulator")
+    imports = [tuple(map(import_seconds, statements)) for _ in range(6)][1:]  # the first is cold
+    alone, with_simulator = (statistics.median(times) for times in zip(*imports))
     print(
         f"import: torch {alone:.2f} s, simulator {with_simulator:.2f} s, "
         f"ratio {with_simulator / alone:.2f}"

@@ -78,10 +78,6 @@ class Device:
             for name, tensor in buffers.items():
                 tensor.copy_(self._buffers[0][name])
 
-    def buffer(self, name: str, replica: int) -> torch.Tensor:
-        """Return a replica's own buffer."""
-        return self._buffers[replica][name]
-
     def _state_of(self, replica: int) -> List[torch.Tensor]:
         """Return parameters and buffers as one replica has them, in the program's order."""
         state = []

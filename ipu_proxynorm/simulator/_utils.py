@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Iterator, List, Optional
 
 import torch
 
-from ._logging import logger
-
 if TYPE_CHECKING:
     from ._custom_args import ICustomArgParser
 
-ATTR_PREFIX = "attr:"
-
 custom_arg_parsers: Dict[type, ICustomArgParser] = {}
-
-
-def deprecated(domain: str, since_version: str, reason: str) -> Callable:
-    """Mark a function as deprecated: it logs a warning each time it is called."""
-
-    def decorate(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def warn_and_call(*args: Any, **kwargs: Any) -> Any:
-            logger.warning(
-                "%s.%s is deprecated since version %s and will be removed in a future release."
-                "\nReason: %s.",
-                domain,
-                function.__name__,
-                since_version,
-                reason,
-            )
-            return function(*args, **kwargs)
-
-        return warn_and_call
-
-    return decorate
 
 
 def getCustomParser(instance: Any) -> Optional[ICustomArgParser]:
@@ -132,8 +106,3 @@ def combined_batch_generator(
             return
         flat = [flattenTensorStructure(batch) for batch in batches]
         yield reconstructTensorStructure(batches[-1], combine_batch_tensors_gen(flat))
-
-
-def isOnIpu(x: torch.Tensor) -> bool:
-    """Tell whether torch has placed the tensor on an IPU: it cannot, without the SDK."""
-    return x.device.type == "ipu"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -16,6 +17,13 @@ from ipu_proxynorm.simulator.options import Options
 from ipu_proxynorm.simulator.poptorch_core import Error
 
 pytestmark = pytest.mark.simulator
+
+
+@pytest.fixture(autouse=True)
+def _workers_can_import_this_module(monkeypatch):
+    """Let processes that unpickle the data sets below find this module by its name."""
+    folder = str(pathlib.Path(__file__).parents[__name__.count(".")])
+    monkeypatch.setattr(sys, "path", [folder, *sys.path])
 
 
 class Counting(torch.utils.data.Dataset):
