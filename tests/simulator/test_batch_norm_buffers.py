@@ -5,6 +5,8 @@ import torch
 
 from ipu_proxynorm.simulator import Error, Options, inferenceModel, trainingModel
 
+pytestmark = pytest.mark.simulator
+
 
 class Classifier(torch.nn.Module):
     def __init__(self):
