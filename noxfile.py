@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent
 IPU = ("3.8", ["torch==2.0.1", "torchvision==0.15.2"])
 TODAY = ("3.11", ["torch==2.14.1", "torchvision==0.29.1"])
 
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types-ipu", "types-today", "tests-ipu", "tests-today"]
 nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "venv"
 # A missing interpreter is an error where CI is set, and elsewhere a warning and a skipped session.
@@ -67,7 +67,6 @@ def both(function):
             run,
             python=interpreter(version),
             name=f"{function.__name__}-{name}",
-            tags=[function.__name__],
         )
     return function
 
