@@ -28,6 +28,11 @@ def network(act: Any, spec: str = "gn2+pn", **kwargs: Any) -> nn.Sequential:
     return model
 
 
+def assert_within_1e_6(actual: Tensor, expected: Tensor) -> None:
+    """Of the largest output: single ones carry the rounding of the sums they are made of."""
+    assert (actual - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
 def image() -> Tensor:
     return torch.randn(2, 3, 7, 6)
 
@@ -46,7 +51,7 @@ def test_equals_the_network_without_any_proxy(act: Any) -> None:
 @pytest.mark.parametrize("act", ["relu", "silu"])
 def test_float32_within_1e_6(act: str) -> None:
     model, x = network(act), image()
-    torch.testing.assert_close(fold_proxy_norm(model)(x), model(x), rtol=1e-6, atol=2e-6)
+    assert_within_1e_6(fold_proxy_norm(model)(x), model(x))
 
 
 def test_strided_groups() -> None:
@@ -73,7 +78,7 @@ def test_torchscript(act: str, grouping: str) -> None:
         scripted = torch.jit.script(fold_proxy_norm(model))
         traced = torch.jit.trace(fold_proxy_norm(model), x)
     for graph in (scripted, traced):
-        torch.testing.assert_close(graph(x), model(x), rtol=1e-5, atol=1e-5)
+        assert_within_1e_6(graph(x), model(x))
         text = str(graph.inlined_graph)
         assert "erfc" not in text
         assert "aten::exp(" not in text
@@ -98,4 +103,4 @@ def test_onnx(act: str) -> None:
     assert not kinds & {"Exp", "ReduceMean", "ReduceSum"}
     assert not any("proxy" in tensor.name for tensor in graph.graph.initializer)
     (out,) = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(out), model(x), rtol=1e-5, atol=1e-5)
+    assert_within_1e_6(torch.from_numpy(out), model(x))
