@@ -131,6 +131,11 @@ class PoplarExecutor(Inspection):
 
     # ---- compiling ----------------------------------------------------------------------------
 
+    @property
+    def _executable(self) -> Optional[Device]:
+        """What PopTorch names so: other people's programs ask whether it is None."""
+        return self._device
+
     def isCompiled(self) -> bool:
         """Tell whether there is a program for the device."""
         return self._device is not None

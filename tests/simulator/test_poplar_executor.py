@@ -45,6 +45,15 @@ def test_attributes_of_the_model_are_the_executors():
         _ = executor.nothing
 
 
+def test_others_can_tell_whether_there_is_an_executable():
+    executor = poptorch.inferenceModel(torch.nn.Linear(2, 2))
+    assert executor._executable is None
+    executor(torch.zeros(1, 2))
+    assert executor._executable is not None
+    executor.destroy()
+    assert executor._executable is None
+
+
 def test_detaching_and_attaching():
     executor = poptorch.trainingModel(Model())
     with pytest.raises(poptorch.Error, match="has not been compiled"):
