@@ -125,10 +125,9 @@ def load(
         edit_opts_fn(data.options)  # type: ignore[arg-type]
     if data.optimizer is not None and data.optimizer_state is not None:
         data.optimizer.load_state_dict(data.optimizer_state)
-    if data.training:
-        executor = trainingModel(data.model, data.options, data.optimizer)
-    else:
-        executor = inferenceModel(data.model, data.options)
+    made_for = {"optimizer": data.optimizer} if data.training else {}
+    wrap: Callable[..., PoplarExecutor] = trainingModel if data.training else inferenceModel
+    executor = wrap(data.model, data.options, **made_for)
     executor.loadExecutable(filename)
     if data.rng_state is not None:
         executor.rng_state = data.rng_state

@@ -190,18 +190,15 @@ class PipelinedExecution(_IExecutionStrategy):
     """
 
     def __init__(self, *args: _StageLike) -> None:
-        block_map: Dict[BlockId, Stage] = {}
-        auto_stage = enums.AutoStage.SameAsIpu
-        if len(args) == 1 and isinstance(args[0], enums.AutoStage):
-            auto_stage = args[0]
-        else:
-            for stage_id, arg in enumerate(args):
-                stage = self._toStage(arg)._setStage(stage_id)
-                _addBlocks(block_map, stage, f"stage {stage_id}")
-        manager: IStageManager = (
-            _ExplicitStageManager(block_map) if block_map else _DefaultStageManager(auto_stage)
-        )
-        super().__init__(manager, block_map)
+        automatic = [arg for arg in args if isinstance(arg, enums.AutoStage)]
+        if len(args) == len(automatic) == 1 or not args:
+            way = automatic[0] if automatic else enums.AutoStage.SameAsIpu
+            super().__init__(_DefaultStageManager(way), {})
+            return
+        blocks: Dict[BlockId, Stage] = {}
+        for number, arg in enumerate(args):
+            _addBlocks(blocks, self._toStage(arg)._setStage(number), f"stage {number}")
+        super().__init__(_ExplicitStageManager(blocks), blocks)
 
     @staticmethod
     def _toStage(arg: _StageLike) -> Stage:

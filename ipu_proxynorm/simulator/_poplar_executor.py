@@ -428,12 +428,11 @@ class PoplarExecutor(Inspection):
         """
         self._compiled()
         data = PoptorchData(self._poptorch_version, self._executable_inputs, self._options)
-        if export_model:
-            data.training = self._training
-            data.model = self.model
-            data.optimizer = self._optimizer
         if save_rng_state:
             data.rng_state = self.rng_state
+        if export_model:
+            data.model, data.training = self._user_model, self._training
+            data.optimizer = self._optimizer
         _export.write(data, filename)
 
     def compileAndExport(

@@ -394,11 +394,9 @@ class Options(_options_impl.OptionsDict):
 
     def enableExecutableCaching(self, path: Optional[str]) -> Options:
         """Directory in which compiled programs are kept; None for no caching."""
-        if path is None:
-            self._Popart.set("enableEngineCaching", False)
-        else:
+        self._Popart.set("enableEngineCaching", path is not None)
+        if path is not None:
             self._Popart.set("cachePath", path)
-            self._Popart.set("enableEngineCaching", True)
         return self
 
     def logCycleCount(self, log_cycle_count: bool) -> Options:
