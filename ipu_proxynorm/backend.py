@@ -1,4 +1,4 @@
-"""The name ``poptorch``: the Poplar SDK's module where it can be imported, else the simulator.
+"""The names ``poptorch`` and ``popdist``: the Poplar SDK's where it is there, else the simulator's.
 
 Everything else says ``from ipu_proxynorm.backend import poptorch``. The environment variable
 ``IPU_PROXYNORM_BACKEND`` decides: ``auto`` (default), ``sdk`` (no fallback) or ``simulator``.
@@ -7,15 +7,16 @@ Everything else says ``from ipu_proxynorm.backend import poptorch``. The environ
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from ipu_proxynorm.errors import unknown_name
 
 if TYPE_CHECKING:
     from ipu_proxynorm import simulator as poptorch
 
-__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "poptorch"]
+__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "popdist", "poptorch"]
 
 VARIABLE = "IPU_PROXYNORM_BACKEND"
 CHOICES = ("auto", "sdk", "simulator")
@@ -43,3 +44,10 @@ else:
 
 #: Whether ``poptorch`` is the simulator (also where a program runs under the simulator's alias).
 SIMULATED: bool = poptorch.__name__.startswith(SIMULATOR)
+
+#: None where the SDK's poptorch comes without popdist: such a process works alone.
+popdist: Any = None
+_package = f"{SIMULATOR}.popdist" if SIMULATED else "popdist"
+if SIMULATED or importlib.util.find_spec(_package) is not None:
+    popdist = importlib.import_module(_package)
+    importlib.import_module(f"{_package}.poptorch")

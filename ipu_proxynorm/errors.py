@@ -8,7 +8,16 @@ from typing import Iterable, Iterator, Sequence
 
 
 class UserError(ValueError):
-    """Input that a user can correct. Command lines print its text alone and exit with status 2."""
+    """Input that a user can correct. Command lines print its text alone and exit with status 2.
+
+    ``agreed`` where all processes of a run raise it, ``quiet`` where another one prints it.
+    """
+
+    agreed = quiet = False
+
+
+class UserNotice(UserWarning):
+    """What a user should know, in one sentence. Command lines print its text alone and go on."""
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
@@ -31,3 +40,8 @@ def blame(key: str, value: object) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{key}={value}: {error}") from error
+
+
+def nearest_number(value: float, choices: Iterable[float]) -> float:
+    """Return the one of ``choices`` closest to ``value``, the smaller of two."""
+    return min(choices, key=lambda choice: (abs(choice - value), choice))

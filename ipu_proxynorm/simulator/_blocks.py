@@ -9,7 +9,6 @@ from typing import Any, Callable, Optional, TypeVar, Union
 import torch
 
 from . import _impl, _program
-from ._execution_strategy import IStageManager
 
 _ModuleT = TypeVar("_ModuleT", bound=torch.nn.Module)
 
@@ -17,11 +16,8 @@ _ModuleT = TypeVar("_ModuleT", bound=torch.nn.Module)
 def _begin(user_id: Optional[str], ipu_id: Optional[int]) -> None:
     """Place what follows; without effect unless a model is being traced."""
     trace = _program.current()
-    manager = Block._stages_manager
-    if manager is None or trace is None:
-        return
-    placement = manager.beginStage(user_id, ipu_id)
-    trace.begin_block(str(user_id), placement)
+    if trace is not None:
+        trace.begin_block(str(user_id), trace.stages_manager.beginStage(user_id, ipu_id))
 
 
 class Block(torch.nn.Module):
@@ -33,9 +29,6 @@ class Block(torch.nn.Module):
 
     """
 
-    # Set by the execution strategy while a model is traced; None otherwise.
-    _stages_manager: Optional[IStageManager] = None
-
     def __init__(self, user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
         super().__init__()
         self._user_id = user_id
@@ -44,8 +37,9 @@ class Block(torch.nn.Module):
     @staticmethod
     def useAutoId() -> None:
         """Count blocks without a name from "0" again; call it first thing in ``forward``."""
-        if Block._stages_manager is not None:
-            Block._stages_manager.resetAutoId()
+        trace = _program.current()
+        if trace is not None:
+            trace.stages_manager.resetAutoId()
 
     @staticmethod
     def start(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
@@ -90,8 +84,9 @@ class _BlockHook:
         self._ipu_id = ipu_id
 
     def __call__(self, module: torch.nn.Module, args: Any) -> None:
-        if Block._stages_manager is not None and self._user_id is None:
-            self._user_id = Block._stages_manager.nextAutoId()
+        trace = _program.current()
+        if trace is not None and self._user_id is None:
+            self._user_id = trace.stages_manager.nextAutoId()
         _begin(self._user_id, self._ipu_id)
 
     def __repr__(self) -> str:

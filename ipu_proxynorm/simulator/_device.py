@@ -8,7 +8,7 @@ from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence,
 
 import torch
 
-from . import _dtypes, _processes, _synthetic, enums
+from . import _compute_device, _dtypes, _processes, _synthetic, enums
 from ._anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from ._batching import BatchLayout, OutputCollector, Position
 from ._device_optimizer import DeviceOptimizer
@@ -39,7 +39,10 @@ class Device:
         self.program = program
         self.parameters: Dict[str, torch.Tensor] = {}
         first_replica = options.Distributed.processId * options.replication_factor
-        self.streams = RandomStreams(seed, options.replication_factor, first_replica)
+        self._torch_device = program.device
+        self.streams = RandomStreams(
+            seed, options.replication_factor, first_replica, program.device
+        )
         self.optimizer: Optional[DeviceOptimizer] = None
         self.transfers: Dict[Position, Transfer] = {}
         self.anchors: Dict[str, torch.Tensor] = {}
@@ -47,7 +50,8 @@ class Device:
         self._layout = BatchLayout.of(options)
         self._groups = groups
         self._buffers: List[Dict[str, torch.Tensor]] = []
-        self._scaling = torch.ones(())
+        self._scaling = torch.ones((), device=program.device)
+        self._scaling_value = 1.0
         self._anchors = Anchors(options.anchored_tensors, program, self._layout)
 
     # ---- weights ----------------------------------------------------------------------------
@@ -61,12 +65,15 @@ class Device:
                 if name in self.parameters:
                     self.parameters[name].copy_(tensor)  # the optimiser holds this very tensor
                 else:
-                    self.parameters[name] = _dtypes.demoted(tensor.detach().clone())
+                    self.parameters[name] = self._copied(tensor)
             while len(self._buffers) < self._layout.replicas:
                 self._buffers.append({})
             for replica in self._buffers:
                 for name, tensor in buffers.items():
-                    replica[name] = _dtypes.demoted(tensor.detach().clone())
+                    replica[name] = self._copied(tensor)
+
+    def _copied(self, tensor: torch.Tensor) -> torch.Tensor:
+        return _dtypes.demoted(tensor.detach().clone()).to(self._torch_device)
 
     def store(
         self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
@@ -105,9 +112,9 @@ class Device:
             if on_device
         ]
         self.transfers = {}
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), self._precision():
             inputs = [
-                tensor.detach().to(dtype)
+                tensor.detach().to(self._torch_device, dtype)
                 for tensor, dtype in zip(host_inputs, self.program.input_dtypes)
             ]
             synthetic = _synthetic.isEnabled(self._options._Popart.options)
@@ -117,16 +124,19 @@ class Device:
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:
                     scale = torch.tensor(self.optimizer.loss_scaling)
-                    self.optimizer.step(gradients)
+                    with self._shared_stream():
+                        self.optimizer.step(gradients)
                     self._anchors.add_updated(iteration, UPDATED, self.parameters)
                     self._anchors.add_updated(iteration, LOSS_SCALE, {"": scale})
             for position in self.program.written_inputs:
-                if host_inputs[position].dtype != inputs[position].dtype and not synthetic:
-                    host_inputs[position].detach().copy_(inputs[position])
+                host, device = host_inputs[position].detach(), inputs[position]
+                copied = host.dtype != device.dtype or host.device != device.device
+                if copied and not synthetic:
+                    host.copy_(device)
             if synthetic:  # nothing went to or from the host
                 self.transfers = {}
-            self.anchors = self._anchors.results()
-            return [collector.result() for collector in collectors]
+            self.anchors = {name: value.cpu() for name, value in self._anchors.results().items()}
+            return [collector.result().cpu() for collector in collectors]
 
     def _device_iteration(
         self, iteration: int, inputs: List[torch.Tensor], collectors: List[OutputCollector]
@@ -173,12 +183,22 @@ class Device:
         return gradients
 
     def _loss_scaling(self) -> torch.Tensor:
-        if self.optimizer is not None and self._scaling != self.optimizer.loss_scaling:
-            self._scaling = torch.tensor(self.optimizer.loss_scaling)
+        value = 1.0 if self.optimizer is None else self.optimizer.loss_scaling
+        if self._scaling_value != value:
+            self._scaling = torch.tensor(value, device=self._torch_device)
+            self._scaling_value = value
         return self._scaling
+
+    def _precision(self) -> ContextManager[Any]:
+        on_host = self._torch_device == _compute_device.HOST
+        return contextlib.nullcontext() if on_host else _compute_device.float32_products()
 
     def _random_stream(self, replica: int) -> ContextManager[Any]:
         return self.streams.use(replica) if self.program.random else contextlib.nullcontext()
+
+    def _shared_stream(self) -> ContextManager[Any]:
+        stochastic = self._options._Popart.options.get("enableStochasticRounding", False)
+        return self.streams.use_shared() if stochastic else contextlib.nullcontext()
 
 
 class _Accumulation:

@@ -280,7 +280,7 @@ class DeviceOptimizer:
     def ipu_state(self) -> Dict[str, Tensor]:
         """Return copies of the state, as ``Accl1___weight`` and so on."""
         tensors = {
-            f"{key}___{name}": tensor.clone()
+            f"{key}___{name}": tensor.clone().cpu()
             for name, state in self._state.items()
             for key, tensor in state.items()
         }

@@ -79,12 +79,16 @@ def round_stochastically(tensor: torch.Tensor) -> torch.Tensor:
     lost = (13 + (113 - exponent).clamp(min=0)).clamp(max=31)
     tiny = lost > 23  # less than the smallest float16: handled by its ratio to it
     mask = (torch.ones_like(exponent) << lost.clamp(max=23)) - 1
-    noise = torch.randint(0, 1 << 23, tensor.shape, dtype=torch.int32) & mask
+    noise = torch.randint(0, 1 << 23, tensor.shape, dtype=torch.int32, device=tensor.device) & mask
     rounded = ((tensor.view(torch.int32) + noise) & ~mask).view(torch.float32)
     smallest = 2.0**-24
-    chance = torch.rand(tensor.shape) < tensor.abs() / smallest
+    chance = torch.rand(tensor.shape, device=tensor.device) < tensor.abs() / smallest
     rounded = torch.where(tiny, chance.to(torch.float32) * smallest * tensor.sign(), rounded)
     return torch.where(torch.isfinite(tensor), rounded, tensor).to(torch.float16)
+
+
+round_stochastically.is_random = True  # type: ignore[attr-defined]
+round_stochastically.runs_anywhere = True  # type: ignore[attr-defined]
 
 
 class DtypeRules:

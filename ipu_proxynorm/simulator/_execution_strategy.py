@@ -160,19 +160,10 @@ class _IExecutionStrategy:
         require(block_id in self._block_map, f"Unknown block {block_id}")
         return self._block_map[block_id]
 
-    def onStartTracing(self) -> None:
-        """Let this strategy place the blocks that the trace meets."""
-        from . import ops
-
-        self._stages_manager.clearDebug()
-        ops.Block._stages_manager = self._stages_manager
-
-    def onEndTracing(self) -> None:
-        """Stop placing blocks."""
-        from . import ops
-
-        self._stages_manager.printDebug()
-        ops.Block._stages_manager = None
+    @property
+    def stages_manager(self) -> IStageManager:
+        """What places the blocks that a trace meets."""
+        return self._stages_manager
 
     def backendOptions(self) -> Dict[str, Any]:
         """Options that the strategy adds to the serialised ones."""

@@ -23,6 +23,7 @@ class FloatCheck:
     """
 
     has_effect = True
+    runs_anywhere = True
     __name__ = "float_check"
 
     def __init__(self, name: str, origin: Origin, outputs: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from . import (
     _args_parser,
     _batching,
+    _compute_device,
     _export,
     _hooks,
     _impl,
@@ -88,7 +89,7 @@ class PoplarExecutor(Inspection):
         self.per_replica_params: Dict[str, Grouping] = {}
         self._link: Optional[OptimizerLink] = None
         if training:
-            self._link = OptimizerLink(self._options, lambda: self._host_tensors()[0])
+            self._link = OptimizerLink(self._options, self._host_parameters)
             self.setOptimizer(optimizer or optim.SGD(self._user_model.parameters(), lr=0.01))
         self._options._freeze()
         if training:
@@ -121,6 +122,19 @@ class PoplarExecutor(Inspection):
             return GroupedParameter(self.per_replica_params, name, value)
         return value
 
+    def __getstate__(self) -> Dict[str, Any]:
+        if self.isCompiled():
+            raise _impl.createPoptorchError(
+                "A compiled model cannot be pickled. Save the model itself or its state_dict(), "
+                "use compileAndExport() or save(), or call destroy() first."
+            )
+        return self.__dict__
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._training:
+            _wrapping.wrap(self._user_model, self)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
         """Load weights into the model, and onto the device if it is attached."""
         result = self._user_model.load_state_dict(state_dict, strict)
@@ -150,6 +164,7 @@ class PoplarExecutor(Inspection):
 
     def _compile(self, inputs: _args_parser.Args) -> None:
         started = time.perf_counter()
+        device = _compute_device.chosen()
         layout = _batching.BatchLayout.of(self._options)
         micro_batch = _program.warn_of_required_gradients(inputs)
         for tensor in micro_batch.asPackedFlatTuple():
@@ -164,7 +179,7 @@ class PoplarExecutor(Inspection):
         _hooks.before_compiling()
         try:
             program = _program.compile_program(
-                self._model, micro_batch, self._options, self._training, view
+                self._model, micro_batch, self._options, self._training, view, device
             )
         finally:
             _hooks.after_compiling()
@@ -281,6 +296,9 @@ class PoplarExecutor(Inspection):
         if not isinstance(self._model, torch.nn.Module):
             return {}, {}
         return _model_state.unique_tensors(self._model)
+
+    def _host_parameters(self) -> Dict[str, torch.Tensor]:
+        return self._host_tensors()[0]
 
     def copyWeightsToHostIfNeeded(self) -> bool:
         """Fetch the weights if they have been trained since; tell whether they had."""

@@ -85,7 +85,7 @@ def sumOverProcesses(tensors: Sequence[Tensor], num_processes: int) -> None:
     # One message for all: there is a latency to each.
     for dtype in sorted({tensor.dtype for tensor in wide}, key=str):
         same = [i for i, tensor in enumerate(wide) if tensor.dtype == dtype]
-        flat = torch.cat([wide[i].reshape(-1) for i in same])
+        flat = torch.cat([wide[i].reshape(-1) for i in same]).cpu()  # what gloo carries
         dist.all_reduce(flat)
         parts = flat.split([wide[i].numel() for i in same])
         for i, part in zip(same, parts):

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 import torch
 
 from . import (
+    _compute_device,
     _dtypes,
     _impl,
     _losses,
@@ -50,6 +51,7 @@ class Program:
     gradient_names: List[str]
     trained: bool
     random: bool
+    device: torch.device
     placements: List[Tuple[int, int, int]]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
 
@@ -67,6 +69,7 @@ class _Trace:
 
     def __init__(self, options: Options, training: bool) -> None:
         self.training = training
+        self.stages_manager = options._execution_strategy.stages_manager
         popart = options._popart.options
         self.recorder = Recorder(
             stochastic_rounding=bool(popart.get("enableStochasticRounding", False)),
@@ -135,10 +138,9 @@ def overlapped(
 
 
 @contextlib.contextmanager
-def _tracing(trace: _Trace, options: Options) -> Iterator[None]:
+def _tracing(trace: _Trace) -> Iterator[None]:
     """Make everything called meanwhile part of the program."""
     host_random_state = torch.get_rng_state()
-    strategy = options._execution_strategy
     _current.append(trace)
     # torch's checks of a distribution's parameters read their values.
     validates = torch.distributions.Distribution._validate_args
@@ -146,18 +148,23 @@ def _tracing(trace: _Trace, options: Options) -> Iterator[None]:
     # Attention in one kernel is no operator of the device's; spelled out it is.
     fused_attention = torch.backends.cuda.flash_sdp_enabled()
     torch.backends.cuda.enable_flash_sdp(False)
+    # oneDNN's recurrent layers keep a workspace that torch hands to their own backward only. What
+    # is recorded without oneDNN still picks its kernels, oneDNN's too, when it runs.
+    onednn = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
     _impl.setIpuContext(True)
     poptorch_core.setCompiling(True)
-    strategy.onStartTracing()
+    trace.stages_manager.clearDebug()
     try:
         with recording(trace.recorder), FunctionMode(
             trace.recorder, trace.note_loss, trace.training
         ):
             yield
     finally:
-        strategy.onEndTracing()
+        trace.stages_manager.printDebug()
         torch.distributions.Distribution.set_default_validate_args(validates)
         torch.backends.cuda.enable_flash_sdp(fused_attention)
+        torch._C._set_mkldnn_enabled(onednn)
         poptorch_core.setCompiling(False)
         _impl.setIpuContext(False)
         _current.pop()
@@ -170,6 +177,7 @@ def compile_program(
     options: Options,
     training: bool,
     view_parameter: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, tensor: tensor,
+    device: torch.device = _compute_device.HOST,
 ) -> Program:
     """Trace the model and return its program.
 
@@ -180,6 +188,7 @@ def compile_program(
         training: compute the gradients of the loss as well.
         view_parameter: takes a parameter's name and the parameter, and returns what one replica
             has of it.
+        device: that computes it.
 
     Raises:
         poptorch.Error: the device could not run this.
@@ -212,7 +221,7 @@ def compile_program(
         )
         with _model_state.swapped(module, replace) as tensors:
             gradients: Dict[str, Slot] = {}
-            with _tracing(trace, options):
+            with _tracing(trace):
                 result = model(*args, **kwargs)
                 recorder.user_code = False
                 held = {
@@ -256,7 +265,11 @@ def compile_program(
                 f"{', '.join(host_buffers) or 'none'}."
             )
     return Program(
-        run=to_function(block, [*order, *input_slots, scaling_slot], recorder.constants),
+        run=to_function(
+            _compute_device.moved(block, device),
+            [*order, *input_slots, scaling_slot],
+            _compute_device.sent(recorder.constants, device),
+        ),
         block=block,
         parameter_names=list(host_parameters),
         buffer_names=list(host_buffers),
@@ -268,6 +281,7 @@ def compile_program(
         gradient_names=list(gradients),
         trained=training,
         random=any(operation.random for operation in operations_in(block)),
+        device=device,
         placements=list(recorder.used_placements) or [(0, 0, 0)],
         blocks=trace.blocks,
     )

@@ -153,7 +153,7 @@ class Recorder(TorchDispatchMode):
             outputs,
             self.where(),
             keeps=bool(writes) or getattr(function, "has_effect", False),
-            random=_RANDOM_TAG in tags,
+            random=_RANDOM_TAG in tags or getattr(function, "is_random", False),
         )
         for tensor in statistics:
             self._mark(tensor, self._shadows[id(tensor)][1])

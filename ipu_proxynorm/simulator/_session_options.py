@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, FrozenSet
 
+from ._errors import Error, createError
 from ._logging import logger
-from .poptorch_core import Error, createError
 
 
 def _names(text: str) -> FrozenSet[str]:

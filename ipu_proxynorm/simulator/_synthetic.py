@@ -20,4 +20,4 @@ def inputsInstead(popart_options: Mapping[str, Any], inputs: Sequence[Tensor]) -
     """Return what stands in for the inputs: zeros, or standard normal numbers of their types."""
     if popart_options.get("syntheticDataMode", _OFF) == _ZEROS:
         return [torch.zeros_like(tensor) for tensor in inputs]
-    return [torch.randn(tensor.shape).to(tensor.dtype) for tensor in inputs]
+    return [torch.randn(tensor.shape, device=tensor.device).to(tensor.dtype) for tensor in inputs]

@@ -7,30 +7,21 @@ import os
 import sys
 from typing import Any, Dict, NoReturn, Tuple, Type
 
+from . import _session_options
+from ._errors import Error, RecoverableError, UnrecoverableError, createError
 
-class Error(Exception):
-    """An error that PopTorch reports.
-
-    Attributes:
-        type: which layer raised it.
-        message: the text without the layer's name.
-        location: where in the program, ``file:line``, or "".
-
-    """
-
-    type: str = ""
-    message: str = ""
-    location: str = ""
-
-
-class RecoverableError(Error):
-    """An error of the machine after which ``recovery_action`` makes the device usable again."""
-
-    recovery_action: str = ""
-
-
-class UnrecoverableError(Error):
-    """An error of the machine that takes an operator to repair."""
+__all__ = [
+    "Error",
+    "RecoverableError",
+    "TestErrorType",
+    "UnrecoverableError",
+    "createError",
+    "ipuHardwareVersion",
+    "isCompilingWithDispatcher",
+    "setCompiling",
+    "setLogLevel",
+    "setPopartLogLevel",
+]
 
 
 class TestErrorType(enum.Enum):
@@ -45,15 +36,6 @@ class TestErrorType(enum.Enum):
     PoplarUnknown = 5
     PoplarRecoverableFullReset = 6
     PoplarLinkError = 7
-
-
-def createError(message: str, layer: str = "poptorch_py_error", location: str = "") -> Error:
-    """Return an ``Error`` whose text reads ``'layer': message``."""
-    error = Error(f"'{layer}': {message}")
-    error.type = layer
-    error.message = message
-    error.location = location
-    return error
 
 
 _TEST_ERRORS: Dict[TestErrorType, Tuple[Type[Error], str, str]] = {
@@ -133,6 +115,4 @@ def _validateOptions(options: Dict[str, Any]) -> None:
         Error: an option that PopART does not have, or a value of the wrong type.
 
     """
-    from . import _session_options
-
     _session_options.validate(options)

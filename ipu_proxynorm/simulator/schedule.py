@@ -40,8 +40,8 @@ class Schedule:
 
     Attributes:
         steps: for each step, for each IPU, what it does, forward passes first.
-        ramp_up: steps before every IPU has work.
-        ramp_down: steps after the last at which every IPU has work.
+        ramp_up: steps before every IPU has all its work, a backward pass too in training.
+        ramp_down: steps after the last at which every IPU has all its work.
 
     """
 
@@ -86,33 +86,51 @@ class Schedule:
         """Return a picture: forward passes blue, backward passes orange, micro-batches numbered.
 
         Args:
-            cell: width and height of a step, in pixels.
+            cell: width and height of a step, in pixels; at least 20 keeps the numbers apart.
 
         """
         left, top = 60, 24
-        width, height = left + cell * len(self.steps), top + cell * len(self.ipus) + 8
+        bottom = top + cell * len(self.ipus)
+        width, height = max(left + cell * len(self.steps), 420) + 8, bottom + 48
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            'font-family="sans-serif" font-size="12">'
+            f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
+            f'<path d="M0 0h{width}v{height}h-{width}z" fill="#ffffff"/>',
+            _text(4, 16, "step", "start"),
         ]
-        for number in range(len(self.steps)):
-            x = left + cell * number + cell / 2
-            parts.append(f'<text x="{x}" y="16" text-anchor="middle">{number}</text>')
-        for row, ipu in enumerate(self.ipus):
-            y = top + cell * row
-            parts.append(f'<text x="4" y="{y + cell / 2 + 4}">IPU {ipu}</text>')
-            for number, step in enumerate(self.steps):
+        for number, step in enumerate(self.steps):
+            x = left + cell * number
+            parts.append(_text(x + cell / 2, 16, str(number)))
+            for row, ipu in enumerate(self.ipus):
+                y = top + cell * row
                 work = step.get(ipu, [])
                 for position, item in enumerate(work):
                     size = (cell - 2) / len(work)
-                    x = left + cell * number + 1 + position * size
-                    colour = "#f5b971" if item.backward else "#8fb8de"
-                    parts.append(
-                        f'<rect x="{x:g}" y="{y + 1}" width="{size:g}" height="{cell - 2}" '
-                        f'fill="{colour}"/><text x="{x + size / 2:g}" y="{y + cell / 2 + 4:g}" '
-                        f'text-anchor="middle">{item.micro_batch}</text>'
-                    )
-        return "".join([*parts, "</svg>"])
+                    at = x + 1 + position * size
+                    parts.append(_box(at, y + 1, size, cell - 2, item.backward))
+                    parts.append(_text(at + size / 2, y + cell / 2 + 4, str(item.micro_batch)))
+        for row, ipu in enumerate(self.ipus):
+            parts.append(_text(4, top + cell * (row + 0.5) + 4, f"IPU {ipu}", "start"))
+        for phase in ("ramp-up", "steady", "ramp-down"):
+            spans = [n for n in range(len(self.steps)) if self.phase_of(n) == phase]
+            if spans:
+                x, end = left + cell * spans[0] + 2, left + cell * (spans[-1] + 1) - 2
+                parts.append(f'<path d="M{x} {bottom + 4}H{end}" stroke="#555555"/>')
+                parts.append(_text((x + end) / 2, bottom + 17, phase))
+        y = bottom + 38
+        for x, backward, name in ((left, False, "forward"), (left + 80, True, "backward")):
+            parts.append(_box(x, y - 10, 12, 12, backward) + _text(x + 16, y, name, "start"))
+        note = f"of micro-batch n; bubble {self.bubble_fraction:.1%}"
+        return "".join([*parts, _text(left + 164, y, note, "start"), "</svg>"])
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="#222222">{text}</text>'
+
+
+def _box(x: float, y: float, width: float, height: float, backward: bool) -> str:
+    colour = "#f5b971" if backward else "#8fb8de"
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="{colour}"/>'
 
 
 def pipelined(stage_ipus: Sequence[int], micro_batches: int, training: bool) -> Schedule:

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from ipu_proxynorm.simulator import enums
+from ipu_proxynorm.simulator import ICustomArgParser, enums, registerCustomArgParser
 from ipu_proxynorm.simulator._data_worker import rebatch
 from ipu_proxynorm.simulator._dataloader import AsynchronousDataAccessor, DataLoader
 from ipu_proxynorm.simulator.options import Options
@@ -121,6 +121,43 @@ def test_batch_sampler_is_combined():
     spread.Distributed.configureProcessId(0, 2)
     with pytest.raises(Error, match="auto_distributed_partitioning=True"):
         DataLoader(spread, dataset, batch_sampler=sampler)
+
+
+class Pair:
+    """A batch of a class of its own, which an argument parser takes apart."""
+
+    def __init__(self, data, label):
+        self.data, self.label = data, label
+
+
+class PairParser(ICustomArgParser):
+    def yieldTensors(self, struct):
+        yield struct.data
+        yield struct.label
+
+    def reconstruct(self, original_structure, tensor_iterator):
+        return Pair(next(tensor_iterator), next(tensor_iterator))
+
+
+def test_batches_of_a_class_of_its_own_are_combined():
+    dataset = Counting(9, named=True)
+    registerCustomArgParser(Pair, PairParser())
+    try:
+        loader = DataLoader(
+            combined_options(2),
+            dataset,
+            batch_sampler=torch.utils.data.BatchSampler(range(9), 2, drop_last=True),
+            collate_fn=lambda rows: Pair(
+                torch.stack([row["image"] for row in rows]),
+                torch.stack([row["label"] for row in rows]),
+            ),
+        )
+        batches = list(loader)
+    finally:
+        registerCustomArgParser(Pair, None)
+    assert [type(batch) for batch in batches] == [Pair, Pair]
+    assert values([batch.data for batch in batches]) == list(range(8))
+    assert [batch.label.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def distributed_loader(process, processes, length=20, seed=None, **kwargs):

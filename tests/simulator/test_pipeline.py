@@ -142,7 +142,10 @@ def test_schedule_of_a_model_as_text_and_picture():
     assert rows[-1] == "bubble: 44.4%"
     picture = ElementTree.fromstring(plan.as_svg())
     rectangles = [element for element in picture.iter() if element.tag.endswith("rect")]
-    assert len(rectangles) == 30
+    assert len(rectangles) == 30 + 2  # a legend of two
+    words = [element.text for element in picture.iter() if element.tag.endswith("text")]
+    assert {"step", "IPU 2", "ramp-up", "steady", "ramp-down", "forward", "backward"} <= set(words)
+    assert "of micro-batch n; bubble 44.4%" in words
 
 
 def test_every_operator_has_its_stage_ipu_and_line():
