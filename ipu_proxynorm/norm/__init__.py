@@ -2,6 +2,9 @@
 
 from ipu_proxynorm.norm.activations import resolve_activation
 from ipu_proxynorm.norm.conv import WSConv2d, create_conv, standardize_weight
+from ipu_proxynorm.norm.convert import convert_norms
+from ipu_proxynorm.norm.convert_report import ConversionReport, NormLine
+from ipu_proxynorm.norm.delayed import DelayedScaleProxyNormAct
 from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operators
 from ipu_proxynorm.norm.folding import fold_proxy_norm
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, proxy_norm
@@ -21,11 +24,15 @@ from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 __all__ = [
     "ActOnly",
     "BatchNormAct",
+    "ConversionReport",
+    "DelayedScaleProxyNormAct",
     "GroupNormAct",
+    "NormLine",
     "NormSpec",
     "ProxyNormAct",
     "SharedMoments",
     "WSConv2d",
+    "convert_norms",
     "create_conv",
     "create_norm_act",
     "describe_parameter_groups",

@@ -54,10 +54,28 @@ def proxy_norm(
 def normalize_activation(z: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
     """Return (z − mean)·inv_std per channel, for z (N, C, *), in z's dtype.
 
-    The moments' float32 takes over by type promotion: with a float16 subtraction the gradient of
-    the mean, a sum over everything a channel holds, could overflow.
+    In the subtraction the moments' float32 takes over by type promotion: in float16 the gradient of
+    the mean, a sum over everything a channel holds, could overflow. The product is of z's dtype,
+    since its backward pass keeps the difference.
     """
-    return ((z - per_channel(mean, z)) * per_channel(inv_std, z)).to(z.dtype)
+    difference = (z - per_channel(mean, z)).to(z.dtype)
+    return difference * per_channel(inv_std, z).to(z.dtype)
+
+
+def clamp_channels(y: Tensor, lower: Optional[Tensor], upper: Optional[Tensor]) -> Tensor:
+    """Clamp y (N, C, *) to bounds (C,) of each channel; None: no bound.
+
+    Where y equals a bound, no gradient reaches it, as with ReLU. For the backward pass a select
+    keeps its condition, a byte an element (autograd, and PopART's ``where.cpp``); the maximum of
+    two tensors keeps both (PopART's ``variadic.cpp``).
+    """
+    if lower is not None:
+        bound = per_channel(lower, y).to(y.dtype)
+        y = torch.where(y <= bound, bound, y)
+    if upper is not None:
+        bound = per_channel(upper, y).to(y.dtype)
+        y = torch.where(y >= bound, bound, y)
+    return y
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
@@ -181,11 +199,11 @@ def group_norm_act(
         if clamp.scale != 1:
             weight, bias = weight * clamp.scale, bias * clamp.scale
         y = norm(weight * inv_std, (bias - mean + clamp.offset) * inv_std)
-        if clamp.lower > -math.inf:
-            y = torch.maximum(y, per_channel((clamp.lower - mean) * inv_std, y).to(y.dtype))
-        if clamp.upper < math.inf:
-            y = torch.minimum(y, per_channel((clamp.upper - mean) * inv_std, y).to(y.dtype))
-        return y
+        return clamp_channels(
+            y,
+            (clamp.lower - mean) * inv_std if clamp.lower > -math.inf else None,
+            (clamp.upper - mean) * inv_std if clamp.upper < math.inf else None,
+        )
     if known.homogeneous:
         z = known(norm(weight * inv_std, bias * inv_std))
         return (z - per_channel(mean * inv_std, z)).to(z.dtype)

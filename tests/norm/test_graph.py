@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Set
+from typing import Dict, Set
 
 import pytest
 import torch
@@ -74,3 +74,48 @@ def test_the_check_can_fail() -> None:
     with Operators() as operators:
         create_norm_act("ln+pn", 4, torch.special.i0)(torch.randn(2, 4))
     assert not operators.names <= ACCEPTED
+
+
+def kept(spec: str, act: str) -> int:
+    """Return the bytes that autograd keeps of an element between two convolutions, in float16."""
+    norm = create_norm_act(spec, 8, act)
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1), norm, torch.nn.Conv2d(8, 8, 1))
+    network.half().to("meta")
+    storages: Dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() == images.numel():
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = torch.empty(4, 8, 32, 32, dtype=torch.float16, device="meta")
+    with plain_operators(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = network(images)
+    assert out.requires_grad
+    return sum(storages.values()) // images.numel() - 2  # the images
+
+
+@pytest.mark.parametrize(
+    ("act", "without", "beside"),
+    [
+        ("relu", 4, 1),  # where the bound holds
+        ("relu6", 6, 0),
+        ("leaky_relu", 6, 0),
+        ("silu", 6, 2),  # what the scale's gradient reads
+        ("gelu", 6, 2),
+    ],
+)
+def test_bytes_that_proxy_norm_keeps_of_an_element(act: str, without: int, beside: int) -> None:
+    assert kept("gn2", act) == without
+    assert kept("gn2+pn", act) == without + beside
+
+
+@pytest.mark.parametrize("act", ["relu", "relu6", "hardsigmoid"])
+def test_bounds_pass_on_what_is_no_number(act: str) -> None:
+    x = torch.randn(2, 4, 3, 3)
+    x[0, 0, 0, 0] = float("nan")
+    with plain_operators():
+        out = create_norm_act("gn2+pn", 4, act)(x)
+    assert out[0, :2].isnan().all()  # its group
+    assert not out[0, 2:].isnan().any()
