@@ -1,105 +1,107 @@
-"""ResNet v2: pre-activation residual networks for 32x32 and for 224x224 images.
+"""ResNet v1.5 and ResNeXt: residual networks with a norm behind every convolution.
 
-He, Zhang, Ren and Sun, *Identity Mappings in Deep Residual Networks*, 2016 (arXiv 1603.05027).
-Every convolution but the first reads the output of a norm-and-activation unit, so Proxy Norm has
-its place behind every norm of the network.
+He et al., *Deep Residual Learning for Image Recognition*, 2016 (arXiv 1512.03385), with the stride
+on a bottleneck's 3x3 convolution (v1.5); Xie et al., *Aggregated Residual Transformations for Deep
+Neural Networks*, 2017 (arXiv 1611.05431). Layout and parameters are named as torchvision's.
+
+The last norm of a block, and the norm of a projection shortcut, are followed by an addition, not
+by an activation: under ``+pn`` they keep their scale and have no shift, and the activation behind
+the addition, which no norm precedes, is a plain one.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import List, NamedTuple, Optional, Sequence, Type, Union
+from typing import Dict, List, Optional, Sequence, Type, Union
 
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.norm import create_conv, create_norm_act
+from models.layers import Layers, initialize_convolutions, zero_branch
+from models.residual import ResidualNetwork, bottleneck_width, published_splits
 
 
-class Layers(NamedTuple):
-    """How a network builds its layers: the norm spec and the activation that all of them share."""
-
-    norm: str
-    act_layer: str
-
-    def norm_act(self, channels: int) -> nn.Module:
-        """Return norm and activation as one unit."""
-        return create_norm_act(self.norm, channels, self.act_layer)
-
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-        """Return a convolution without bias that keeps height and width, but for the stride."""
-        return create_conv(
-            self.norm, inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False
-        )
-
-    def projection(self, inputs: int, outputs: int, stride: int) -> Optional[nn.Conv2d]:
-        """Return the shortcut's 1x1 convolution where the shape changes; None: the identity."""
-        return None if stride == 1 and inputs == outputs else self.conv(inputs, outputs, 1, stride)
+def projection(inputs: int, outputs: int, stride: int, layers: Layers) -> Optional[nn.Module]:
+    """Return the shortcut's 1x1 convolution and norm where the shape changes; None: identity."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(layers.conv(inputs, outputs, 1, stride), layers.norm_only(outputs))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions: ``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``.
-
-    The first unit serves both paths: a shortcut that changes the shape reads its output.
-    """
+    """Two 3x3 convolutions: ``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, layers: Layers, groups: int, base_width: int
+    ) -> None:
         super().__init__()
-        self.norm1 = layers.norm_act(inputs)
         self.conv1 = layers.conv(inputs, width, 3, stride)
-        self.norm2 = layers.norm_act(width)
+        self.bn1 = layers.norm_act(width)
         self.conv2 = layers.conv(width, width, 3)
-        self.shortcut = layers.projection(inputs, width, stride)
+        self.bn2 = layers.norm_only(width)
+        self.downsample = projection(inputs, width, stride, layers)
+        self.activation = layers.activation(width)
+
+    def zero_branch(self, norm: str) -> None:
+        """Let the residual branch start at zero."""
+        zero_branch(self.bn2, self.conv2, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of shortcut and residual branch."""
-        z = self.norm1(x)
-        shortcut = x if self.shortcut is None else self.shortcut(z)
-        return shortcut + self.conv2(self.norm2(self.conv1(z)))
+        """Return the activated sum of shortcut and residual branch."""
+        z = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        return self.activation(z + (x if self.downsample is None else self.downsample(x)))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided) and 1x1 convolutions, the last to four times the width.
+    """1x1, 3x3 (strided, in ResNeXt grouped) and 1x1 convolutions, the last to 4 x width.
 
-    ``(N, inputs, H, W)`` to ``(N, 4 * width, H / stride, W / stride)``; else as
-    :class:`BasicBlock`.
+    ``(N, inputs, H, W)`` to ``(N, 4 * width, H / stride, W / stride)``.
     """
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, layers: Layers) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, layers: Layers, groups: int, base_width: int
+    ) -> None:
         super().__init__()
-        outputs = self.expansion * width
-        self.norm1 = layers.norm_act(inputs)
-        self.conv1 = layers.conv(inputs, width, 1)
-        self.norm2 = layers.norm_act(width)
-        self.conv2 = layers.conv(width, width, 3, stride)
-        self.norm3 = layers.norm_act(width)
-        self.conv3 = layers.conv(width, outputs, 1)
-        self.shortcut = layers.projection(inputs, outputs, stride)
+        inner, outputs = bottleneck_width(width, groups, base_width), self.expansion * width
+        self.conv1 = layers.conv(inputs, inner, 1)
+        self.bn1 = layers.norm_act(inner)
+        self.conv2 = layers.conv(inner, inner, 3, stride, groups)
+        self.bn2 = layers.norm_act(inner)
+        self.conv3 = layers.conv(inner, outputs, 1)
+        self.bn3 = layers.norm_only(outputs)
+        self.downsample = projection(inputs, outputs, stride, layers)
+        self.activation = layers.activation(outputs)
+
+    def zero_branch(self, norm: str) -> None:
+        """Let the residual branch start at zero."""
+        zero_branch(self.bn3, self.conv3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum of shortcut and residual branch."""
-        z = self.norm1(x)
-        shortcut = x if self.shortcut is None else self.shortcut(z)
-        return shortcut + self.conv3(self.norm3(self.conv2(self.norm2(self.conv1(z)))))
+        """Return the activated sum of shortcut and residual branch."""
+        z = self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
+        return self.activation(z + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNetV2(nn.Module):
-    """Stem, groups ``layer1`` ... of pre-activation blocks, norm, average pooling, classifier.
+class ResNet(ResidualNetwork):
+    """Stem, groups ``layer1`` ... of blocks, average pooling, classifier.
 
     Args:
         block: :class:`BasicBlock` or :class:`Bottleneck`.
         depths: blocks of each group; each group after the first halves the resolution.
         norm: norm spec of every norm, e.g. ``ln+pn``.
-        act_layer: activation behind every norm.
+        act_layer: activation behind norms and additions.
         num_classes: outputs of the classifier.
         in_chans: channels of the images.
         width: channels of the first group (before a bottleneck's expansion); each group
             doubles them.
         large_input: the stem for 224x224 images, 7x7 of stride 2 and max-pooling, instead of 3x3.
+        groups: of a bottleneck's 3x3 convolution; more than one make a ResNeXt.
+        base_width: channels of each of them, at width 64.
+        norm_eps: ε of every norm.
+        zero_init_last: let every residual branch start at zero: γ of its last norm is 0.
 
     Raises:
         ValueError: the norm spec is unknown, or its groups do not divide the channels.
@@ -115,49 +117,50 @@ class ResNetV2(nn.Module):
         in_chans: int = 3,
         width: int = 16,
         large_input: bool = False,
+        groups: int = 1,
+        base_width: int = 64,
+        norm_eps: float = 1e-5,
+        zero_init_last: bool = False,
     ) -> None:
-        super().__init__()
-        layers = Layers(norm, act_layer)
-        if large_input:
-            self.stem: nn.Module = nn.Sequential(
-                OrderedDict(
-                    conv=layers.conv(in_chans, width, 7, 2), pool=nn.MaxPool2d(3, 2, padding=1)
-                )
-            )
-        else:
-            self.stem = layers.conv(in_chans, width, 3)
-        channels = width
-        self.groups = [f"layer{number}" for number in range(1, len(depths) + 1)]
-        for number, (name, depth) in enumerate(zip(self.groups, depths)):
-            blocks: List[nn.Module] = []
-            for index in range(depth):
-                stride = 2 if number > 0 and index == 0 else 1
-                blocks.append(block(channels, width * 2**number, stride, layers))
-                channels = block.expansion * width * 2**number
-            self.add_module(name, nn.Sequential(*blocks))
-        self.norm = layers.norm_act(channels)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(depths)
+        layers = Layers(norm, act_layer, norm_eps)
+        kernel, stride = (7, 2) if large_input else (3, 1)
+        self.conv1 = layers.conv(in_chans, width, kernel, stride)
+        self.bn1 = layers.norm_act(width)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if large_input else None
+        channels = self.add_groups(
+            lambda inputs, width, stride: block(inputs, width, stride, layers, groups, base_width),
+            block.expansion,
+            width,
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He-initialise the convolutions (fan out); everything else starts as its layer says."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialize_convolutions(self)
+        if zero_init_last:
+            for module in self.modules():
+                if isinstance(module, (BasicBlock, Bottleneck)):
+                    module.zero_branch(norm)
 
     def split_points(self) -> List[str]:
-        """Return, in order, the layers at which exactly one tensor crosses: pipeline boundaries."""
-        blocks = [
-            f"{group}.{index}"
-            for group in self.groups
-            for index in range(len(self.get_submodule(group)))  # type: ignore[arg-type]
-        ]
-        return [*blocks, "norm", "pool", "fc"]
+        """Return, in order, the layers at which exactly one tensor crosses: pipeline boundaries.
+
+        Blocks, and within each the activation behind its addition.
+        """
+        stem = ["bn1"] if self.maxpool is None else ["bn1", "maxpool"]
+        blocks = [name for block in self.blocks() for name in (block, f"{block}.activation")]
+        return [*stem, *blocks, "avgpool", "fc"]
+
+    def split_aliases(self) -> Dict[str, str]:
+        """Return published names of split points, such as ``stage3/unit4/relu``."""
+        blocks = self.blocks()
+        relus = [f"{block}.activation" for block in blocks]
+        return published_splits(self.depths, blocks, relus, pool="avgpool")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)`` of images ``(N, in_chans, H, W)``."""
-        x = self.stem(x)
+        x = self.bn1(self.conv1(x))
+        if self.maxpool is not None:
+            x = self.maxpool(x)
         for group in self.groups:
             x = self.get_submodule(group)(x)
-        return self.fc(torch.flatten(self.pool(self.norm(x)), 1))
+        return self.fc(torch.flatten(self.avgpool(x), 1))

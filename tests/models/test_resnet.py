@@ -132,7 +132,7 @@ def test_split_points_are_layers_in_order_where_one_tensor_crosses():
 
 def test_unknown_choices_name_the_nearest():
     assert "resnetv2_50" in MODELS
-    with pytest.raises(ValueError, match=r"'resnetv2_5' is unknown.*'resnetv2_50'"):
+    with pytest.raises(ValueError, match=r"'resnetv2_5' is unknown.*'resnetv2_8'"):
         create_model("resnetv2_5")
     with pytest.raises(ValueError, match=r"ln\+pm.*ln\+pn"):
         create_model("resnetv2_8", norm="ln+pm")

@@ -1,0 +1,279 @@
+"""EfficientNet B0 to B7, with depthwise or with grouped convolutions.
+
+Tan and Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks*, 2019
+(arXiv 1905.11946); Masters, Labatie, Eaton-Rosen and Luschi, *Making EfficientNet More Efficient*,
+2021 (arXiv 2106.03640): groups of 16 channels and an expansion of 4 in place of depthwise
+convolutions and 6. Layout and parameters are named as timm's.
+
+Proxy Norm stands behind every norm that an activation follows. The projection norm at the end of a
+block is followed by none: under ``+pn`` it keeps its scale and has no shift. The activations within
+squeeze-and-excite, which no norm precedes, are not proxy-normalized.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from typing import Dict, List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ipu_proxynorm.errors import UserError, nearest_number
+from models.layers import DropPath, Layers, Network, initialize_convolutions
+
+#: Kernel, stride, channels and blocks of each stage of B0.
+STAGES: Tuple[Tuple[int, int, int, int], ...] = (
+    (3, 1, 16, 1),
+    (3, 2, 24, 2),
+    (5, 2, 40, 2),
+    (3, 2, 80, 3),
+    (5, 1, 112, 3),
+    (5, 2, 192, 4),
+    (3, 1, 320, 1),
+)
+GROUP_DIMS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Return the nearest multiple of ``divisor``, but not less than 90% of ``channels``."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def group_count(channels: int, group_dim: int) -> int:
+    """Return the groups of a grouped convolution: of ``group_dim`` channels, or of a few more.
+
+    The largest divisor of ``channels`` that leaves each group ``group_dim`` channels or more; one
+    group where there are fewer channels than that. 40 channels make two groups of 20 for 16.
+    """
+    at_most = max(1, channels // group_dim)
+    return next(groups for groups in range(at_most, 0, -1) if channels % groups == 0)
+
+
+class SqueezeExcite(nn.Module):
+    """A gate in (0, 1) for each channel of an image, from the means of all its channels."""
+
+    def __init__(self, channels: int, reduced: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
+        self.activation = layers.activation(reduced)
+        self.conv_expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
+        """Return x (N, C, H, W) gated.
+
+        Args:
+            x: (N, C, H, W).
+            scale: (C,), what x is still to be multiplied with: done on (N, C, 1, 1) tensors.
+        """
+        pooled = F.adaptive_avg_pool2d(x, 1)
+        factor = None if scale is None else scale.view(1, -1, 1, 1).to(x.dtype)
+        if factor is not None:
+            pooled = pooled * factor
+        gate = torch.sigmoid(self.conv_expand(self.activation(self.conv_reduce(pooled))))
+        return x * (gate if factor is None else gate * factor)
+
+
+class MBConv(nn.Module):
+    """Expansion, depthwise or grouped convolution, squeeze-and-excite, projection.
+
+    ``(N, inputs, H, W)`` to ``(N, outputs, H / stride, W / stride)``. Without expansion the
+    parameters are named as timm's ``DepthwiseSeparableConv``, with it as its ``InvertedResidual``.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        kernel: of the depthwise or grouped convolution.
+        stride: likewise.
+        layers: how layers are built.
+        expansion: channels between expansion and projection, over ``inputs``.
+        group_dim: channels of each group; 1: depthwise.
+        drop_path: rate at which the residual branch is dropped.
+        scale_in_gate: hand the scale of Proxy Norm on to squeeze-and-excite.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        layers: Layers,
+        *,
+        expansion: int,
+        group_dim: int,
+        drop_path: float,
+        scale_in_gate: bool = False,
+    ) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        self.residual = stride == 1 and inputs == outputs
+        self.expands = expansion != 1
+        groups = group_count(inner, group_dim)
+        if self.expands:
+            self.conv_pw = layers.conv(inputs, inner, 1)
+            self.bn1 = layers.norm_act(inner)
+        self.conv_dw = layers.conv(inner, inner, kernel, stride, groups)
+        gated = layers.delayed_norm_act(inner) if scale_in_gate else layers.norm_act(inner)
+        if self.expands:
+            self.bn2 = gated
+        else:
+            self.bn1 = gated
+        self.se = SqueezeExcite(inner, max(1, inputs // 4), layers)
+        if self.expands:
+            self.conv_pwl = layers.conv(inner, outputs, 1)
+            self.bn3 = layers.norm_only(outputs)
+        else:
+            self.conv_pw = layers.conv(inner, outputs, 1)
+            self.bn2 = layers.norm_only(outputs)
+        self.drop_path = DropPath(drop_path) if self.residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the projection, added to x where shapes agree."""
+        if self.expands:
+            z = self._gated(self.bn2(self.conv_dw(self.bn1(self.conv_pw(x)))))
+            z = self.bn3(self.conv_pwl(z))
+        else:
+            z = self.bn2(self.conv_pw(self._gated(self.bn1(self.conv_dw(x)))))
+        return z if self.drop_path is None else x + self.drop_path(z)
+
+    def _gated(self, z: Union[Tensor, Tuple[Tensor, Tensor]]) -> Tensor:
+        """Return z, or z and a scale, gated; a network for inference has its scale folded in."""
+        return self.se(*z) if isinstance(z, tuple) else self.se(z)
+
+
+class EfficientNet(Network):
+    """Stem, seven stages of blocks, head, average pooling, dropout, classifier.
+
+    Args:
+        width: factor on B0's channels.
+        depth: factor on B0's blocks a stage.
+        norm: norm spec of every norm, e.g. ``ln+pn``.
+        act_layer: activation behind every norm but those of projections.
+        num_classes: outputs of the classifier.
+        in_chans: channels of the images.
+        group_dim: channels of each group of the grouped convolutions; 1: depthwise.
+        expansion: channels within a block, over those it reads.
+        dropout: rate before the classifier.
+        drop_path: rate of dropped residual branches, rising linearly over the blocks towards it.
+        norm_eps: ε of every norm.
+        proxy_scale_in_gate: multiply with the scale of Proxy Norm in squeeze-and-excite's gate,
+            (N, C, 1, 1), not before it, (N, C, H, W). The function is the same.
+
+    Raises:
+        ValueError: the norm spec is unknown, its groups do not divide the channels, or
+            ``group_dim`` is no power of two up to 64.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        depth: float = 1.0,
+        norm: str = "gn4+pn",
+        act_layer: str = "silu",
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        group_dim: int = 1,
+        expansion: int = 6,
+        dropout: float = 0.2,
+        drop_path: float = 0.2,
+        norm_eps: float = 1e-3,
+        proxy_scale_in_gate: bool = False,
+    ) -> None:
+        super().__init__()
+        if group_dim not in GROUP_DIMS:
+            raise UserError(
+                f"group_dim={group_dim}: expected one of {', '.join(map(str, GROUP_DIMS))}; "
+                f"nearest: {nearest_number(group_dim, GROUP_DIMS)}"
+            )
+        if expansion < 1:
+            raise UserError(f"expansion={expansion}: expected 1 or more; published are 6 and 4")
+        layers = Layers(norm, act_layer, norm_eps)
+        channels = round_channels(32 * width)
+        self.conv_stem = layers.conv(in_chans, channels, 3, 2)
+        self.bn1 = layers.norm_act(channels)
+        self.repeats = [math.ceil(depth * repeats) for *_, repeats in STAGES]
+        stages: List[nn.Module] = []
+        number, total = 0, sum(self.repeats)
+        for (kernel, stride, outputs, _), repeats in zip(STAGES, self.repeats):
+            blocks: List[nn.Module] = []
+            for index in range(repeats):
+                block = MBConv(
+                    channels,
+                    round_channels(outputs * width),
+                    kernel,
+                    stride if index == 0 else 1,
+                    layers,
+                    expansion=expansion if stages else 1,
+                    group_dim=group_dim,
+                    drop_path=drop_path * number / total,
+                    scale_in_gate=proxy_scale_in_gate,
+                )
+                channels = round_channels(outputs * width)
+                blocks.append(block)
+                number += 1
+            stages.append(nn.Sequential(*blocks))
+        self.blocks = nn.Sequential(*stages)
+        features = round_channels(1280 * width)
+        self.conv_head = layers.conv(channels, features, 1)
+        self.bn2 = layers.norm_act(features)
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(features, num_classes)
+        initialize_convolutions(self)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(N, num_classes)`` of images ``(N, in_chans, H, W)``."""
+        x = self.blocks(self.bn1(self.conv_stem(x)))
+        x = torch.flatten(self.global_pool(self.bn2(self.conv_head(x))), 1)
+        return self.classifier(self.dropout(x))
+
+    def split_points(self) -> List[str]:
+        """Return, in order, the layers at which exactly one tensor crosses: pipeline boundaries.
+
+        Blocks, and where nothing bypasses a block its layers too.
+        """
+        points = ["bn1"]
+        for stage, repeats in enumerate(self.repeats):
+            for index in range(repeats):
+                name = f"blocks.{stage}.{index}"
+                points += [name, *(f"{name}.{layer}" for layer in self._inner_points(name))]
+        return [*points, "conv_head", "bn2", "global_pool", "classifier"]
+
+    def _inner_points(self, name: str) -> List[str]:
+        block = self.get_submodule(name)
+        assert isinstance(block, MBConv)
+        if block.residual:
+            return []
+        if block.expands:
+            return ["bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
+        return ["bn1", "conv_pw", "bn2"]
+
+    def split_aliases(self) -> Dict[str, str]:
+        """Return published names of split points: ``block3b``, and the parts of blocks.
+
+        In TensorFlow a block that nothing bypasses is in parts: its name alone is the expansion,
+        ``/b`` the depthwise or grouped convolution with squeeze-and-excite, ``/c`` the projection.
+        The first PyTorch networks number all blocks through, from 0: ``_blocks/4``.
+        """
+        names = {"Top": "conv_head"}
+        number = 0
+        for stage, repeats in enumerate(self.repeats):
+            for index in range(repeats):
+                ours = f"blocks.{stage}.{index}"
+                name = f"block{stage + 1}{string.ascii_lowercase[index]}"
+                names[name] = ours
+                names[f"_blocks.{number}"] = ours
+                if self._inner_points(ours):
+                    expands = "conv_dw" in self._inner_points(ours)
+                    names[f"{name}/b"] = f"{ours}.conv_dw" if expands else ours
+                    names[f"{name}/c"] = f"{ours}.conv_pwl" if expands else f"{ours}.conv_pw"
+                    names[f"_blocks.{number}._project_conv"] = names[f"{name}/c"]
+                if stage > 0:
+                    names[f"{ours}.conv_pw"] = ours  # PyTorch: the first layer of the block
+                number += 1
+        return names
