@@ -1,6 +1,7 @@
 """Typed run configuration: YAML files and dotted overrides become documented dataclasses."""
 
-from ipu_proxynorm.config.load import dump, load, loads
+from ipu_proxynorm.config.load import dump, load, loads, recipes
+from ipu_proxynorm.config.optimizers import OPTIMIZERS, optimizer_values
 from ipu_proxynorm.config.schema import (
     DataConfig,
     IPUConfig,
@@ -13,6 +14,7 @@ from ipu_proxynorm.config.schema import (
 )
 
 __all__ = [
+    "OPTIMIZERS",
     "DataConfig",
     "IPUConfig",
     "ModelConfig",
@@ -24,4 +26,6 @@ __all__ = [
     "dump",
     "load",
     "loads",
+    "optimizer_values",
+    "recipes",
 ]

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ipu_proxynorm.config.schema import RunConfig
+from ipu_proxynorm.config.optimizers import OPTIMIZERS, check_optimizer
+from ipu_proxynorm.config.schema import RunConfig, ScheduleConfig
 from ipu_proxynorm.errors import UserError, unknown_name
 
 CHOICES = {
     "ipu.execution": ("pipelined", "sharded"),
-    "optimizer.name": ("sgd", "adam", "adamw", "rmsprop"),
-    "schedule.name": ("cosine", "constant"),
+    "ipu.chip": ("mk1", "mk2", "bow"),
+    "ipu.optimizer_state": ("on-chip", "sharded", "off-chip"),
+    "ipu.precision": ("32.32", "16.32", "16.16"),
+    "optimizer.name": tuple(OPTIMIZERS),
+    "optimizer.accumulation": ("float32", "float16"),
+    "training.validate": ("epoch", "end", "never"),
+    "training.average": ("none", "exponential", "mean"),
+    "schedule.name": ("cosine", "step", "exponential", "constant"),
 }
 AT_LEAST = {
+    "data.max_corrupt": 0,
     "data.workers": 0,
     "ipu.micro_batch_size": 1,
     "ipu.replication_factor": 1,
@@ -21,13 +29,46 @@ AT_LEAST = {
     "ipu.device_iterations": 1,
     "ipu.inference_device_iterations": 1,
     "optimizer.lr": 0,
+    "optimizer.lr_batch": 1,
     "optimizer.momentum": 0,
+    "optimizer.eps": 0,
     "optimizer.weight_decay": 0,
+    "optimizer.proxy_weight_decay": 0,
     "schedule.warmup_epochs": 0,
     "training.epochs": 1,
+    "training.mixup_alpha": 0,
+    "training.keep_checkpoints": 1,
+    "training.validate_every": 1,
+    "training.analyse_every": 1,
+    "training.average_from_epoch": 1,
+    "training.weights_every": 1,
 }
-ABOVE_ZERO = ("model.width", "data.image_size", "optimizer.loss_scaling")
-FRACTIONS = ("ipu.available_memory_proportion", "training.label_smoothing")
+ABOVE_ZERO = (
+    "model.norm_eps",
+    "model.width",
+    "model.expansion",
+    "model.group_dim",
+    "data.image_size",
+    "data.eval_image_size",
+    "optimizer.loss_scaling",
+    "optimizer.initial_loss_scaling",
+    "optimizer.max_weight_norm",
+    "schedule.decay",
+    "schedule.decay_epochs",
+    "schedule.interval_epochs",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+)
+FRACTIONS = (
+    "model.drop_path",
+    "model.dropout",
+    "optimizer.alpha",
+    "training.label_smoothing",
+    "training.cutmix_lambda_low",
+    "training.cutmix_lambda_high",
+    "training.cutmix_disable_prob",
+    "training.average_decay",
+)
 
 
 def get(config: RunConfig, name: str) -> Any:
@@ -48,8 +89,9 @@ def check(config: RunConfig) -> None:
         if get(config, name) not in choices:
             raise unknown_name(f"{name}:", get(config, name), choices)
     for name, least in AT_LEAST.items():
-        if not least <= get(config, name) < math.inf:
-            raise UserError(f"{name}={get(config, name)}: expected a finite number from {least} up")
+        value = get(config, name)
+        if value is not None and not least <= value < math.inf:
+            raise UserError(f"{name}={value}: expected a finite number from {least} up")
     for name in ABOVE_ZERO:
         value = get(config, name)
         if value is not None and not 0 < value < math.inf:
@@ -62,11 +104,110 @@ def check(config: RunConfig) -> None:
         raise UserError(f"seed={config.seed}: expected an integer from 0 to 2**63 - 1")
     if config.name in ("", ".", "..") or "/" in config.name:
         raise UserError(f"name={config.name!r}: expected a folder's name without '/'")
+    check_pipeline(config)
+    check_optimizer(config.optimizer)
+    check_schedule(config.schedule)
+    check_precision(config)
+    check_mixing(config)
+    if config.training.average_from_epoch > config.training.epochs:
+        raise UserError(
+            f"training.average_from_epoch={config.training.average_from_epoch}: expected at most "
+            f"training.epochs ({config.training.epochs})"
+        )
+
+
+def check_pipeline(config: RunConfig) -> None:
+    """Refuse a pipeline that is not filled, and proportions of memory that fit no stages."""
     stages = len(config.ipu.splits) + 1
+    proportions = config.ipu.available_memory_proportion
+    if proportions is not None and len(proportions) not in (1, stages):
+        raise UserError(
+            f"ipu.available_memory_proportion={proportions}: expected a number, or one for each "
+            f"of the {stages} stages that ipu.splits={config.ipu.splits} makes"
+        )
+    if any(not 0 <= proportion <= 1 for proportion in proportions or []):
+        raise UserError(
+            f"ipu.available_memory_proportion={proportions}: expected numbers from 0 to 1"
+        )
     least, given = 2 * stages - 1, config.ipu.gradient_accumulation
     if config.ipu.execution == "pipelined" and stages > 1 and given < least:
         raise UserError(
             f"ipu.gradient_accumulation={given}: a pipeline of {stages} stages (ipu.splits="
             f"{config.ipu.splits}) needs at least {least} (2S-1) micro-batches in flight; "
             f"set ipu.gradient_accumulation={least} or more, or remove a split"
+        )
+    if config.ipu.optimizer_state == "sharded" and config.ipu.replication_factor == 1:
+        raise UserError(
+            "ipu.optimizer_state=sharded: there is one replica, and nothing to shard over; set "
+            "ipu.replication_factor=2 or more, or ipu.optimizer_state=off-chip"
+        )
+    if config.ipu.recomputation_checkpoints and (stages == 1 or config.ipu.execution == "sharded"):
+        raise UserError(
+            f"ipu.recomputation_checkpoints={config.ipu.recomputation_checkpoints}: only a "
+            f"pipeline of several stages recomputes; add ipu.splits, or leave the checkpoints out"
+        )
+
+
+def check_schedule(config: ScheduleConfig) -> None:
+    """Refuse keys that the chosen schedule does not have, and ask for those that it needs."""
+    needed = {"step": ("decay", "step_epochs"), "exponential": ("decay",)}.get(config.name, ())
+    optional = ("decay_epochs",) if config.name == "exponential" else ()
+    for name in ("decay", "decay_epochs", "step_epochs"):
+        value = getattr(config, name)
+        if value is None and name in needed:
+            raise UserError(
+                f"schedule.{name} is not set: schedule.name={config.name} needs it, e.g. "
+                f"schedule.{name}={'[30,60,80]' if name == 'step_epochs' else 0.97}"
+            )
+        if value is not None and name not in (*needed, *optional):
+            raise UserError(
+                f"schedule.{name}={value}: schedule.name={config.name} does not have it; "
+                f"leave it out"
+            )
+    steps = config.step_epochs or []
+    if steps != sorted(set(steps)) or any(not 0 < step < math.inf for step in steps):
+        raise UserError(f"schedule.step_epochs={steps}: expected rising numbers above 0")
+
+
+def check_precision(config: RunConfig) -> None:
+    """Refuse what only float16 has where there is none."""
+    precision = config.ipu.precision
+    if config.ipu.half_partials and precision == "32.32":
+        raise UserError(
+            "ipu.half_partials=True: float16 sums need float16 activations; set "
+            "ipu.precision=16.32 or 16.16"
+        )
+    if config.optimizer.auto_loss_scaling and precision != "16.16":
+        raise UserError(
+            f"optimizer.auto_loss_scaling=True: it looks at float16 gradients of weights, which "
+            f"ipu.precision={precision} does not have; set ipu.precision=16.16"
+        )
+    if config.optimizer.auto_loss_scaling and config.optimizer.initial_loss_scaling is not None:
+        raise UserError(
+            f"optimizer.initial_loss_scaling={config.optimizer.initial_loss_scaling:g}: the loss "
+            f"scaling follows a schedule or is automatic; leave one of it and auto_loss_scaling out"
+        )
+
+
+def check_mixing(config: RunConfig) -> None:
+    """Refuse mix-up and cut-mix within micro-batches that hold no partner to mix with."""
+    training, size = config.training, config.ipu.micro_batch_size
+    low, high = training.cutmix_lambda_low, training.cutmix_lambda_high
+    if low > high:
+        raise UserError(
+            f"training.cutmix_lambda_low={low}: expected at most cutmix_lambda_high ({high})"
+        )
+    mixup, cutmix = training.mixup_alpha > 0, low < 1
+    what = (
+        "mix-up and cut-mix mix"
+        if mixup and cutmix
+        else "mix-up mixes"
+        if mixup
+        else "cut-mix mixes"
+    )
+    if (mixup or cutmix) and size < 2:
+        raise UserError(
+            f"ipu.micro_batch_size={size}: {what} the images of a micro-batch, of which "
+            f"there must be 2 or more; raise it, or set training.mixup_alpha=0 and "
+            f"training.cutmix_lambda_low=1"
         )

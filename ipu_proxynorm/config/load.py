@@ -1,9 +1,10 @@
-"""YAML text and dotted overrides into a checked :class:`RunConfig`, and back."""
+"""YAML files, the files they build on and dotted overrides into a checked `RunConfig`, and back."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Sequence, Union, cast
+from typing import Any, List, Sequence, Tuple, Union, cast
 
 import omegaconf
 import yaml
@@ -13,18 +14,57 @@ from ipu_proxynorm.config.check import check
 from ipu_proxynorm.config.schema import RunConfig, documentation
 from ipu_proxynorm.errors import UserError, nearest
 
+#: Key of a file, no key of a run: the files that it builds on.
+DEFAULTS = "defaults"
+#: Keys that are lists with one value a stage; a number stands for a list of it alone.
+NUMBER_OR_LIST = (("ipu", "available_memory_proportion"),)
+
 
 def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides (dotted keys, YAML values).
 
+    A file may build on others: ``defaults: [base/a.yaml, base/b.yaml]``, paths from its own folder.
+    Their values are taken in that order, later ones over earlier ones, the file's own last; lists
+    are replaced, not joined.
+
     Raises:
-        UserError: the file is missing or not YAML, a key is unknown, or a value is not allowed.
+        UserError: a file is missing or not YAML, builds on itself, a key is unknown, or a value is
+            not allowed.
     """
-    path = Path(path)
+    return _build(_layers(Path(path)), overrides, str(path))
+
+
+def loads(text: str, overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
+    """Return the checked configuration of YAML ``text``, which builds on no file; see `load`."""
+    layer = _parse(text, source)
+    if DEFAULTS in layer:
+        raise UserError(
+            f"{source}: {DEFAULTS}={_given(layer)}: only a file can build on others; write the "
+            f"values out, or load a file"
+        )
+    return _build([(layer, source)], overrides, source)
+
+
+def recipes(folder: Union[str, Path] = "configs") -> List[Path]:
+    """Return the files below ``folder`` that are runs: all but those in a folder named ``base``."""
+    files = sorted(Path(folder).rglob("*.yaml"))
+    return [path for path in files if "base" not in path.relative_to(folder).parts[:-1]]
+
+
+def _read(path: Path, wanted_by: str) -> str:
+    """Return the text of a file that the command line or another file asks for."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        found = sorted(str(p) for p in Path("configs").rglob("*.yaml"))
+        if wanted_by:
+            near = sorted(p.name for p in path.parent.glob("*.yaml"))
+            listed = f"there are {', '.join(near)}" if near else "there is no YAML file at all"
+            raise UserError(
+                f"{wanted_by}: {DEFAULTS}: {str(path)!r} cannot be read ({error.strerror}): "
+                f"expected YAML files by their path from this file's folder; in "
+                f"{str(path.parent)!r} {listed}"
+            ) from error
+        found = [str(p) for p in recipes()]
         listed = ", ".join(nearest(str(path), found) or found[:8]) or "none in configs/"
         raise UserError(
             f"CONFIG {str(path)!r} cannot be read ({error.strerror}): expected a YAML file, "
@@ -32,26 +72,58 @@ def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> RunConfig:
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"CONFIG {str(path)!r}: expected UTF-8 text ({error})") from error
-    return loads(text, overrides, source=str(path))
 
 
-def loads(text: str, overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
-    """Return the checked configuration of YAML ``text``; see :func:`load`."""
+def _parse(text: str, source: str) -> DictConfig:
     try:
-        layers = [OmegaConf.create(text)]
+        layer = OmegaConf.create(text)
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(layers[0], DictConfig):
+    if not isinstance(layer, DictConfig):
         raise UserError(f"{source}: expected 'key: value' lines, got {text[:40]!r}")
+    return layer
+
+
+def _given(layer: DictConfig) -> Any:
+    value = OmegaConf.to_container(layer)
+    assert isinstance(value, dict)
+    return value[DEFAULTS]
+
+
+def _layers(path: Path, chain: Tuple[Path, ...] = ()) -> List[Tuple[DictConfig, str]]:
+    """Return the values of a file's bases, in order, and last its own; each with its file's name.
+
+    ``chain`` are the files that lead to this one.
+    """
+    layer = _parse(_read(path, str(chain[-1]) if chain else ""), str(path))
+    bases = _given(layer) if DEFAULTS in layer else []
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: {DEFAULTS}={bases!r}: expected a list of files, e.g. [base.yaml]")
+    found: List[Tuple[DictConfig, str]] = []
+    for base in bases:
+        file = Path(os.path.normpath(path.parent / base))
+        if any(file.resolve() == other.resolve() for other in (*chain, path)):
+            steps = " -> ".join(map(str, (*chain, path, file)))
+            raise UserError(f"{path}: {DEFAULTS}: {base!r} leads back to itself: {steps}")
+        found += _layers(file, (*chain, path))
+    own = OmegaConf.masked_copy(layer, [str(key) for key in layer if key != DEFAULTS])
+    return [*found, (own, str(path))]
+
+
+def _build(
+    layers: Sequence[Tuple[DictConfig, str]], overrides: Sequence[str], source: str
+) -> RunConfig:
+    """Return the checked configuration of values, later ones over earlier ones."""
+    merged = OmegaConf.structured(RunConfig)
+    for layer, name in layers:
+        merged = _merge(merged, layer, name)
     for override in overrides:
         if not override.partition("=")[0].strip() or "=" not in override:
             raise UserError(f"override {override!r}: expected key=value, e.g. training.epochs=1")
         try:
-            layers.append(OmegaConf.from_dotlist([override]))
+            layer = OmegaConf.from_dotlist([override])
         except yaml.YAMLError as error:
             raise UserError(f"override {override!r}: the value is not valid YAML") from error
-    merged = OmegaConf.structured(RunConfig)
-    for layer in layers:
         merged = _merge(merged, layer, source)
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
@@ -76,6 +148,10 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
             raise UserError(
                 f"{source}: {section}={layer[section]!r}: expected keys below it, e.g. {key}"
             )
+    for name, last in NUMBER_OR_LIST:
+        value = OmegaConf.select(layer, f"{name}.{last}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            layer = OmegaConf.merge(layer, {name: {last: [value]}})
     try:
         return OmegaConf.merge(base, layer)
     except omegaconf.errors.OmegaConfBaseException as error:

@@ -1,10 +1,8 @@
 """Configuration: what is read is what was written, and what is wrong is named."""
 
-from pathlib import Path
-
 import pytest
 
-from ipu_proxynorm.config import RunConfig, documentation, dump, load, loads
+from ipu_proxynorm.config import RunConfig, documentation, dump, load, loads, recipes
 from ipu_proxynorm.errors import UserError
 
 MINIMAL = """
@@ -45,7 +43,7 @@ def test_dump_reads_back_equal():
     assert loads(dump(config)) == config
 
 
-@pytest.mark.parametrize("path", sorted(map(str, Path("configs").rglob("*.yaml"))))
+@pytest.mark.parametrize("path", list(map(str, recipes())))
 def test_shipped_configurations_are_valid(path):
     load(path)
 
@@ -75,6 +73,19 @@ WRONG = [
     ("optimizer.loss_scaling=0", "optimizer.loss_scaling", "0", "above 0"),
     ("training.label_smoothing=1.5", "training.label_smoothing", "1.5", "0 to 1"),
     ("optimizer.name=adm", "optimizer.name", "'adm'", "'adam'"),
+    ("optimizer.momentum=-1", "optimizer.momentum", "-1", "from 0 up"),
+    ("optimizer.alpha=0.9", "optimizer.alpha", "0.9", "rmsprop_tf"),
+    ("optimizer.max_weight_norm=3", "optimizer.max_weight_norm", "3", "lamb do"),
+    ("optimizer.initial_loss_scaling=3", "optimizer.initial_loss_scaling", "3", "power of 2"),
+    ("optimizer.accumulation=half", "optimizer.accumulation", "'half'", "float16"),
+    ("optimizer.auto_loss_scaling=true", "auto_loss_scaling", "32.32", "ipu.precision=16.16"),
+    ("schedule.name=step", "schedule.decay", "step", "needs it"),
+    ("schedule.name=exponential", "schedule.decay", "exponential", "needs it"),
+    ("schedule.decay=0.5", "schedule.decay", "0.5", "leave it out"),
+    ("schedule.interval_epochs=0", "schedule.interval_epochs", "0", "above 0"),
+    ("ipu.precision=16.8", "ipu.precision", "'16.8'", "'16.16'"),
+    ("ipu.half_partials=true", "ipu.half_partials", "True", "ipu.precision=16.32"),
+    ("training.cutmix_lambda_low=2", "training.cutmix_lambda_low", "2", "0 to 1"),
     ("ipu.execution=pipeline", "ipu.execution", "'pipeline'", "'pipelined'"),
     ("seed=-1", "seed", "-1", "from 0"),
     ("seed=99999999999999999999", "seed", "9999", "2**63"),
@@ -92,6 +103,54 @@ def test_a_wrong_value_is_named_with_what_was_expected(override, key, value, fix
     for part in (key, value, fix):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PAIRS = [
+    (["optimizer.name=adam", "optimizer.momentum=0.9"], "adam does not have it (sgd, sgd_combined"),
+    (["optimizer.name=adam", "optimizer.betas=[0.9]"], "two numbers from 0 to below 1"),
+    (["optimizer.momentum=0", "optimizer.nesterov=true"], "momentum above 0"),
+    (
+        ["schedule.name=step", "schedule.decay=0.1", "schedule.step_epochs=[60, 30]"],
+        "schedule.step_epochs=[60.0, 30.0]: expected rising numbers",
+    ),
+    (
+        ["optimizer.loss_scaling=8", "optimizer.initial_loss_scaling=16"],
+        "initial_loss_scaling=16: expected loss_scaling (8) divided by a power of 2",
+    ),
+    (
+        ["training.cutmix_lambda_low=0.5", "training.cutmix_lambda_high=0.4"],
+        "cutmix_lambda_low=0.5: expected at most cutmix_lambda_high (0.4)",
+    ),
+    (
+        ["training.mixup_alpha=0.2", "ipu.micro_batch_size=1"],
+        "ipu.micro_batch_size=1: mix-up mixes the images of a micro-batch, of which there must",
+    ),
+    (
+        [
+            "training.mixup_alpha=0.2",
+            "training.cutmix_lambda_low=0.65",
+            "ipu.micro_batch_size=1",
+        ],
+        "mix-up and cut-mix mix the images of a micro-batch, of which there must be 2 or more",
+    ),
+    (
+        [
+            "ipu.precision=16.16",
+            "optimizer.auto_loss_scaling=true",
+            "optimizer.initial_loss_scaling=1",
+        ],
+        "leave one of it and auto_loss_scaling out",
+    ),
+    (["ipu.optimizer_state=sharded"], "there is one replica, and nothing to shard over"),
+    (["ipu.recomputation_checkpoints=[stem]"], "only a pipeline of several stages recomputes"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "text"), PAIRS, ids=[p[1][:40] for p in PAIRS])
+def test_keys_that_do_not_go_together_are_named(overrides, text):
+    with pytest.raises(UserError) as caught:
+        loads(MINIMAL, overrides)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("splits", [["layer2.0"], ["layer1.0", "layer2.0", "layer3.0"]])

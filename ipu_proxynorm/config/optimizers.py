@@ -1,0 +1,68 @@
+"""Which keys each optimiser has, and their defaults."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict
+
+from ipu_proxynorm.config.schema import OptimizerConfig
+from ipu_proxynorm.errors import UserError
+
+_SGD: Dict[str, Any] = {"momentum": 0.9, "nesterov": False}
+_RMSPROP: Dict[str, Any] = {"momentum": 0.9, "alpha": 0.99, "eps": 1e-8}
+_ADAM: Dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
+
+#: By optimiser: the keys that it has beyond those of all optimisers, and what null stands for.
+OPTIMIZERS: Dict[str, Dict[str, Any]] = {
+    "sgd": _SGD,
+    "sgd_combined": _SGD,
+    "rmsprop": _RMSPROP,
+    "rmsprop_tf": _RMSPROP,
+    "adam": _ADAM,
+    "adamw": _ADAM,
+    "lamb": {**_ADAM, "max_weight_norm": 65500.0},
+}
+
+
+def optimizer_values(config: OptimizerConfig) -> Dict[str, Any]:
+    """Return the values of the optimiser's own keys, by name."""
+    own = OPTIMIZERS[config.name]
+    given = {name: getattr(config, name) for name in own}
+    values = {name: own[name] if value is None else value for name, value in given.items()}
+    if "betas" in values:
+        values["betas"] = tuple(values["betas"])
+    return values
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Refuse keys that the chosen optimiser does not have, and values that it cannot take.
+
+    Raises:
+        UserError: names the key, its value and the optimisers that have it.
+    """
+    for name in sorted({name for own in OPTIMIZERS.values() for name in own}):
+        value = getattr(config, name)
+        if value is not None and name not in OPTIMIZERS[config.name]:
+            having = ", ".join(kind for kind, own in OPTIMIZERS.items() if name in own)
+            raise UserError(
+                f"optimizer.{name}={value}: optimizer.name={config.name} does not have it "
+                f"({having} do); leave it out"
+            )
+    betas = config.betas
+    if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise UserError(
+            f"optimizer.betas={betas}: expected two numbers from 0 to below 1, e.g. [0.9, 0.999]"
+        )
+    if config.nesterov and config.momentum == 0:
+        raise UserError(
+            "optimizer.nesterov=True: expected optimizer.momentum above 0; set it, or leave "
+            "nesterov out"
+        )
+    initial = config.initial_loss_scaling
+    if initial is not None:
+        doublings = math.log2(config.loss_scaling / initial)
+        if doublings < 0 or not doublings.is_integer():
+            raise UserError(
+                f"optimizer.initial_loss_scaling={initial:g}: expected loss_scaling "
+                f"({config.loss_scaling:g}) divided by a power of 2, as it doubles up to it"
+            )
