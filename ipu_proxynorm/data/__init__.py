@@ -1,14 +1,31 @@
 """Images: datasets as uint8 tensors, and the host's side of the input pipeline."""
 
-from ipu_proxynorm.data.datasets import DATASETS, ImageData, create_data
-from ipu_proxynorm.data.loader import IGNORED, PaddedDataset, training_loader, validation_loader
+from ipu_proxynorm.data.augment import AUGMENTATIONS
+from ipu_proxynorm.data.datasets import DATASETS, ImageData, create_data, pixel_statistics
+from ipu_proxynorm.data.image_set import IGNORED, ImageSet
+from ipu_proxynorm.data.loader import (
+    PaddedDataset,
+    training_loader,
+    training_share,
+    validation_loader,
+)
+from ipu_proxynorm.data.order import Share
+from ipu_proxynorm.data.watch import DamageReport, DataError, watched
 
 __all__ = [
+    "AUGMENTATIONS",
     "DATASETS",
     "IGNORED",
+    "DamageReport",
+    "DataError",
     "ImageData",
+    "ImageSet",
     "PaddedDataset",
+    "Share",
     "create_data",
+    "pixel_statistics",
     "training_loader",
+    "training_share",
     "validation_loader",
+    "watched",
 ]

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sized, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Sized, Tuple
 
 import numpy as np
 import sklearn.datasets
 import torch
 import torchvision
-from torch.utils.data import Dataset, TensorDataset
-from torchvision import transforms
+from torch.utils.data import Dataset
 
+from ipu_proxynorm.data.augment import AUGMENTATIONS, Augmentation, centre_crop, stream
+from ipu_proxynorm.data.files import Store, find_part, list_images
+from ipu_proxynorm.data.image_set import (
+    CachedImages,
+    FileImages,
+    Images,
+    ImageSet,
+    TensorImages,
+)
 from ipu_proxynorm.errors import UserError, unknown_name
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+#: Means and standard deviations of the training pixels of each.
+CIFAR = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+NOISE = ((0.5,) * 3, (0.2887,) * 3)  # of a uniform distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +38,8 @@ class ImageData:
     """Two sets of labelled images, and how the device brings their pixels to unit scale.
 
     Every sample is an image, uint8 ``(channels, *image_size)``, and a label, an int below
-    ``num_classes``. ``mean`` and ``std`` are per channel, of pixels scaled to [0, 1].
+    ``num_classes``; validation images may be of another size. ``mean`` and ``std`` are per channel,
+    of pixels scaled to [0, 1].
     """
 
     name: str
@@ -38,95 +56,243 @@ class ImageData:
         return size_of(self.train), size_of(self.validation)
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a run asks of a dataset; None: the dataset's own.
+
+    Args:
+        path: where the images are, for datasets that do not come with a package.
+        image_size: height and width of training images, pixels.
+        eval_image_size: of validation images; None: as ``image_size``.
+        augment: one of :data:`AUGMENTATIONS`.
+        seed: of the augmentation.
+    """
+
+    path: Optional[str] = None
+    image_size: Optional[int] = None
+    eval_image_size: Optional[int] = None
+    augment: Optional[str] = None
+    seed: int = 0
+
+    def sizes(self, own: int) -> Tuple[int, int]:
+        """Return the sizes of training and validation images, where the dataset's is ``own``."""
+        size = self.image_size or own
+        return size, self.eval_image_size or size
+
+
 def size_of(dataset: Dataset[Any]) -> int:
     """Return the number of samples of a map-style dataset."""
     assert isinstance(dataset, Sized)
     return len(dataset)
 
 
-def digits(path: Optional[str], image_size: Optional[int]) -> ImageData:
+def image_data(
+    name: str,
+    images: Tuple[Images, Images],
+    classes: int,
+    request: Request,
+    size: int,
+    augment: str,
+    statistics: Tuple[Sequence[float], Sequence[float]],
+    strangers: Tuple[Sequence[str], Sequence[str]] = ((), ()),
+) -> ImageData:
+    """Return the data of training and validation ``images`` as ``request`` asks.
+
+    Args:
+        name: of the dataset.
+        images: of training and validation.
+        classes: how many.
+        request: what the run asks for.
+        size: the dataset's own height and width.
+        augment: the dataset's own augmentation.
+        statistics: per channel mean and standard deviation of pixels in [0, 1].
+        strangers: files that are no images, in each part.
+    """
+    training_size, size = request.sizes(size)
+    augmentation = Augmentation(request.augment or augment, training_size, request.seed)
+    channels = len(statistics[0])
+    training, validation = images
+    if augmentation.name != "resized":
+        training = prepared(training, training_size, channels)
+        margin = 1.0
+    else:
+        margin = 8 / 7  # 256 for 224, as everywhere
+    return ImageData(
+        name=name,
+        train=ImageSet(
+            training,
+            (channels, training_size, training_size),
+            None if augmentation.name == "none" else augmentation,
+            substitute=True,
+            strangers=tuple(strangers[0]),
+        ),
+        validation=ImageSet(
+            prepared(validation, size, channels, margin),
+            (channels, size, size),
+            strangers=tuple(strangers[1]),
+        ),
+        num_classes=classes,
+        channels=channels,
+        image_size=(training_size, training_size),
+        mean=tuple(statistics[0]),
+        std=tuple(statistics[1]),
+    )
+
+
+def prepared(images: Images, size: int, channels: int, margin: float = 1.0) -> CachedImages:
+    """Return images cropped at the centre to ``size``, kept in memory where they are small."""
+    crop = functools.partial(centre_crop, size=size, margin=margin)
+    return CachedImages(images, crop, (channels, size, size))
+
+
+def digits(request: Request) -> ImageData:
     """Return scikit-learn's handwritten digits: 1,797 scans of 8x8, every fifth held out (360).
 
     Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998.
     """
-    if path is not None:
-        raise UserError(f"data.path={path!r}: digits come with scikit-learn; leave data.path out")
+    _refuse_path("digits", request, "come with scikit-learn")
     bundle = sklearn.datasets.load_digits()
     pixels = np.rint(bundle.images * (255 / 16)).astype(np.uint8)  # 0..16 in the source
     images = torch.from_numpy(pixels).unsqueeze(1)  # (N, 1, 8, 8)
-    if image_size is not None:
-        size = [image_size, image_size]
-        images = transforms.functional.resize(images, size, antialias=True)
     labels = torch.from_numpy(bundle.target).long()
     held_out = torch.arange(len(labels)) % 5 == 0
-    scaled = images[~held_out].double() / 255
-    return ImageData(
-        name="digits",
-        train=TensorDataset(images[~held_out], labels[~held_out]),
-        validation=TensorDataset(images[held_out], labels[held_out]),
-        num_classes=10,
-        channels=1,
-        image_size=(images.shape[2], images.shape[3]),
-        mean=(float(scaled.mean()),),
-        std=(float(scaled.std()),),
+    parts = (
+        TensorImages(images[~held_out], labels[~held_out]),
+        TensorImages(images[held_out], labels[held_out]),
     )
+    size = request.image_size or 8
+    resized = centre_crop(images[~held_out], size).double() / 255
+    statistics = ((float(resized.mean()),), (float(resized.std()),))
+    return image_data("digits", parts, 10, request, 8, "none", statistics)
 
 
-def image_folder(path: Optional[str], image_size: Optional[int]) -> ImageData:
+def image_folder(request: Request) -> ImageData:
     """Return RGB images of ``path/train/<class>/`` and ``path/val/<class>/``, 224x224 by default.
 
-    Crops as in torchvision's ImageNet recipes: training images are random resized crops, flipped
-    at random; validation images are resized to 8/7 of the crop and cropped at the centre.
+    ``path`` is a folder or a zip archive; ``test/`` stands for ``val/``. Crops as in torchvision's
+    ImageNet recipes: training images are random resized crops, flipped at random; validation images
+    are resized to 8/7 of the crop and cropped at the centre.
     """
-    size = image_size or 224
-    if path is None:
-        raise UserError("data.path is not set: image_folder expects a folder with train/ and val/")
-    for part in ("train", "val"):
-        if not Path(path, part).is_dir():
-            raise UserError(
-                f"data.path={path!r}: no folder {str(Path(path, part))!r}; expected "
-                f"train/<class>/ and val/<class>/ with images below data.path"
-            )
-    crop = transforms.RandomResizedCrop(size, antialias=True)
-    augment = [crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
-    whole = transforms.Resize(round(size * 8 / 7), antialias=True)
-    plain = [whole, transforms.CenterCrop(size), transforms.PILToTensor()]
+    return _files("image_folder", request, 224, "resized", IMAGENET)
+
+
+def cifar10(request: Request) -> ImageData:
+    """Return CIFAR-10: 50,000 and 10,000 images of 32x32 in 10 classes; see :func:`_cifar`.
+
+    Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
+    """
+    return _cifar("cifar10", torchvision.datasets.CIFAR10, "CIFAR10", request)
+
+
+def cifar100(request: Request) -> ImageData:
+    """Return CIFAR-100: 50,000 and 10,000 images of 32x32 in 100 classes; see :func:`_cifar`."""
+    return _cifar("cifar100", torchvision.datasets.CIFAR100, "CIFAR100", request)
+
+
+def _cifar(name: str, dataset: Any, class_name: str, request: Request) -> ImageData:
+    """Return CIFAR from torchvision's folder, or from image files as :func:`image_folder` reads."""
+    path = _path(name, request)
+    if not (path / dataset.base_folder).is_dir():
+        if path.exists() and any(Store(str(path)).has(part) for part in ("train", "val", "test")):
+            return _files(name, request, 32, "crop", CIFAR[name])
+        raise UserError(
+            f"data.path={str(path)!r}: no CIFAR there; expected a folder with "
+            f'{dataset.base_folder}/ (python -c "import torchvision; torchvision.datasets.'
+            f'{class_name}(PATH, download=True)" makes it) or a folder or zip archive with '
+            f"train/<class>/ and test/<class>/"
+        )
     parts = []
-    for part, steps in (("train", augment), ("val", plain)):
+    for train in (True, False):
         try:
-            folder = torchvision.datasets.ImageFolder(
-                str(Path(path, part)), transforms.Compose(steps)
-            )
-        except FileNotFoundError as error:
-            raise UserError(f"data.path={path!r}: {error}") from error
-        parts.append(folder)
-    train, validation = parts
+            part = dataset(str(path), train=train)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"data.path={str(path)!r}: {dataset.base_folder}/ cannot be read ({error}); "
+                f"download it again"
+            ) from error
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        parts.append(TensorImages(images, torch.tensor(part.targets)))
+    classes = 10 if name == "cifar10" else 100
+    return image_data(name, (parts[0], parts[1]), classes, request, 32, "crop", CIFAR[name])
+
+
+def _files(
+    name: str,
+    request: Request,
+    size: int,
+    augment: str,
+    statistics: Tuple[Sequence[float], Sequence[float]],
+) -> ImageData:
+    """Return the image files below the path asked for."""
+    path = _path(name, request)
+    store = Store(str(path))
+    if not path.exists():
+        raise UserError(
+            f"data.path={str(path)!r}: no such folder or zip archive; expected train/<class>/ and "
+            f"val/<class>/ with images below data.path"
+        )
+    listings = [
+        list_images(store, find_part(store, parts)) for parts in (("train",), ("val", "test"))
+    ]
+    train, validation = listings
     if train.classes != validation.classes:
         differing = sorted(set(train.classes) ^ set(validation.classes))
         raise UserError(
-            f"data.path={path!r}: train/ and val/ must hold the same classes; only one of them "
-            f"holds {', '.join(differing[:5])}"
+            f"data.path={str(path)!r}: train/ and val/ must hold the same classes; only one of "
+            f"them holds {', '.join(differing[:5])}"
         )
-    return ImageData(
-        name="image_folder",
-        train=train,
-        validation=validation,
-        num_classes=len(train.classes),
-        channels=3,
-        image_size=(size, size),
-        mean=(0.485, 0.456, 0.406),  # of ImageNet, as everywhere
-        std=(0.229, 0.224, 0.225),
+    images = (FileImages(store, train), FileImages(store, validation))
+    strangers = (train.strangers, validation.strangers)
+    return image_data(
+        name, images, len(train.classes), request, size, augment, statistics, strangers
     )
 
 
-DATASETS: Dict[str, Callable[[Optional[str], Optional[int]], ImageData]] = {
+def synthetic(request: Request) -> ImageData:
+    """Return 1,024 and 256 RGB images of noise in 10 classes, 32x32 by default: to take times."""
+    _refuse_path("synthetic", request, "are drawn")
+    size, eval_size = request.sizes(32)
+    random = stream(2, request.seed)
+
+    def draw(count: int, size: int) -> TensorImages:
+        pixels = random.integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+        return TensorImages(torch.from_numpy(pixels), torch.arange(count) % 10)
+
+    return image_data(
+        "synthetic", (draw(1024, size), draw(256, eval_size)), 10, request, 32, "none", NOISE
+    )
+
+
+def _path(name: str, request: Request) -> Path:
+    if request.path is None:
+        raise UserError(
+            f"data.path is not set: {name} expects a folder or zip archive with train/<class>/ and "
+            f"val/<class>/"
+        )
+    return Path(request.path)
+
+
+def _refuse_path(name: str, request: Request, why: str) -> None:
+    if request.path is not None:
+        raise UserError(f"data.path={request.path!r}: {name} {why}; leave data.path out")
+
+
+DATASETS: Dict[str, Callable[[Request], ImageData]] = {
     "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
     "image_folder": image_folder,
+    "synthetic": synthetic,
 }
 
 
 def create_data(
-    name: str, path: Optional[str] = None, image_size: Optional[int] = None
+    name: str,
+    path: Optional[str] = None,
+    image_size: Optional[int] = None,
+    eval_image_size: Optional[int] = None,
+    augment: Optional[str] = None,
+    seed: int = 0,
 ) -> ImageData:
     """Return the named dataset.
 
@@ -134,10 +300,34 @@ def create_data(
         name: one of :data:`DATASETS`.
         path: where the images are, for datasets that do not come with a package.
         image_size: height and width in pixels; None: the dataset's own.
+        eval_image_size: of validation images; None: as ``image_size``.
+        augment: one of :data:`AUGMENTATIONS`; None: the dataset's own.
+        seed: of the augmentation; not of the order, which the loader draws.
 
     Raises:
         UserError: the name is unknown, or the path is not what the dataset needs.
     """
     if name not in DATASETS:
         raise unknown_name("data.name: dataset", name, sorted(DATASETS))
-    return DATASETS[name](path, image_size)
+    if augment is not None and augment not in AUGMENTATIONS:
+        raise unknown_name("data.augment:", augment, AUGMENTATIONS)
+    return DATASETS[name](Request(path, image_size, eval_image_size, augment, seed))
+
+
+def pixel_statistics(
+    name: str, image_size: Optional[int] = None
+) -> Tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation per channel that a dataset's pixels, in [0, 1], get.
+
+    The images themselves need not be there.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    if name == "digits":
+        data = digits(Request(image_size=image_size))
+        return data.mean, data.std
+    known = {**CIFAR, "image_folder": IMAGENET, "synthetic": NOISE}
+    if name not in known:
+        raise unknown_name("data.name: dataset", name, sorted(DATASETS))
+    return known[name]

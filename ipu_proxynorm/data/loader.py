@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.data.datasets import size_of
+from ipu_proxynorm.data.image_set import IGNORED, sample_at
+from ipu_proxynorm.data.order import EpochSampler, Share
 from ipu_proxynorm.errors import UserError
 
-#: The label of a sample that only fills a batch: no loss, no count. torch's ``ignore_index``.
-IGNORED = -100
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Let a worker process outlive Ctrl-C: the run stops in its own time, and then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class EpochDataset(Dataset[Tuple[Tensor, int]]):
+    """A dataset whose samples are asked for by (epoch, number)."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return size_of(self.dataset)
+
+    def __getitem__(self, key: Tuple[int, int]) -> Tuple[Tensor, int]:
+        return sample_at(self.dataset, *key)
 
 
 class PaddedDataset(Dataset[Tuple[Tensor, int]]):
@@ -39,39 +59,82 @@ class PaddedDataset(Dataset[Tuple[Tensor, int]]):
         return torch.zeros_like(self.dataset[0][0]), IGNORED
 
 
+def training_share(options: poptorch.Options, micro_batch_size: int) -> Share:
+    """Return what of each combined batch this process reads."""
+    return Share(
+        steps=options.device_iterations * options.Training.gradient_accumulation,
+        rows=options.replication_factor * micro_batch_size,
+        processes=options.Distributed.numProcesses,
+        process=options.Distributed.processId,
+    )
+
+
 def training_loader(
-    dataset: Dataset[Any], options: poptorch.Options, micro_batch_size: int, workers: int = 0
+    dataset: Dataset[Any],
+    options: poptorch.Options,
+    micro_batch_size: int,
+    workers: int = 0,
+    seed: int = 0,
+    epoch: int = 1,
+    call: int = 0,
 ) -> poptorch.DataLoader:
-    """Return shuffled combined batches; the ragged end is dropped, anew at random each epoch.
+    """Return shuffled combined batches, each pass over them the next epoch.
+
+    Order and samples are functions of the seed and the epoch: of no generator's state, nor of the
+    number of workers. The ragged end is dropped, other images in each epoch.
+
+    Args:
+        dataset: map-style.
+        options: of the training program.
+        micro_batch_size: images that one replica computes at once.
+        workers: processes that read images; 0: none.
+        seed: of the order.
+        epoch: the first epoch, from 1.
+        call: host calls of the first epoch to leave out, as they were made already.
 
     Raises:
         UserError: the dataset does not fill one combined batch.
     """
-    loader = poptorch.DataLoader(
-        options,
-        dataset,
-        batch_size=micro_batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-    )
-    if len(loader) == 0:
+    share = training_share(options, micro_batch_size)
+    if size_of(dataset) < share.combined_batch:
         raise UserError(
             f"data: {size_of(dataset)} training images do not fill one combined batch of "
-            f"{loader.combinedBatchSize}; lower ipu.micro_batch_size, replication_factor, "
+            f"{share.combined_batch}; lower ipu.micro_batch_size, replication_factor, "
             f"gradient_accumulation or device_iterations"
         )
-    return loader
+    return poptorch.DataLoader(
+        options,
+        EpochDataset(dataset),
+        batch_size=micro_batch_size,
+        sampler=EpochSampler(size_of(dataset), share, seed, epoch, call),
+        auto_distributed_partitioning=False,
+        drop_last=True,
+        num_workers=workers,
+        worker_init_fn=leave_signals_to_the_parent,
+    )
 
 
 def validation_loader(
     dataset: Dataset[Any], options: poptorch.Options, micro_batch_size: int, workers: int = 0
 ) -> poptorch.DataLoader:
-    """Return combined batches in order that hold every sample once; the last is filled up."""
-    combined = micro_batch_size * options.replication_factor * options.device_iterations
+    """Return combined batches in order that hold every sample once; the last is filled up.
+
+    Each of several processes has its replicas' part of each combined batch, as in training.
+    """
+    share = Share(
+        steps=options.device_iterations,
+        rows=options.replication_factor * micro_batch_size,
+        processes=options.Distributed.numProcesses,
+        process=options.Distributed.processId,
+    )
+    whole = PaddedDataset(dataset, share.combined_batch)
+    calls = np.arange(len(whole)).reshape(-1, share.combined_batch)
+    own = np.concatenate([share.of(call) for call in calls])
     return poptorch.DataLoader(
         options,
-        PaddedDataset(dataset, combined),
+        Subset(whole, own.tolist()),
         batch_size=micro_batch_size,
+        auto_distributed_partitioning=False,
         num_workers=workers,
+        worker_init_fn=leave_signals_to_the_parent,
     )

@@ -1,9 +1,12 @@
 """Datasets: the images that the source has, each in one of the two sets."""
 
+import pickle
+
 import numpy as np
 import pytest
 import sklearn.datasets
 import torch
+import torchvision
 from PIL import Image
 
 from ipu_proxynorm.data import create_data
@@ -98,3 +101,74 @@ def test_wrong_datasets_are_refused_with_the_key(folder, tmp_path):
     (empty / "val").mkdir()
     with pytest.raises(UserError, match=r"data.path=.*class"):
         create_data("image_folder", str(empty))
+
+
+def test_cifar_from_torchvisions_folder(tmp_path, monkeypatch):
+    # The published files cannot be had here: their layout, with checksums of our own.
+    folder = tmp_path / torchvision.datasets.CIFAR10.base_folder
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    sources = {}
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"]:
+        rows = generator.integers(0, 256, (4, 3072), dtype=np.uint8)
+        sources[name] = {"data": rows, "labels": [n % 10 for n in range(4)], "label_names": []}
+        (folder / name).write_bytes(pickle.dumps(sources[name]))
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    data = create_data("cifar10", str(tmp_path), augment="none")
+    assert (data.sizes(), data.num_classes) == ((20, 4), 10)
+    image, label = data.train[5]
+    assert image.flatten().tolist() == sources["data_batch_2"]["data"][1].tolist()
+    assert label == 1
+    (folder / "test_batch").unlink()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"cifar-10-batches-py/ cannot be read"):
+        create_data("cifar10", str(tmp_path))
+
+
+def test_cifar_100_from_torchvisions_folder(tmp_path, monkeypatch):
+    folder = tmp_path / torchvision.datasets.CIFAR100.base_folder
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    sources = {}
+    for name, count in (("train", 6), ("test", 3)):
+        rows = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+        sources[name] = {"data": rows, "fine_labels": [99 - n for n in range(count)]}
+        (folder / name).write_bytes(pickle.dumps(sources[name]))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": []}))
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    data = create_data("cifar100", str(tmp_path), augment="none")
+    assert (data.sizes(), data.num_classes, data.image_size) == ((6, 3), 100, (32, 32))
+    for name, dataset in (("train", data.train), ("test", data.validation)):
+        found = samples(dataset)
+        assert [label for _, label in found] == sources[name]["fine_labels"]
+        rows = torch.stack([image.flatten() for image, _ in found])
+        assert torch.equal(rows, torch.from_numpy(sources[name]["data"]))
+
+
+def test_imagenet_as_torchvision_unpacks_it(folder):
+    # torchvision's ImageNet: <split>/<wnid>/<file>, and what its own parser keeps beside them.
+    for part in ("train", "val"):
+        for name, wnid in (("cat", "n02123045"), ("dog", "n01440764")):
+            (folder / part / name).rename(folder / part / wnid)
+    classes = {"n02123045": ("tabby",), "n01440764": ("tench",)}
+    torch.save((classes, []), folder / "meta.bin")
+    data = create_data("image_folder", str(folder), image_size=40, augment="none")
+    for split, dataset in (("train", data.train), ("val", data.validation)):
+        theirs = torchvision.datasets.ImageNet(str(folder), split)
+        assert [label for _, label in samples(dataset)] == theirs.targets
+        for (image, _), (expected, _) in zip(samples(dataset), theirs):
+            expected = torchvision.transforms.functional.center_crop(expected, [40, 40])
+            assert torch.equal(image, torchvision.transforms.functional.pil_to_tensor(expected))
+
+
+def test_synthetic_images_are_noise_of_the_size_asked_for():
+    data = create_data("synthetic", image_size=64, seed=3)
+    assert (data.sizes(), data.num_classes, data.image_size) == ((1024, 256), 10, (64, 64))
+    pixels = torch.stack([data.train[i][0] for i in range(64)]).double() / 255
+    assert float(pixels.mean()) == pytest.approx(data.mean[0], abs=0.01)
+    assert float(pixels.std()) == pytest.approx(data.std[0], abs=0.01)
+    assert torch.equal(
+        create_data("synthetic", image_size=64, seed=3).train[9][0], data.train[9][0]
+    )

@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.data import IGNORED, PaddedDataset, training_loader, validation_loader
+from ipu_proxynorm.data import (
+    IGNORED,
+    PaddedDataset,
+    create_data,
+    training_loader,
+    validation_loader,
+)
 from ipu_proxynorm.errors import UserError
 
 
@@ -35,6 +41,21 @@ def test_validation_shows_every_sample_once_in_order(count, replicas, iterations
     assert not images[~real].any()
 
 
+@pytest.mark.parametrize("count", [1, 23, 24, 25, 49])
+def test_processes_together_validate_what_one_with_all_replicas_does(count):
+    one = [labels for _, labels in validation_loader(numbered(count), options(4, 1, 3), 2)]
+    parts = []
+    for process in range(2):
+        ours = options(2, 1, 3)
+        ours.Distributed.configureProcessId(process, 2)
+        parts.append([labels for _, labels in validation_loader(numbered(count), ours, 2)])
+    assert len(parts[0]) == len(parts[1]) == len(one)
+    for whole, *own in zip(one, *parts):
+        # [device iteration][process][row]
+        together = torch.stack([part.reshape(3, 4) for part in own], dim=1)
+        assert torch.equal(together.reshape(-1), whole)
+
+
 def test_training_shows_whole_combined_batches_without_repeats_shuffled():
     loader = training_loader(numbered(50), options(2, 3, 1), 2)
     seen = [labels for _, labels in loader]
@@ -57,3 +78,32 @@ def test_a_padded_dataset_ends():
     assert padded[3][1] == IGNORED
     with pytest.raises(IndexError):
         padded[4]
+
+
+def test_the_order_depends_on_seed_and_epoch_and_nothing_else():
+    def epochs(seed=0, workers=0, epoch=1, call=0, count=2):
+        loader = training_loader(
+            numbered(30), options(1, 3), 2, workers, seed=seed, epoch=epoch, call=call
+        )
+        return [[batch[1].tolist() for batch in loader] for _ in range(count)]
+
+    first = epochs()
+    torch.manual_seed(1)
+    assert epochs(workers=2) == first
+    assert epochs(seed=1) != first
+    assert epochs(epoch=2, count=1) == first[1:]
+    assert epochs(call=3) == [first[0][3:], first[1]]
+
+
+def test_epochs_augment_anew_whatever_the_number_of_workers(tmp_path):
+    data = create_data("synthetic", augment="crop")
+    batches = []
+    for workers in (0, 2):
+        subset = Subset(data.train, range(12))
+        loader = training_loader(subset, options(1, 2), 3, workers)
+        batches.append([images.clone() for _ in range(2) for images, _ in loader])
+    for ours, theirs in zip(*batches):
+        assert torch.equal(ours, theirs)
+    plain = {data.train.images[i][0].numpy().tobytes() for i in range(12)}
+    shown = {image.numpy().tobytes() for images in batches[0] for image in images}
+    assert len(shown - plain) > 12

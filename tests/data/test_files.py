@@ -1,0 +1,116 @@
+"""Image files in folders and archives, good and bad."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+
+from ipu_proxynorm.data import IGNORED, create_data
+from ipu_proxynorm.data.image_set import CachedImages, image_set, sample_at
+from ipu_proxynorm.errors import UserError
+
+
+def write_images(root, train=6, size=(32, 32)):
+    """Return a folder with two classes, PNG files of noise, `test` for validation."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", 2)):
+        for label in ("cat", "dog"):
+            (root / part / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / label / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_images(tmp_path / "images")
+
+
+def pixels(path):
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+def test_cifar_from_files_and_from_a_zip_archive_of_them(folder):
+    archive = shutil.make_archive(str(folder.parent / "images"), "zip", folder)
+    for path in (str(folder), archive):
+        data = create_data("cifar10", path, augment="none")
+        assert (data.sizes(), data.num_classes, data.image_size) == ((12, 4), 2, (32, 32))
+        for _ in range(2):  # decoded, then from memory
+            image, label = data.train[7]
+            assert torch.equal(image, pixels(folder / "train" / "dog" / "1.png"))
+            assert label == 1
+
+
+def test_training_images_change_from_epoch_to_epoch_and_validation_images_do_not(folder):
+    data = create_data("cifar10", str(folder))
+    subset = Subset(data.train, [3, 4])
+    first = sample_at(subset, 1, 1)[0]
+    assert torch.equal(first, data.train.at(1, 4)[0])
+    assert any(not torch.equal(sample_at(subset, epoch, 1)[0], first) for epoch in (2, 3, 4))
+    assert torch.equal(
+        sample_at(data.validation, 5, 0)[0], pixels(folder / "test" / "cat" / "0.png")
+    )
+
+
+def test_large_sets_are_decoded_anew_each_time(folder, monkeypatch):
+    kept = create_data("cifar10", str(folder)).train.at(1, 2)[0]
+    monkeypatch.setattr("ipu_proxynorm.data.image_set.CACHE_BYTES", 100)
+    assert_not_kept(folder, kept)
+
+
+def test_images_are_not_kept_where_shared_memory_is_short(folder, monkeypatch):
+    kept = create_data("cifar10", str(folder)).train.at(1, 2)[0]
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    assert_not_kept(folder, kept)
+
+
+def assert_not_kept(folder, kept):
+    data = create_data("cifar10", str(folder))
+    assert isinstance(data.train.images, CachedImages)
+    assert data.train.images._cache is None
+    assert torch.equal(data.train.at(1, 2)[0], kept)
+
+
+def test_images_of_other_sizes_are_resized(tmp_path):
+    data = create_data("cifar10", str(write_images(tmp_path, size=(50, 40))), augment="none")
+    assert tuple(data.train[0][0].shape) == (3, 32, 32)
+    sizes = create_data("image_folder", str(tmp_path), image_size=24, eval_image_size=28)
+    assert tuple(sizes.train[0][0].shape) == (3, 24, 24)
+    assert tuple(sizes.validation[0][0].shape) == (3, 28, 28)
+
+
+def test_damaged_files_are_replaced_in_training_left_out_in_validation_and_named(folder):
+    broken = folder / "train" / "cat" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (folder / "test" / "dog" / "0.png").write_text("no image")
+    (folder / "train" / "dog" / "notes.txt").write_text("no image either")
+    data = create_data("cifar10", str(folder), augment="none")
+    image, label = data.train[2]
+    assert torch.equal(image, pixels(folder / "train" / "cat" / "3.png"))
+    assert label == 0
+    assert image_set(Subset(data.train, [0])).damage() == ["train/dog/notes.txt", str(broken)]
+    image, label = data.validation[2]
+    assert (int(image.sum()), label) == (0, IGNORED)
+    assert data.validation.damage() == [str(folder / "test" / "dog" / "0.png")]
+
+
+def test_wrong_paths_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match=r"data.path='/nowhere'.*cifar-10-batches-py"):
+        create_data("cifar10", "/nowhere")
+    (tmp_path / "not.zip").write_text("no archive")
+    with pytest.raises(UserError, match=r"not.zip': not a zip archive"):
+        create_data("cifar100", str(tmp_path / "not.zip"))
+    shutil.rmtree(folder / "test" / "dog")
+    (folder / "test" / "dog").mkdir()
+    with pytest.raises(UserError, match=r"same classes.*dog"):
+        create_data("cifar10", str(folder))
+    (folder / "test" / "dog" / "x.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"no image in 'test/dog'"):
+        create_data("cifar10", str(folder))
+    with pytest.raises(UserError, match=r"data.augment.*'flip' is unknown.*crop"):
+        create_data("digits", augment="flip")
