@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from torch import nn
 
@@ -38,37 +38,53 @@ def split_points(model: nn.Module) -> List[str]:
     return list(own()) if callable(own) else [name for name, _ in model.named_modules() if name]
 
 
-def check_splits(model: nn.Module, splits: Sequence[str]) -> None:
-    """Refuse splits that are not layers, not in order, or named twice.
+def resolve_splits(model: nn.Module, splits: Sequence[str]) -> List[str]:
+    """Return the layers that ``splits`` name: as they are, by a published name, or with ``/``.
+
+    Published names are those of ``model.split_aliases()``, such as ``block3b`` and
+    ``stage3/unit4/relu``; Graphcore's PyTorch configurations write ``layer1/2`` for ``layer1.2``.
 
     Raises:
-        UserError: names the split and the nearest valid ones.
+        UserError: a split is no layer, not in order, or named twice; names the nearest.
     """
     points = split_points(model)
+    own = getattr(model, "split_aliases", None)
+    aliases: Dict[str, str] = own() if callable(own) else {}
+    layers = []
     for split in splits:
-        if split not in points:
-            close = nearest(split, points) or points[:3]
+        spellings = (split, split.replace("/", "."))
+        layer = next((s for s in spellings if s in points), None)
+        layer = layer or next((aliases[s] for s in spellings if s in aliases), None)
+        if layer is None:
+            close = nearest(split, [*points, *aliases]) or points[:3]
             raise UserError(
                 f"ipu.splits={list(splits)}: {split!r} is no layer at which a stage can begin; "
                 f"nearest: {', '.join(close)} (all: {', '.join(points)})"
             )
-    for before, after in zip(splits, splits[1:]):
-        if points.index(after) <= points.index(before):
+        layers.append(layer)
+    for (before, first), (after, second) in zip(zip(splits, layers), zip(splits[1:], layers[1:])):
+        if points.index(second) <= points.index(first):
+            ordered = sorted(dict(zip(layers, splits)).items(), key=lambda it: points.index(it[0]))
             raise UserError(
                 f"ipu.splits={list(splits)}: {after!r} does not come after {before!r} in the "
-                f"network; expected {sorted(set(splits), key=points.index)}"
+                f"network; expected {[split for _, split in ordered]}"
             )
+    return layers
 
 
-def leaves(model: nn.Module) -> List[str]:
-    """Return the layers to show in a table: split points, and what stands outside of them."""
-    points = set(split_points(model))
+def leaves(model: nn.Module, splits: Sequence[str]) -> List[str]:
+    """Return the layers that stages are made of, in order: split points, and what lies between.
+
+    A layer with further split points inside is one of them unless ``splits`` has one of those.
+    """
+    points = split_points(model)
 
     def descend(module: nn.Module, prefix: str) -> List[str]:
         names = []
         for child_name, child in module.named_children():
             name = f"{prefix}{child_name}"
-            inside = any(point.startswith(f"{name}.") for point in points)
+            within = splits if name in points else points
+            inside = any(point.startswith(f"{name}.") for point in within)
             names += descend(child, f"{name}.") if inside else [name]
         return names
 
@@ -76,10 +92,10 @@ def leaves(model: nn.Module) -> List[str]:
 
 
 def pipeline_stages(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
-    """Return the stages that ``splits`` cut ``model`` into, in order; see :func:`check_splits`."""
-    check_splits(model, splits)
+    """Return the stages that ``splits`` (:func:`resolve_splits`) cut ``model`` into, in order."""
+    splits = resolve_splits(model, splits)
     groups: List[List[str]] = [[]]
-    for name in leaves(model):
+    for name in leaves(model, splits):
         # A stage begins with its split, or with the first leaf of it.
         if any(
             name == split or name.startswith(f"{split}.") for split in splits[len(groups) - 1 :][:1]
@@ -99,17 +115,42 @@ def pipeline_stages(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
     ]
 
 
-def place(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
+def keep_outputs(model: nn.Module, layers: Sequence[str]) -> None:
+    """Make the outputs of these layers recomputation checkpoints, in place.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    for layer in layers:
+        if layer not in names:
+            close = nearest(layer, names) or names[:3]
+            raise UserError(
+                f"ipu.recomputation_checkpoints={list(layers)}: {layer!r} is no layer; nearest: "
+                f"{', '.join(close)}"
+            )
+        model.get_submodule(layer).register_forward_hook(_checkpoint)
+
+
+def _checkpoint(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return the output, kept: a forward hook."""
+    return poptorch.recomputationCheckpoint(output)
+
+
+def place(model: nn.Module, splits: Sequence[str], checkpoints: Sequence[str] = ()) -> List[Stage]:
     """Begin a PopTorch block at each of ``splits``, in place; return the stages.
+
+    The outputs of the layers in ``checkpoints`` are kept for the backward pass.
 
     What runs before the first split is on IPU 0. Each stage computes the moments of all its Proxy
     Norm layers at once, on its own IPU. Results do not depend on either.
 
     Raises:
-        UserError: a split is no layer, or out of order.
+        UserError: a split is no layer, or out of order, or a checkpoint is no layer.
     """
     stages = pipeline_stages(model, splits)
-    for ipu, split in enumerate(splits, start=1):
+    keep_outputs(model, checkpoints)
+    for ipu, split in enumerate(resolve_splits(model, splits), start=1):
         poptorch.BeginBlock(model.get_submodule(split), user_id=split, ipu_id=ipu)
     for stage in stages:
         layers = [model.get_submodule(name) for name in stage.layers]

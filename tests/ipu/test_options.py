@@ -44,3 +44,48 @@ def test_inference_has_a_device_iteration_for_each_stage(asked, used):
 def test_execution(execution, strategy):
     options = training_options(config(execution=execution), seed=0)
     assert type(options._execution_strategy) is getattr(poptorch, strategy)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [([0.2], [0.2, 0.2, 0.2]), ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])],
+)
+def test_each_ipu_has_its_memory_proportion(given, expected, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        poptorch.Options, "setAvailableMemoryProportion", lambda self, value: seen.update(value)
+    )
+    training_options(config(available_memory_proportion=given), seed=0)
+    assert seen == {f"IPU{ipu}": proportion for ipu, proportion in enumerate(expected)}
+
+
+@pytest.mark.parametrize(
+    ("state", "on_chip", "sharded"),
+    [("off-chip", 0, 0), ("sharded", 1, 1), ("on-chip", None, None)],
+)
+def test_the_optimiser_state_has_its_place(state, on_chip, sharded):
+    options = training_options(config(optimizer_state=state), seed=0)
+    location = options.TensorLocations._values.get("location_optimizer", {})
+    assert location.get("onChip") == on_chip
+    assert location.get("useReplicatedTensorSharding") == sharded
+
+
+@pytest.mark.simulator  # the names of the options are those that the simulator keeps
+def test_what_float16_needs_is_set_only_where_it_is_asked_for():
+    plain = training_options(config(), seed=0).toDict()
+    asked = training_options(
+        config(precision="16.16", half_partials=True, floating_point_exceptions=True),
+        seed=0,
+        auto_loss_scaling=True,
+    ).toDict()
+    changed = {
+        name for name in asked if asked[name] != plain.get(name) and not callable(asked[name])
+    }
+    assert changed == {
+        "partialsTypeMatMuls",
+        "convolutionOptions",
+        "enableFloatingPointChecks",
+        "automaticLossScalingSettings.enabled",
+    }
+    inference = inference_options(config(half_partials=True), seed=0).toDict()
+    assert inference["partialsTypeMatMuls"] == "half"

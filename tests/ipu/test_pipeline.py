@@ -6,7 +6,7 @@ from torch import nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.ipu import pipeline_stages, place, split_points
+from ipu_proxynorm.ipu import pipeline_stages, place, resolve_splits, split_points
 from models import create_model
 
 
@@ -32,7 +32,32 @@ def test_other_networks_split_at_any_module():
     model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 4)))
     assert split_points(model) == ["0", "1", "1.0", "1.1"]
     assert [stage.parameters for stage in pipeline_stages(model, ["1.1"])] == [9, 16]
-    assert [stage.layers for stage in pipeline_stages(model, ["1"])] == [["0"], ["1.0", "1.1"]]
+    assert [stage.layers for stage in pipeline_stages(model, ["1"])] == [["0"], ["1"]]
+
+
+def test_a_split_within_a_block_shows_the_block_s_layers():
+    model = create_model("resnet8", norm="ln+pn")
+    stages = pipeline_stages(model, ["layer1.0.activation", "layer3.0"])
+    assert [stage.layers for stage in stages] == [
+        ["conv1", "bn1", "layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2", "layer1.0.bn2"],
+        ["layer1.0.activation", "layer2.0"],
+        ["layer3.0", "avgpool", "fc"],
+    ]
+    assert sum(stage.parameters for stage in stages) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "layers"),
+    [
+        ("resnetv2_14", ["stage1/unit2/relu", "layer3/1"], ["layer2.0", "layer3.1"]),
+        ("resnet14", ["stage1/unit2/relu", "fc1"], ["layer1.1.activation", "fc"]),
+        ("efficientnet_b0", ["block3b", "blocks/4/0/bn2"], ["blocks.2.1", "blocks.4.0.bn2"]),
+    ],
+)
+def test_published_names_of_splits(name, splits, layers):
+    model = create_model(name, norm="ln")
+    assert resolve_splits(model, splits) == layers
+    assert [stage.layers[0] for stage in place(model, splits)][1:] == layers
 
 
 def test_place_changes_neither_names_nor_results(model):
@@ -60,6 +85,11 @@ def test_place_puts_blocks_where_it_says(model):
         (["bogus"], ["'bogus'", "layer1.0"]),
         (["layer3.0", "layer2.0"], ["'layer2.0' does not come after 'layer3.0'", "['layer2.0', "]),
         (["layer2.0", "layer2.0"], ["'layer2.0' does not come after 'layer2.0'"]),
+        (["stage2/unit1/rel"], ["'stage2/unit1/rel' is no layer", "stage2/unit1/relu"]),
+        (
+            ["stage2/unit1/relu", "layer2.0"],
+            ["'layer2.0' does not come after", "['layer2.0', 'stage2/unit1/relu']"],
+        ),
     ],
 )
 def test_wrong_splits_are_refused_with_the_nearest(model, splits, parts):
@@ -67,3 +97,24 @@ def test_wrong_splits_are_refused_with_the_nearest(model, splits, parts):
         place(model, splits)
     for part in ["ipu.splits=", *parts]:
         assert part in str(caught.value)
+
+
+def test_checkpoints_are_kept_where_they_are_asked_for(model):
+    images = torch.randn(2, 1, 8, 8)
+    expected = model(images)
+    place(model, ["layer2.0"], checkpoints=["layer1.1", "stem"])
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
+    kept = []
+    original = poptorch.recomputationCheckpoint
+    poptorch.recomputationCheckpoint = lambda t: kept.append(tuple(t.shape)) or original(t)
+    try:
+        model(images)
+    finally:
+        poptorch.recomputationCheckpoint = original
+    assert kept == [(2, 16, 8, 8), (2, 16, 8, 8)]
+
+
+def test_a_checkpoint_that_is_no_layer_is_named(model):
+    words = r"recomputation_checkpoints=\['layer1.7'\]: 'layer1.7' is no layer; nearest: layer1"
+    with pytest.raises(UserError, match=words):
+        place(model, [], checkpoints=["layer1.7"])
