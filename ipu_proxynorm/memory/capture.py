@@ -1,0 +1,262 @@
+"""Traces a torch module, forward and backward, on the meta device: no activation is allocated."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.memory.graph import Capture
+from ipu_proxynorm.memory.recorder import Recorder, tensors_in
+from ipu_proxynorm.norm import plain_operators
+
+_PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151)
+
+
+def capture(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    *,
+    training: bool = True,
+    precision: Optional[str] = None,
+    options: Optional[Any] = None,
+    splits: Sequence[str] = (),
+) -> Capture:
+    """Trace ``model`` on ``inputs`` and return its operators and tensors.
+
+    The model is not changed and nothing is computed. Norms run as the plain operators that an IPU
+    runs. The trace is made at a micro-batch that is a prime number, so that what scales with the
+    micro-batch can be told from what does not; a model that only runs at the given micro-batch is
+    traced at that one.
+
+    Where PopART's saved tensors differ from autograd's, which decide here: PopART keeps no mask of
+    a dropout (its seed suffices) and no index of a max-pooling (its input and output); neither is
+    counted. Both keep a norm's input, a ReLU's output and a convolution's input.
+
+    Args:
+        model: any module; in training it returns its loss, or losses and others, or outputs whose
+            sum is then taken for the loss.
+        inputs: of one micro-batch, the micro-batch first; on any device, values do not matter.
+        training: with a backward pass.
+        precision: ``16.16``, ``16.32`` or ``32.32``; None: the model as it is.
+        options: ``poptorch.Options`` whose execution strategy numbers the stages of the model's
+            blocks; None: each block is a stage, in order.
+        splits: layers at which stages begin, instead of blocks.
+
+    Raises:
+        UserError: the model cannot be traced, or a split is no layer.
+    """
+    given = tuple(inputs)
+    if not given or not all(isinstance(t, Tensor) and t.dim() > 0 for t in given):
+        raise UserError(
+            "inputs: expected at least one tensor, each with the micro-batch as first dimension"
+        )
+    micro_batch = int(given[0].shape[0])
+    prime = _free_prime(model, given)
+    try:
+        traced = _trace(model, _resized(given, prime), prime, training, precision, options)
+        traced = traced.with_micro_batch(micro_batch)
+    except UserError:
+        raise
+    except Exception:  # a batch written into the model's code; what else it is shows below
+        try:
+            traced = _trace(model, given, micro_batch, training, precision, options)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{type(model).__name__} cannot be traced without its values "
+                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}): "
+                "shapes and control flow must not depend on values, on an IPU as here"
+            ) from error
+        traced = dataclasses.replace(traced, fixed_batch=True)
+    return traced.with_splits(splits) if splits else traced
+
+
+def _free_prime(model: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Return a prime that divides none of the model's and the inputs' own sizes."""
+    sizes = {d for t in inputs for d in t.shape[1:]}
+    sizes |= {d for p in model.parameters() for d in p.shape}
+    near = {size // 2**k + off for size in sizes for k in range(6) for off in (-1, 0, 1)}
+    free = (p for p in _PRIMES if all(size % p for size in near if size > 0))
+    return next(free, 157)
+
+
+def _resized(inputs: Sequence[Tensor], micro_batch: int) -> List[Tensor]:
+    first = inputs[0].shape[0]
+    return [
+        torch.empty(
+            (micro_batch, *t.shape[1:]) if t.shape[0] == first else t.shape,
+            dtype=t.dtype,
+            device="meta",
+        )
+        for t in inputs
+    ]
+
+
+def _on_meta(model: nn.Module, precision: Optional[str]) -> nn.Module:
+    """Return a copy of the model without values, in half precision where activations are."""
+    memo: Dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
+        )
+    for module in model.modules():
+        own = [*module._buffers.values(), *vars(module).values()]
+        for tensor in own:
+            if isinstance(tensor, Tensor) and id(tensor) not in memo:
+                memo[id(tensor)] = torch.empty_like(tensor, device="meta")
+    copied = copy.deepcopy(model, memo)
+    if precision in ("16.16", "16.32"):
+        copied.half()
+    elif precision == "32.32":
+        copied.float()
+    return copied
+
+
+def _trace(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    micro_batch: int,
+    training: bool,
+    precision: Optional[str],
+    options: Optional[Any],
+) -> Capture:
+    copied = _on_meta(model, precision)
+    copied.train(training)
+    half = precision in ("16.16", "16.32")
+    given = [t.to("meta") for t in inputs]
+    if half:
+        given = [t.half() if t.is_floating_point() else t for t in given]
+    elif precision == "32.32":
+        given = [t.float() if t.is_floating_point() else t for t in given]
+    recorder = Recorder(copied, given, micro_batch, _placement(options))
+    with plain_operators(), torch.device("meta"), torch.set_grad_enabled(training):
+        with _half_attention(), _layers_entered(copied, recorder), _blocks_begun(
+            recorder
+        ), recorder.recording():
+            returned = copied(*given)
+        outputs = tensors_in(returned)
+        gradients: Dict[str, Tensor] = {}
+        if training:
+            gradients = _backward(copied, outputs, recorder)
+    return recorder.result(outputs, gradients, training)
+
+
+@contextlib.contextmanager
+def _half_attention() -> Iterator[None]:
+    """Keep attention in its inputs' type, as torch 2.0 does, PopTorch 3.4's.
+
+    Later ones compute float16's plain form in float32 unless told not to.
+    """
+    allow = getattr(torch.backends.cuda, "allow_fp16_bf16_reduction_math_sdp", None)
+    if allow is None:
+        yield
+        return
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    allow(True)
+    try:
+        yield
+    finally:
+        allow(before)
+
+
+def _backward(model: nn.Module, outputs: Sequence[Tensor], recorder: Recorder) -> Dict[str, Tensor]:
+    losses = [t for t in outputs if t.requires_grad]
+    if not losses:
+        raise UserError(
+            f"{type(model).__name__} returns nothing that has a gradient: it cannot be trained"
+        )
+    scalars = [t for t in losses if t.dim() == 0]
+    losses = scalars[:1] or losses
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    seeds = [torch.ones_like(loss) for loss in losses]
+    recorder.begin_backward(seeds)
+    with recorder.recording():
+        found = torch.autograd.grad(losses, list(trained.values()), seeds, allow_unused=True)
+    return {name: g for name, g in zip(trained, found) if g is not None}
+
+
+@contextlib.contextmanager
+def _layers_entered(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Tell the recorder which module runs."""
+    handles = []
+    for name, module in model.named_modules():
+        if name:
+            enter = _entering(recorder, name, _blocks_of(module))
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(lambda *_: recorder.leave()))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _blocks_of(module: nn.Module) -> List[Tuple[Optional[str], Optional[int]]]:
+    """Return name and IPU of the blocks that ``poptorch.BeginBlock`` lets begin at a module."""
+    hooks: List[Any] = list(module._forward_pre_hooks.values())
+    return [(h._user_id, h._ipu_id) for h in hooks if hasattr(h, "_user_id")]
+
+
+def _entering(
+    recorder: Recorder, name: str, blocks: List[Tuple[Optional[str], Optional[int]]]
+) -> Callable[..., None]:
+    def enter(*_: Any) -> None:
+        for block in blocks:
+            recorder.begin_block(*block)
+        recorder.enter(name)
+
+    return enter
+
+
+@contextlib.contextmanager
+def _blocks_begun(recorder: Recorder) -> Iterator[None]:
+    """Tell the recorder where ``with poptorch.Block`` and checkpoints stand in ``forward``."""
+    block = poptorch.Block
+    enter, start = block.__enter__, block.start
+    checkpoint = poptorch.recomputationCheckpoint
+
+    def entered(self: Any) -> Any:
+        recorder.begin_block(self._user_id, self._ipu_id)
+        return enter(self)
+
+    def started(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
+        recorder.begin_block(user_id, ipu_id)
+        start(user_id, ipu_id)
+
+    def checkpointed(*tensors: Any) -> Any:
+        recorder.checkpoint(tensors)
+        return checkpoint(*tensors)
+
+    setattr(block, "__enter__", entered)  # noqa: B010 (mypy takes methods for constants)
+    setattr(block, "start", staticmethod(started))  # noqa: B010
+    poptorch.recomputationCheckpoint = checkpointed
+    try:
+        yield
+    finally:
+        setattr(block, "__enter__", enter)  # noqa: B010
+        setattr(block, "start", staticmethod(start))  # noqa: B010
+        poptorch.recomputationCheckpoint = checkpoint
+
+
+def _placement(options: Optional[Any]) -> Callable[[Optional[str], Optional[int]], Tuple[int, int]]:
+    """Return the function from a block's name and IPU to its stage and IPU."""
+    strategy = copy.deepcopy(getattr(options, "_execution_strategy", None))
+    manager = getattr(strategy, "_stages_manager", None)
+    numbers: Dict[str, int] = {}
+
+    def place(user_id: Optional[str], ipu_id: Optional[int]) -> Tuple[int, int]:
+        if manager is not None:
+            placement = manager.beginStage(user_id, ipu_id)
+            return max(placement.stage, placement.phase), placement.ipu
+        stage = numbers.setdefault(str(user_id), len(numbers) + 1)
+        return stage, stage if ipu_id is None else ipu_id
+
+    return place

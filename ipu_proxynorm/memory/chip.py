@@ -1,0 +1,50 @@
+"""The chips: how much SRAM an IPU has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Union
+
+from ipu_proxynorm.errors import unknown_name
+
+MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One IPU.
+
+    Source: Graphcore's public specifications; "tiles only have 638976 bytes" of a Mk2's
+    out-of-memory message.
+    """
+
+    name: str
+    tiles: int
+    tile_bytes: int
+
+    @property
+    def sram_bytes(self) -> int:
+        """SRAM of all tiles together, bytes."""
+        return self.tiles * self.tile_bytes
+
+
+CHIPS = {
+    "mk1": Chip("mk1", tiles=1216, tile_bytes=262_144),
+    "mk2": Chip("mk2", tiles=1472, tile_bytes=638_976),
+    # A Bow IPU is a Mk2 of higher clock.
+    "bow": Chip("bow", tiles=1472, tile_bytes=638_976),
+}
+
+
+def find_chip(chip: Union[str, Chip]) -> Chip:
+    """Return the chip of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(chip, Chip):
+        return chip
+    known = CHIPS.get(str(chip).lower())
+    if known is None:
+        raise unknown_name("chip", str(chip), list(CHIPS))
+    return known

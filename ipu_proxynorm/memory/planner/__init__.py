@@ -1,0 +1,6 @@
+"""The layout with the highest predicted throughput that fits: solvers on plain numbers."""
+
+from ipu_proxynorm.memory.planner.layouts import SYSTEMS, BatchLayout, system_ipus
+from ipu_proxynorm.memory.planner.plan import Plan, Planner, Plans
+
+__all__ = ["SYSTEMS", "BatchLayout", "Plan", "Planner", "Plans", "system_ipus"]

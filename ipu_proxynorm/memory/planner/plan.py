@@ -1,0 +1,213 @@
+"""Plans a captured program: where stages begin, micro-batch, replicas, accumulation, state."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import List, Optional, Sequence, Tuple
+
+from ipu_proxynorm.errors import UserError, unknown_name
+from ipu_proxynorm.memory import budget, calibration
+from ipu_proxynorm.memory.chip import find_chip
+from ipu_proxynorm.memory.graph import Capture
+from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.memory.planner.cycles import (
+    LINK_BYTES_PER_SECOND,
+    STREAMING_BYTES_PER_SECOND,
+    clock_hertz,
+)
+from ipu_proxynorm.memory.planner.layouts import BatchLayout, batch_layouts
+from ipu_proxynorm.memory.planner.partition import evaluate
+from ipu_proxynorm.memory.planner.search import Candidate, Machine, search, throughput
+from ipu_proxynorm.memory.planner.segments import SegmentedCapture
+from ipu_proxynorm.memory.planner.stages import Placement
+from ipu_proxynorm.memory.predict import SAFE, Prediction, predict_capture
+
+#: IPUs that PopTorch gives to one process at most.
+MOST_IPUS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One way to lay a program out, and what is predicted for it.
+
+    Attributes:
+        batch: stages, replicas, micro-batch and gradient accumulation.
+        splits: layers at which stages after the first begin.
+        checkpoints: layers whose outputs are recomputation checkpoints.
+        optimizer_location: ``on-chip``, ``sharded`` or ``off-chip``.
+        images_per_second: of all replicas, by the cycle model.
+        stage_cycles: of each stage, for one micro-batch.
+        prediction: memory of each IPU.
+    """
+
+    batch: BatchLayout
+    splits: Tuple[str, ...]
+    checkpoints: Tuple[str, ...]
+    optimizer_location: str
+    images_per_second: float
+    stage_cycles: Tuple[float, ...]
+    prediction: Prediction
+
+    @property
+    def balance(self) -> float:
+        """Mean cycles of the stages over those of the busiest."""
+        return sum(self.stage_cycles) / len(self.stage_cycles) / max(self.stage_cycles)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plans:
+    """Plans that fit, the fastest first; ``nearest`` to fitting where none does."""
+
+    fitting: Tuple[Plan, ...]
+    nearest: Optional[Plan]
+    considered: int
+
+
+def placements(batch: BatchLayout, clock: float) -> List[Placement]:
+    """Return where the optimiser state may be, the cheapest first.
+
+    Sharded, each replica updates its part and sends the new weights round; off chip, the state
+    travels to Streaming Memory and back.
+    """
+    places = [Placement("on-chip", 1.0)]
+    if batch.replicas > 1:
+        link = clock / LINK_BYTES_PER_SECOND
+        places.append(Placement("sharded", 1 / batch.replicas, cycles_per_byte=link))
+    streaming = clock / STREAMING_BYTES_PER_SECOND
+    return [*places, Placement("off-chip", 0.0, cycles_per_byte=2 * streaming)]
+
+
+class Planner:
+    """Plans one program for any number of IPUs.
+
+    Args:
+        capture: of the program, forward and backward, in one stage.
+        points: layers at which a stage may begin, in order.
+        layout: chip, precision, optimiser, proportion ...; what the plan decides is ignored.
+    """
+
+    def __init__(self, capture: Capture, points: Sequence[str], layout: Layout) -> None:
+        self.capture, self.layout = capture, layout
+        self.parameters = calibration.ensemble()[0]
+        self.segmented = SegmentedCapture(capture, points, layout, self.parameters)
+        self.chip = find_chip(layout.chip)
+        self.clock = clock_hertz(self.chip)
+
+    def plan(
+        self,
+        global_batch: int,
+        ipus: int,
+        least_micro_batch: int = 1,
+        most_micro_batch: int = 256,
+        keep: int = 4,
+    ) -> Plans:
+        """Return the fastest plans of exactly ``global_batch`` images an update that fit.
+
+        Raises:
+            UserError: no IPU, more than PopTorch takes, or a batch that cannot be kept.
+        """
+        if ipus > MOST_IPUS:
+            raise UserError(
+                f"--ipus {ipus}: PopTorch gives one process {MOST_IPUS} IPUs at most; plan each "
+                f"process's share, e.g. --ipus {MOST_IPUS} with the global batch divided likewise"
+            )
+        most_stages = len(self.segmented.points) + 1
+        layouts = [
+            batch
+            for batch in batch_layouts(global_batch, ipus, most_stages, most_micro_batch)
+            if batch.micro_batch >= least_micro_batch
+        ]
+        if not layouts:
+            raise UserError(
+                f"--global-batch {global_batch}: no micro-batch from {least_micro_batch} to "
+                f"{most_micro_batch} divides it; expected a multiple of {least_micro_batch}"
+            )
+        found = search(
+            layouts,
+            lambda batch: placements(batch, self.clock),
+            self.segmented.table,
+            self.machine(),
+            self._share,
+            keep,
+        )
+        nearest = None if found.nearest is None else self._plan(found.nearest)
+        return Plans(tuple(map(self._plan, found.fitting)), nearest, found.tried)
+
+    def evaluate(
+        self,
+        batch: BatchLayout,
+        splits: Sequence[str],
+        checkpoints: Sequence[str] = (),
+        optimizer_location: str = "on-chip",
+    ) -> Plan:
+        """Return what is predicted for a given layout, whether it fits or not.
+
+        Raises:
+            UserError: a split is none of the points.
+        """
+        for split in splits:
+            if split not in self.segmented.points:
+                raise unknown_name("split", split, self.segmented.points)
+        table = self.segmented.table(batch.micro_batch)
+        starts = [self.segmented.points.index(split) + 1 for split in splits]
+        places = {place.name: place for place in placements(batch, self.clock)}
+        place = places.get(optimizer_location, places["on-chip"])
+        cut = evaluate(table, (0, *starts, table.count), place)
+        speed = throughput(batch, place, table, cut, self.machine())
+        captured, layout = self._laid_out(batch, splits, checkpoints, place.name)
+        return Plan(
+            batch,
+            tuple(splits),
+            tuple(checkpoints),
+            place.name,
+            speed,
+            tuple(stage.cycles for stage in cut.stages),
+            predict_capture(captured, layout),
+        )
+
+    def machine(self) -> Machine:
+        """Return what the search has to know of an IPU: its room up to the safe utilisation."""
+        room = SAFE * self.chip.sram_bytes / self.segmented.overhead(1)
+        return Machine(room, self.clock, LINK_BYTES_PER_SECOND / self.clock)
+
+    def _laid_out(
+        self, batch: BatchLayout, splits: Sequence[str], checkpoints: Sequence[str], location: str
+    ) -> Tuple[Capture, Layout]:
+        """Return program and layout as the predictor takes them."""
+        layout = dataclasses.replace(
+            self.layout,
+            replicas=batch.replicas,
+            gradient_accumulation=batch.gradient_accumulation,
+            optimizer_location=location,
+            checkpoints=tuple(checkpoints),
+            schedule="pipelined",
+            recomputation="stage",
+        )
+        return self.capture.with_micro_batch(batch.micro_batch).with_splits(splits), layout
+
+    def candidate_layout(self, candidate: Candidate) -> Tuple[Capture, Layout]:
+        """Return program and layout of a candidate, as the predictor takes them."""
+        splits = [self.segmented.points[start - 1] for start in candidate.partition.starts]
+        checkpoints = [
+            self.segmented.checkpoint_layer(cut)
+            for stage in candidate.partition.stages
+            for cut in stage.checkpoints
+        ]
+        return self._laid_out(candidate.layout, splits, checkpoints, candidate.placement.name)
+
+    def _share(self, candidate: Candidate) -> float:
+        captured, layout = self.candidate_layout(candidate)
+        budgets = budget.ipu_budgets(captured, layout, self.parameters)
+        return max(b.utilisation for b in budgets) / SAFE
+
+    def _plan(self, candidate: Candidate) -> Plan:
+        captured, layout = self.candidate_layout(candidate)
+        return Plan(
+            batch=candidate.layout,
+            splits=captured.stage_names,
+            checkpoints=layout.checkpoints,
+            optimizer_location=layout.optimizer_location,
+            images_per_second=candidate.images_per_second,
+            stage_cycles=tuple(stage.cycles for stage in candidate.partition.stages),
+            prediction=predict_capture(captured, layout),
+        )

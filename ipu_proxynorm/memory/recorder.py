@@ -1,0 +1,319 @@
+"""Notes every aten operator of a meta trace, with the module and the stage that it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ipu_proxynorm.memory.graph import MATMULS, Capture, OperatorRecord, TensorRecord
+
+# What an element takes on an IPU: no 64-bit types there.
+_ELEMENT_BYTES = {torch.int64: 4, torch.float64: 4, torch.bool: 1}
+# Not work: new names for memory, or memory that is about to be written.
+_NO_WORK = ("detach", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh", "_to_copy")
+_SILENT = frozenset(n for n in _NO_WORK if n != "_to_copy")
+
+
+def tensors_in(tree: Any) -> List[Tensor]:
+    """Return the tensors in nested tuples, lists and dictionaries."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, (list, tuple)):
+        return [tensor for element in tree for tensor in tensors_in(element)]
+    return []
+
+
+class _Draft:
+    """A tensor while the trace goes on."""
+
+    def __init__(self, tensor: Tensor, name: str, layer: str, role: str, producer: int) -> None:
+        self.name, self.layer, self.role, self.producer = name, layer, role, producer
+        self.shape = tuple(tensor.shape)
+        element = _ELEMENT_BYTES.get(tensor.dtype, tensor.element_size())
+        # PopART's max-pooling keeps its input and output, no indices.
+        is_index = name.startswith("max_pool") and not tensor.is_floating_point()
+        self.bytes = 0 if is_index else tensor.numel() * element
+        self.forward_uses: List[int] = []
+        self.backward_uses: List[int] = []
+        self.saved = False
+
+
+class _FunctionMode(TorchFunctionMode):
+    """After each torch function, notes which forward operator autograd's new nodes belong to."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self._recorder.claim_nodes(result)
+        return result
+
+
+class _DispatchMode(TorchDispatchMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self._recorder.note(function, args, kwargs or {}, result)
+        return result
+
+
+class Recorder:
+    """Collects operators and tensors while its modes are active.
+
+    Args:
+        model: on the meta device.
+        inputs: on the meta device.
+        micro_batch: by which sizes are told to scale.
+        place: from a block's name and IPU to its stage and IPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Tensor],
+        micro_batch: int,
+        place: Callable[[Optional[str], Optional[int]], Tuple[int, int]],
+    ) -> None:
+        self._micro_batch = micro_batch
+        self._place = place
+        self._operators: List[Dict[str, Any]] = []
+        self._drafts: List[_Draft] = []
+        self._by_storage: Dict[int, int] = {}
+        self._alive: List[Any] = []  # storages are told apart by address while they live
+        self._layers: List[str] = [""]
+        self._order: Dict[str, None] = {}
+        self._stage = 0
+        self._stage_ipus: Dict[int, int] = {0: 0}
+        self._stage_names: Dict[int, str] = {}
+        self._checkpoints: Set[int] = set()
+        self._claimed: Set[Any] = set()
+        self._source = -1
+        self._is_backward = False
+        for name, parameter in model.named_parameters():
+            self._adopt(parameter, name, name.rpartition(".")[0], "parameter")
+        for name, buffer in model.named_buffers():
+            self._adopt(buffer, name, name.rpartition(".")[0], "buffer")
+        for number, given in enumerate(inputs):
+            self._adopt(given, f"input {number}", "", "input")
+
+    # ---- what the trace tells ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what is called inside."""
+        keep = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        with keep, _FunctionMode(self), _DispatchMode(self):
+            yield
+
+    def enter(self, layer: str) -> None:
+        """Note that a module begins."""
+        self._layers.append(layer)
+
+    def leave(self) -> None:
+        """Note that the module entered last ends."""
+        self._layers.pop()
+
+    def begin_block(self, user_id: Optional[str], ipu_id: Optional[int]) -> None:
+        """Note that what follows belongs to another block."""
+        self._stage, ipu = self._place(user_id, ipu_id)
+        self._stage_ipus[self._stage] = ipu
+        self._stage_names.setdefault(self._stage, str(user_id))
+
+    def checkpoint(self, tree: Any) -> None:
+        """Note that tensors are marked as recomputation checkpoints."""
+        for tensor in tensors_in(tree):
+            self._checkpoints.add(self._index_of(tensor, "constant"))
+
+    def begin_backward(self, seeds: Sequence[Tensor]) -> None:
+        """Note that the backward pass begins, from these gradients of the losses."""
+        self._is_backward = True
+        for seed in seeds:
+            self._adopt(seed, "gradient of the loss", "", "gradient")
+
+    def claim_nodes(self, result: Any) -> None:
+        """Let autograd's nodes behind a result that no function before made belong to it."""
+        source = len(self._operators) - 1
+        waiting = [t.grad_fn for t in tensors_in(result) if t.grad_fn is not None]
+        while waiting:
+            node = waiting.pop()
+            if node in self._claimed:
+                continue
+            self._claimed.add(node)
+            node.register_prehook(self._entering_node(source))
+            waiting += [n for n, _ in node.next_functions if n is not None]
+
+    def _entering_node(self, source: int) -> Callable[[Any], None]:
+        def enter(_: Any) -> None:
+            self._source = source
+
+        return enter
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        index = self._by_storage.get(_storage(tensor))
+        if index is not None:
+            self._drafts[index].saved = True
+        return tensor
+
+    # ---- operators --------------------------------------------------------------------------
+
+    def note(self, function: Any, args: Any, kwargs: Dict[str, Any], result: Any) -> None:
+        """Note an operator, unless it only names memory anew."""
+        name = function._schema.name.split("::")[-1]
+        inputs = tensors_in((args, kwargs))
+        reads = _unique(self._index_of(t, "constant") for t in inputs)
+        fresh = [t for t in tensors_in(result) if _storage(t) not in self._by_storage]
+        written = function._schema.is_mutable
+        counts = not fresh and all(self._drafts[i].role == "buffer" for i in reads)
+        if (not fresh and not written) or name in _SILENT or counts:
+            for tensor in fresh:
+                self._adopt(tensor, name, self._layer(), "activation", len(self._operators))
+            return
+        index = len(self._operators)
+        role = "gradient" if self._is_backward else "activation"
+        made = _unique(self._adopt(t, name, self._layer(), role, index) for t in fresh)
+        for read in reads:
+            draft = self._drafts[read]
+            (draft.backward_uses if self._is_backward else draft.forward_uses).append(index)
+        source = self._source if self._is_backward else index
+        self._operators.append(
+            {
+                "name": name,
+                "layer": self._operators[source]["layer"] if self._is_backward else self._layer(),
+                "stage": self._operators[source]["stage"] if self._is_backward else self._stage,
+                "source": source,
+                "inputs": reads,
+                "outputs": made,
+                "macs": multiply_adds(name, args, tensors_in(result)),
+                "passes": _passes(name, args),
+                "group_channels": _group_channels(name, args),
+                "signature": self._signature(name, args),
+            }
+        )
+        self._order.setdefault(self._layer(), None)
+
+    def _layer(self) -> str:
+        return self._layers[-1]
+
+    def _signature(self, name: str, args: Any) -> Tuple[object, ...]:
+        """Return name, shapes (the micro-batch left out) and numbers: what makes code distinct."""
+        parts: List[object] = [name]
+        for argument in args:
+            if isinstance(argument, Tensor):
+                shape = tuple(-1 if d % self._micro_batch == 0 else d for d in argument.shape)
+                parts.append((str(argument.dtype), shape))
+            elif isinstance(argument, (list, tuple)) and not tensors_in(argument):
+                parts.append(tuple(argument))
+            elif isinstance(argument, (bool, int)) or argument is None:
+                parts.append(argument)
+        return tuple(parts)
+
+    # ---- tensors ----------------------------------------------------------------------------
+
+    def _adopt(self, tensor: Tensor, name: str, layer: str, role: str, producer: int = -1) -> int:
+        key = _storage(tensor)
+        known = self._by_storage.get(key)
+        if known is not None:
+            return known
+        index = len(self._drafts)
+        self._drafts.append(_Draft(tensor, name, layer, role, producer))
+        self._by_storage[key] = index
+        self._alive.append(tensor.untyped_storage())
+        return index
+
+    def _index_of(self, tensor: Tensor, role: str) -> int:
+        return self._adopt(tensor, role, self._layer(), role)
+
+    def result(
+        self, outputs: Sequence[Tensor], gradients: Dict[str, Tensor], training: bool
+    ) -> Capture:
+        """Return what was recorded, after the backward pass."""
+        for name, gradient in gradients.items():
+            draft = self._drafts[self._index_of(gradient, "gradient")]
+            draft.role, draft.name = "weight_gradient", name
+        stages = sorted(self._stage_ipus)
+        number = {stage: position for position, stage in enumerate(stages)}
+        forward = sum(1 for i, o in enumerate(self._operators) if o["source"] == i)
+        return Capture(
+            operators=tuple(
+                OperatorRecord(index=i, backward=i >= forward, **{**o, "stage": number[o["stage"]]})
+                for i, o in enumerate(self._operators)
+            ),
+            tensors=tuple(self._record(i, d) for i, d in enumerate(self._drafts)),
+            micro_batch=self._micro_batch,
+            layers=tuple(self._order),
+            stage_names=tuple(self._stage_names.get(s, str(s)) for s in stages[1:]),
+            stage_ipus=tuple(self._stage_ipus[s] for s in stages),
+            checkpoints=tuple(sorted(self._checkpoints)),
+            outputs=_unique(self._index_of(t, "constant") for t in outputs),
+            training=training,
+        )
+
+    def _record(self, index: int, draft: _Draft) -> TensorRecord:
+        numel = math.prod(draft.shape)
+        own = draft.role in ("parameter", "buffer", "weight_gradient")
+        return TensorRecord(
+            index=index,
+            name=draft.name,
+            layer=draft.layer,
+            shape=draft.shape,
+            bytes=draft.bytes,
+            scales=not own and numel > 0 and numel % self._micro_batch == 0,
+            role=draft.role,
+            producer=draft.producer,
+            last_use=max([-1, *draft.forward_uses, *draft.backward_uses]),
+            last_forward_use=max(draft.forward_uses, default=-1),
+            first_backward_use=min(draft.backward_uses, default=-1),
+            saved=draft.saved,
+        )
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _unique(indices: Any) -> Tuple[int, ...]:
+    return tuple(dict.fromkeys(indices))
+
+
+def multiply_adds(name: str, args: Any, results: Sequence[Tensor]) -> int:
+    """Return an operator's multiply-adds; 0 where it is no convolution or matrix product.
+
+    A convolution costs outputs × input channels of a group × kernel positions; its backward pass
+    as much again for each of the gradients (input, weight) asked for.
+    """
+    if name == "convolution":
+        return results[0].numel() * math.prod(args[1].shape[1:])
+    if name == "convolution_backward":
+        return args[0].numel() * math.prod(args[2].shape[1:]) * _passes(name, args)
+    if name in MATMULS:
+        left = args[1] if name in ("addmm", "baddbmm") else args[0]
+        return results[0].numel() * int(left.shape[-1])
+    return 0
+
+
+def _passes(name: str, args: Any) -> int:
+    if name == "convolution_backward":
+        return sum(bool(wanted) for wanted in args[-1][:2])
+    return int(name == "convolution" or name in MATMULS)
+
+
+def _group_channels(name: str, args: Any) -> int:
+    weight = {"convolution": 1, "convolution_backward": 2}.get(name)
+    return 0 if weight is None else int(args[weight].shape[1])
