@@ -1,8 +1,17 @@
 """Training and validation of a configured run, and what it leaves on disk."""
 
-from ipu_proxynorm.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ipu_proxynorm.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ipu_proxynorm.training.interruption import Interrupted, Interruption
 from ipu_proxynorm.training.loop import EpochResult, StepResult, fit
-from ipu_proxynorm.training.run import Run, build, load_weights
+from ipu_proxynorm.training.processes import Processes, connect
+from ipu_proxynorm.training.resume import check_continues
+from ipu_proxynorm.training.run import Run, averaged, build, load_weights
 from ipu_proxynorm.training.run_directory import RunDirectory
 from ipu_proxynorm.training.validation import Evaluation, Validator, evaluate
 
@@ -10,11 +19,19 @@ __all__ = [
     "Checkpoint",
     "EpochResult",
     "Evaluation",
+    "Interrupted",
+    "Interruption",
+    "Processes",
+    "Progress",
     "Run",
     "RunDirectory",
     "StepResult",
+    "TrainingState",
     "Validator",
+    "averaged",
     "build",
+    "check_continues",
+    "connect",
     "evaluate",
     "fit",
     "load_checkpoint",

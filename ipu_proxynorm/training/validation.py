@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Sequence, Tuple
 
 import torch
 from torch.nn import functional as F
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.data import IGNORED, validation_loader
+from ipu_proxynorm.data import IGNORED, DamageReport, DataError, validation_loader, watched
 from ipu_proxynorm.ipu import inference_options
 from ipu_proxynorm.training.run import Run
 
@@ -33,18 +34,39 @@ class Validator:
     def __init__(self, run: Run) -> None:
         self.run = run
         config = run.config
-        options = inference_options(config.ipu, config.seed)
+        options = inference_options(config.ipu, config.seed, run.processes.instance)
         self.loader = validation_loader(
             run.data.validation, options, config.ipu.micro_batch_size, config.data.workers
         )
         self.executor = poptorch.inferenceModel(run.program, options)
+        self.damage = DamageReport(run.data.validation, config.data.max_corrupt)
 
     def evaluate(self) -> Evaluation:
-        """Return loss and accuracy with the network's present weights; IPUs are released after."""
+        """Return loss and accuracy with the network's present weights; IPUs are released after.
+
+        Each of several processes has a part of the images; all return the figures of the whole.
+
+        Raises:
+            DataError: too many of the image files are damaged, or a worker process has died.
+        """
+        processes = self.run.processes
+        sums: Sequence[float] = ()
+        with processes.together():
+            sums = self._own_sums()
+        loss, right, images = processes.sum(sums)
+        try:
+            self.damage.check(processes.union(self.damage.found()), say=processes.first)
+        except DataError as error:
+            raise processes.agreed(error) from None
+        return Evaluation(loss=loss / images, right=int(right), images=int(images))
+
+    def _own_sums(self) -> Tuple[float, int, int]:
+        """Return the summed loss, the right answers and the images of this process's part."""
         self.run.program.eval()
+        self._begin_streams()
         loss = torch.zeros((), dtype=torch.float64)
         right = images = 0
-        for batch, labels in self.loader:
+        for batch, labels in watched(self.loader):
             logits = self.executor(batch)
             real = labels != IGNORED
             loss += F.cross_entropy(
@@ -54,7 +76,14 @@ class Validator:
             images += int(real.sum())
         if self.executor.isAttachedToDevice():
             self.executor.detachFromDevice()
-        return Evaluation(loss=float(loss) / images, right=right, images=images)
+        return float(loss), right, images
+
+    def _begin_streams(self) -> None:
+        """Let stochastic rounding draw the same each time, wherever the run was resumed."""
+        if self.executor.isCompiled():
+            if not self.executor.isAttachedToDevice():
+                self.executor.attachToDevice()
+            self.executor.rng_state = [self.run.config.seed]
 
 
 def evaluate(run: Run) -> Evaluation:

@@ -65,7 +65,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch, save):
 
 def test_something_else(tmp_path):
     torch.save({"weights": {}}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="expected format 1"):
+    with pytest.raises(UserError, match="expected format 2"):
         load_checkpoint(tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"none.pt': no such checkpoint.*run_ipu.py train"):
         load_checkpoint(tmp_path / "none.pt")

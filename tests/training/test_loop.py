@@ -20,7 +20,7 @@ from ipu_proxynorm.training import (
     load_checkpoint,
     loop,
 )
-from ipu_proxynorm.training.optimizer import learning_rate_factor
+from ipu_proxynorm.training.schedule import learning_rate_factor
 
 
 def small_run(tmp_path, *overrides):
@@ -95,7 +95,7 @@ def test_validation_equals_a_plain_pass_over_the_images(tmp_path):
     images, labels = zip(*(run.data.validation[i] for i in range(30)))
     evaluation = evaluate(run)
     logits = plain_logits(run, torch.stack(images))
-    labels = torch.stack(labels)
+    labels = torch.tensor(labels)
     assert evaluation.images == 30
     assert evaluation.right == int((logits.argmax(1) == labels).sum())
     assert evaluation.loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)

@@ -1,0 +1,239 @@
+"""What the processes of a run tell each other on the host: figures, failures, and when to stop.
+
+The IPUs, or the simulator, add up gradients by themselves. All else goes through
+``torch.distributed`` with gloo, beside the launcher: under torchrun, which says where the
+processes meet, and under poprun alike, where ``MASTER_ADDR`` says it (default: this machine).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import socket
+from typing import Any, Iterator, List, Optional, Sequence, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ipu_proxynorm.backend import popdist
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.ipu import ALONE, Instance, launched
+
+Value = TypeVar("Value")
+
+#: How long the processes wait for each other at the start.
+MEETING_SECONDS = 120.0
+#: How long one may be busy on its own, e.g. compiling, while another waits for it.
+PATIENCE = datetime.timedelta(hours=2)
+_ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+class ProcessLost(UserError):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+class Processes:
+    """The processes of a run, all of which make the same calls in the same order.
+
+    Args:
+        instance: which of them this is.
+    """
+
+    def __init__(self, instance: Instance = ALONE) -> None:
+        self.instance = instance
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.instance.index == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other."""
+        return self.instance.count == 1
+
+    def sum(self, values: Sequence[float]) -> List[float]:
+        """Return the sums of these numbers over all processes, in float64."""
+        if self.alone:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        with naming_losses(self.first):
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def largest(self, value: int) -> int:
+        """Return the largest of an integer over all processes."""
+        if self.alone:
+            return value
+        number = torch.tensor([value])
+        with naming_losses(self.first):
+            dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return int(number)
+
+    def gather(self, value: Value) -> List[Value]:
+        """Return what each process has, in order."""
+        if self.alone:
+            return [value]
+        values: List[Any] = [None] * self.instance.count
+        with naming_losses(self.first):
+            dist.all_gather_object(values, value)
+        return values
+
+    def of_first(self, value: Value) -> Value:
+        """Return what the first process has."""
+        if self.alone:
+            return value
+        values: List[Any] = [value if self.first else None]
+        with naming_losses(self.first):
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def union(self, names: Sequence[str]) -> List[str]:
+        """Return the names that any process has, sorted where there are several processes."""
+        if self.alone:
+            return list(names)
+        if not self.largest(len(names)):
+            return []
+        return sorted({name for some in self.gather(list(names)) for name in some})
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Let what fails inside in one process fail in all of them, with one sentence.
+
+        What is inside must not wait for the other processes.
+
+        Raises:
+            UserError: the first failure, by number of process; only the first process prints it.
+        """
+        if self.alone:
+            yield
+            return
+        failure: Optional[Exception] = None
+        try:
+            yield
+        except ProcessLost:
+            raise
+        except Exception as error:
+            failure = error
+        if not self.largest(int(failure is not None)):
+            return
+        index, kind, text = next(
+            (index, *failed)
+            for index, failed in enumerate(self.gather(_described(failure)))
+            if failed is not None
+        )
+        if failure is not None and not isinstance(failure, UserError):
+            raise failure  # of the program, not of the user: with its traceback
+        where = f"process {index} of {self.instance.count}: " if index else ""
+        raise self.agreed(kind(f"{where}{text}")) from failure
+
+    def agreed(self, error: Any) -> Any:
+        """Return an error that every process raises, to be printed by the first only."""
+        error.agreed, error.quiet = True, not self.first
+        return error
+
+    def leave(self) -> None:
+        """Wait until all processes have come here, and part.
+
+        A launcher ends the others as soon as one ends with a failure: so all end at once. The
+        process group is left to the end of the process: torch 2.0.1 may wait for ever to end it.
+        """
+        if self.alone:
+            return
+        with contextlib.suppress(RuntimeError):  # one was ended by force: nothing to wait for
+            dist.barrier()
+
+
+def _described(failure: Optional[Exception]) -> Any:
+    """Return the class and the words of a failure, for other processes."""
+    if failure is None:
+        return None
+    if isinstance(failure, UserError):
+        return type(failure), str(failure)
+    return ProcessLost, f"{type(failure).__name__}: {failure}"
+
+
+@contextlib.contextmanager
+def naming_losses(first: bool) -> Iterator[None]:
+    """Turn gloo's errors, when another process has gone, into one sentence of the first process.
+
+    Raises:
+        ProcessLost: another process has gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "gloo" not in text.lower() and "closed by peer" not in text:
+            raise
+        reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source file
+        lost = ProcessLost(
+            f"another process of the run has ended, or cannot be reached ({reason}); the run "
+            f"stands at its last checkpoint: start all processes again with --resume"
+        )
+        lost.quiet = not first
+        raise lost from error
+
+
+def connect() -> Processes:
+    """Meet the processes that were launched together with this one, if any were.
+
+    Raises:
+        UserError: the address is none, or not all processes come there.
+    """
+    instance = launched()
+    started = os.environ.get("WORLD_SIZE", "1")
+    if not instance.launched and started not in ("", "1"):
+        raise UserError(
+            f"WORLD_SIZE={started}: this is one of several processes, but not as torchrun (for the "
+            f"simulator: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) or poprun (for IPUs) starts "
+            f"them; use these, or unset WORLD_SIZE to work in this process alone"
+        )
+    if instance.count == 1:
+        return Processes(instance)
+    for name, value in _ADDRESS.items():
+        os.environ.setdefault(name, value)
+    _meet(instance, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    popdist.init()
+    return Processes(instance)
+
+
+def _meet(instance: Instance, address: str, port: str) -> None:
+    """Connect ``torch.distributed``."""
+    place = f"MASTER_ADDR={address} MASTER_PORT={port}"
+    if not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(f"{place}: expected a free port of the first process's machine, 1 to 65535")
+    try:
+        socket.getaddrinfo(address, int(port))
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"{place}: there is no machine of that name ({error}); expected name or address of "
+            f"the machine that the first process runs on, which torchrun sets"
+        ) from error
+    patience = datetime.timedelta(seconds=MEETING_SECONDS)
+    try:
+        store, _, _ = next(
+            dist.rendezvous("env://", instance.index, instance.count, timeout=patience)
+        )
+        # torchrun may start all anew, with what the last attempt left still in its store.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt{attempt}", store)
+        everyone = [f"here/{index}" for index in range(instance.count)]
+        store.set(everyone[instance.index], "yes")
+        store.wait(everyone, patience)
+        dist.init_process_group(
+            "gloo",
+            store=store,
+            rank=instance.index,
+            world_size=instance.count,
+            timeout=PATIENCE,
+        )
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"{place}: the {instance.count} processes have not met there within "
+            f"{MEETING_SECONDS:.0f} s ({' '.join(str(error).split())[:160]}); expected the machine "
+            f"and a free port of the first process, and all WORLD_SIZE={instance.count} processes "
+            f"to be started"
+        ) from error

@@ -1,0 +1,130 @@
+"""Going on with a run: what must be the same, and what is put back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, List, Mapping, Optional
+
+from torch import Tensor
+
+from ipu_proxynorm.config import RunConfig, documentation, loads
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training.arithmetic import BatchArithmetic
+from ipu_proxynorm.training.checkpoint import Checkpoint, Progress, TrainingState
+from ipu_proxynorm.training.run import Run, load_weights
+from ipu_proxynorm.training.schedule import step_schedule
+
+#: Keys that may differ from the run's own: none changes what a weight update is.
+FREE = (
+    "name",
+    "runs",
+    "data.path",
+    "data.workers",
+    "data.max_corrupt",
+    "ipu.micro_batch_size",
+    "ipu.replication_factor",
+    "ipu.gradient_accumulation",
+    "ipu.device_iterations",
+    "ipu.inference_device_iterations",
+    "ipu.splits",
+    "ipu.execution",
+    "ipu.available_memory_proportion",
+    "training.epochs",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.keep_checkpoints",
+    "training.validate",
+    "training.validate_every",
+    "training.wandb",
+)
+
+
+def differences(ours: RunConfig, theirs: RunConfig) -> List[str]:
+    """Return the keys, free ones aside, in which two configurations differ, with both values."""
+
+    def value(config: Any, name: str) -> Any:
+        for part in name.split("."):
+            config = getattr(config, part)
+        return config
+
+    keys = [key.name for key in documentation() if key.name not in FREE]
+    return [
+        f"{key} was {value(theirs, key)} and is {value(ours, key)}"
+        for key in keys
+        if value(ours, key) != value(theirs, key)
+    ]
+
+
+def check_continues(run: Run, checkpoint: Checkpoint) -> TrainingState:
+    """Return the state with which ``run`` can go on from ``checkpoint``.
+
+    Raises:
+        UserError: it could not be the same run, or there is nothing left to do.
+    """
+    config, theirs = run.config, loads(checkpoint.config)
+    differing = differences(config, theirs)
+    if differing:
+        raise UserError(
+            f"--resume: the run {theirs.name!r} is another than CONFIG asks for: "
+            f"{', '.join(differing)}; set it back, or start a run of another name"
+        )
+    before = BatchArithmetic.of(theirs.ipu, run.arithmetic.images)
+    if (before.global_batch, before.combined_batch) != (
+        run.arithmetic.global_batch,
+        run.arithmetic.combined_batch,
+    ):
+        raise UserError(
+            f"--resume: the run has {before.global_batch} images behind a weight update and "
+            f"{before.combined_batch} behind a host call, but CONFIG lays out "
+            f"{run.arithmetic.global_batch} and {run.arithmetic.combined_batch}; change "
+            f"ipu.micro_batch_size, replication_factor, gradient_accumulation and "
+            f"device_iterations so that their products stay"
+        )
+    if checkpoint.state is None:
+        raise UserError("--resume: this checkpoint holds weights only; start a new run from it")
+    if checkpoint.epoch >= config.training.epochs:
+        raise UserError(
+            f"--resume: the run {theirs.name!r} has finished its {checkpoint.epoch} epochs; "
+            f"nothing is left to do (training.epochs={config.training.epochs})"
+        )
+    return checkpoint.state
+
+
+def restore(run: Run, checkpoint: Optional[Checkpoint]) -> Progress:
+    """Give ``run`` weights, optimiser state and schedule of ``checkpoint``; return its progress.
+
+    Raises:
+        UserError: it is a checkpoint of another run.
+    """
+    if checkpoint is None:
+        return Progress()
+    state = check_continues(run, checkpoint)
+    load_weights(run, checkpoint)
+    run.optimizer.load_state_dict(dict(state.optimizer))
+    run.schedule.last_epoch = state.progress.step - 1
+    step_schedule(run.schedule)
+    return dataclasses.replace(state.progress)
+
+
+def capture(
+    run: Run,
+    streams: Optional[Tensor],
+    progress: Progress,
+    config: str,
+    metrics_bytes: int,
+    extra: Mapping[str, Any],
+) -> Checkpoint:
+    """Return a checkpoint of a run under way; training goes on as if nothing had been read."""
+    return Checkpoint(
+        epoch=progress.epoch,
+        validation_accuracy=progress.validation_accuracy,
+        config=config,
+        weights=run.model.state_dict(),
+        state=TrainingState(
+            progress=dataclasses.replace(progress),
+            optimizer=run.optimizer.state_dict(),
+            streams=streams,
+            metrics_bytes=metrics_bytes,
+            extra=extra,
+        ),
+    )

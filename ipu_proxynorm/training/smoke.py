@@ -1,0 +1,150 @@
+"""One small weight update of a run, on any machine: does the recipe work at all?"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from typing import Any, Dict, List
+
+import torch
+
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.config.check import check, get
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.ipu import create_network
+from ipu_proxynorm.ipu.pipeline import resolve_splits, split_points
+from ipu_proxynorm.norm import parse_norm_spec
+from ipu_proxynorm.training.loop import StepResult, fit
+from ipu_proxynorm.training.run import Run, build
+from ipu_proxynorm.training.run_directory import RunDirectory
+from models.factory import architecture
+
+#: Images of noise stand in for these; the others come with a package.
+ON_DISK = ("cifar10", "cifar100", "image_folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoke:
+    """What one small weight update showed.
+
+    Attributes:
+        changes: what was made smaller than the recipe has it, a line each.
+        run: what ran.
+        step: its loss and learning rate.
+        updated: parameter tensors that the update changed.
+
+    """
+
+    changes: List[str]
+    run: Run
+    step: StepResult
+    updated: int
+
+
+def smaller(config: RunConfig) -> RunConfig:
+    """Return the run with less of everything that does not change what it is.
+
+    The network but for its depth, its norm, its pipeline stages, precision, optimiser, schedule
+    (after its warm-up, in which the first update is of length zero) and ways of mixing images stay;
+    images are noise of few pixels, and as few as fill the pipeline.
+
+    Raises:
+        UserError: a split is no layer of the whole network.
+    """
+    known = architecture(config.model.name)
+    splits = shallow_splits(config)
+    stages = len(splits) + 1
+    pipelined = stages > 1 and config.ipu.execution == "pipelined"
+    proportions = config.ipu.available_memory_proportion
+    changes: Dict[str, Dict[str, Any]] = {
+        "data": {"workers": 0},
+        "ipu": {
+            "micro_batch_size": min(config.ipu.micro_batch_size, 2),
+            "replication_factor": 1,
+            "gradient_accumulation": 2 * stages - 1 if pipelined else 1,
+            "device_iterations": 1,
+            "inference_device_iterations": 1,
+            "splits": splits,
+            "recomputation_checkpoints": [],
+            "check_memory": False,
+            "available_memory_proportion": None if proportions is None else proportions[:stages],
+        },
+        "schedule": {"warmup_epochs": 0.0},
+        "training": {"init_from": None, "wandb": None},
+    }
+    if config.data.name in ON_DISK:
+        # At a resolution of 1x1 the statistics of a channel of two images say nothing.
+        channelwise = parse_norm_spec(config.model.norm).kind in ("bn", "in")
+        size = max(known.reduction * (2 if channelwise else 1), 8)
+        changes["data"].update(name="synthetic", path=None, image_size=size, eval_image_size=None)
+    sections = {
+        name: dataclasses.replace(getattr(config, name), **values)
+        for name, values in changes.items()
+    }
+    config = dataclasses.replace(config, **sections)
+    check(config)
+    return config
+
+
+def shallow_splits(config: RunConfig) -> List[str]:
+    """Return where the stages of the shallow network begin: in the same group of blocks.
+
+    Raises:
+        UserError: a split is no layer of the whole network, or out of order.
+    """
+    with torch.device("meta"):
+        whole, shallow = (
+            create_network(config.model, 10, 3, (2**10, 2**10), few) for few in (False, True)
+        )
+    points = split_points(shallow)
+    splits: List[str] = []
+    for split in resolve_splits(whole, config.ipu.splits):
+        *group, index = re.split(r"(?<=\.)(?=\d+(?:\.|$))", split)
+        number, dot, rest = index.partition(".")
+        choices = [
+            f"{''.join(group)}{n}{dot}{rest}"
+            for n in range(int(number) if number.isdigit() else 0, -1, -1)
+        ]
+        layer = next((name for name in [split, *choices] if name in points), None)
+        if layer is not None and layer not in splits:
+            splits.append(layer)
+    return splits
+
+
+def differences(before: RunConfig, after: RunConfig) -> List[str]:
+    """Return the keys that differ, with both values, a line each."""
+    lines = ["the network: as few blocks as leave some of each kind"]
+    for part in ("data", "ipu", "schedule", "training"):
+        for field in dataclasses.fields(getattr(before, part)):
+            name = f"{part}.{field.name}"
+            if get(before, name) != get(after, name):
+                lines.append(f"{name}: {get(before, name)} -> {get(after, name)}")
+    return lines
+
+
+def smoke(config: RunConfig) -> Smoke:
+    """Take one small weight update as ``config`` says, and leave nothing on disk.
+
+    Raises:
+        UserError: the run cannot be built, its loss is not finite, or nothing was updated.
+    """
+    small = smaller(config)
+    with tempfile.TemporaryDirectory() as folder:
+        small = dataclasses.replace(small, runs=folder)
+        run = build(small, shallow=True)
+        before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+        directory = RunDirectory.create(small)
+        try:
+            step = next(iter(fit(run, directory)))
+        finally:
+            directory.close()
+    assert isinstance(step, StepResult)
+    after = dict(run.model.named_parameters())
+    wrong = [name for name, p in after.items() if not torch.isfinite(p).all()]
+    if wrong:
+        raise UserError(f"--smoke: not finite after one update: {', '.join(wrong[:3])}")
+    updated = sum(not torch.equal(before[name], p) for name, p in after.items())
+    if not updated:
+        raise UserError("--smoke: one update changed no parameter; is optimizer.lr 0?")
+    return Smoke(differences(config, small), run, step, updated)

@@ -1,0 +1,114 @@
+"""A program that cannot fit is refused when it compiles, with advice that makes it fit."""
+
+import time
+import warnings
+
+import pytest
+import torch
+
+from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.cli.main import notices_alone
+from ipu_proxynorm.config import load
+from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.ipu import training_options
+from ipu_proxynorm.memory import predict_capture
+from ipu_proxynorm.memory.predict import Verdict
+from ipu_proxynorm.training.executor import TrainingExecutor
+from ipu_proxynorm.training.footprint import describe_data, footprint, micro_batch
+from ipu_proxynorm.training.memory_check import before_compiling, judge, memory_check, surely_fits
+from ipu_proxynorm.training.run import create_program
+
+QUICKSTART = "configs/quickstart.yaml"
+RESNET50 = [
+    "model.name=resnetv2_50", "model.norm=gn4", "data.name=image_folder", "data.image_size=224",
+    "ipu.precision=16.16", "ipu.splits=[]", "ipu.replication_factor=1", "ipu.micro_batch_size=64",
+]  # fmt: skip
+
+
+def executor(overrides):
+    """The training program of a configuration, and inputs of one host call."""
+    config = load(QUICKSTART, overrides)
+    data = describe_data(config.data)
+    _, _, program, optimizer = create_program(config, data, 64)
+    options = training_options(config.ipu, config.seed)
+    check = memory_check(config, program, options, optimizer)
+    batch = config.ipu.micro_batch_size * config.ipu.gradient_accumulation
+    images = torch.zeros(
+        batch * config.ipu.replication_factor, data.channels, *data.image_size, dtype=torch.uint8
+    )
+    inputs = [images, torch.zeros(len(images), dtype=torch.long)]
+    made = TrainingExecutor(program, options, optimizer, config.seed, check=check)
+    return made, inputs, config
+
+
+def test_resnet50_at_micro_batch_64_on_one_mk2_is_refused_with_advice_that_helps():
+    made, inputs, config = executor([*RESNET50, "ipu.gradient_accumulation=1"])
+    with pytest.raises(UserError, match=r"will not fit, by prediction .*out of memory") as caught:
+        made.compile(*inputs)
+    assert not made.executor.isCompiled()
+    text = str(caught.value)
+    for words in ("ipu.check_memory=false", "activations", "capacity", "897", "- micro-batch"):
+        assert words in text
+    # The advice, followed.
+    found = footprint(config)
+    advice = predict_capture(found.capture, found.layout, advise=True, points=found.points).advice
+    assert str(advice[0]) in text
+    smaller = load(
+        QUICKSTART, [*RESNET50, "ipu.gradient_accumulation=1",
+                     f"ipu.micro_batch_size={advice[0].micro_batch}"]
+    )  # fmt: skip
+    again = footprint(smaller)
+    verdict = predict_capture(again.capture, again.layout).verdict
+    assert verdict.name == "fits"
+    assert verdict.utilisation == pytest.approx(advice[0].utilisation, abs=0.01)
+
+
+def test_the_check_can_be_turned_off_and_is_not_made_for_others(monkeypatch):
+    from ipu_proxynorm.training import memory_check as module
+
+    monkeypatch.setattr(module, "surely_fits", lambda *_: pytest.fail("looked at"))
+    made, inputs, _ = executor(["ipu.check_memory=false"])
+    made.compile(*inputs)
+    assert made.executor.isCompiled()
+
+
+def test_an_uncertain_program_is_warned_of(capsys):
+    found = footprint(load(QUICKSTART))
+    prediction = predict_capture(found.capture, found.layout)
+    object.__setattr__(prediction, "verdict", Verdict("uncertain", 1, 0.97, 0.9, 1.1))
+    with pytest.warns(UserNotice, match="memory uncertain: IPU 1 is the fullest, at 97%"):
+        judge(prediction)
+    with notices_alone():
+        judge(prediction)
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith("run_ipu.py: warning: memory uncertain: IPU 1 is the fullest")
+    object.__setattr__(prediction, "verdict", Verdict("fits", 1, 0.5, 0.4, 0.6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge(prediction)
+
+
+def test_the_hook_is_for_one_compilation_only():
+    calls = []
+    model = poptorch.inferenceModel(torch.nn.Linear(2, 2))
+    with before_compiling(lambda: calls.append("ours")):
+        model.compile(torch.zeros(1, 2))
+    poptorch.inferenceModel(torch.nn.Linear(2, 2)).compile(torch.zeros(1, 2))
+    assert calls == ["ours"]
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn4+pn", "ln+pn"])
+def test_the_bound_is_above_the_prediction(norm):
+    """What is waved through surely fits: on small networks the bound exceeds the prediction."""
+    config = load(QUICKSTART, [f"model.norm={norm}", "ipu.splits=[]"])
+    found = footprint(config)
+    with torch.device("meta"):
+        data = describe_data(config.data)
+        _, _, program, _ = create_program(config, data, 32)
+    inputs = micro_batch(config, data)
+    start = time.process_time()
+    assert surely_fits(program, inputs, found.layout)
+    assert time.process_time() - start < 0.1
+    assert predict_capture(found.capture, found.layout).verdict.utilisation < 0.3
+    large = [inputs[0].new_empty((64, 1, 64, 64)), inputs[1]]
+    assert not surely_fits(program, large, found.layout)

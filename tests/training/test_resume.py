@@ -1,0 +1,195 @@
+"""Going on with a run: bit for bit what it would have been, or refused in one sentence."""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data import Subset
+
+from ipu_proxynorm.config import load
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training import RunDirectory, StepResult, build, fit, load_checkpoint
+
+CALLS = 3  # of 32 images an epoch
+
+
+def small_run(tmp_path, *overrides):
+    """Two epochs of three host calls, with everything that draws random numbers."""
+    config = load(
+        "configs/quickstart.yaml",
+        [
+            f"runs={tmp_path}",
+            "training.epochs=2",
+            "training.checkpoint_every=1",
+            "data.augment=crop",
+            "training.mixup_alpha=0.2",
+            "model.width=4",
+            *overrides,
+        ],
+    )
+    run = build(config)
+    run.model.fc = torch.nn.Sequential(torch.nn.Dropout(0.3), run.model.fc)
+    data = dataclasses.replace(
+        run.data,
+        train=Subset(run.data.train, range(100)),
+        validation=Subset(run.data.validation, range(30)),
+    )
+    arithmetic = dataclasses.replace(run.arithmetic, images=100)
+    return dataclasses.replace(run, data=data, arithmetic=arithmetic)
+
+
+def train(tmp_path, *overrides, stop_after=None):
+    """Train, or go on with what lies in the folder; return it, left after ``stop_after`` steps."""
+    run = small_run(tmp_path, *overrides)
+    directory = RunDirectory.reopen(run.config)
+    last = directory.checkpoint("last")
+    results = fit(run, directory, load_checkpoint(last) if last.exists() else None)
+    steps = (result for result in results if isinstance(result, StepResult))
+    taken = list(itertools.islice(steps, stop_after))
+    results.close()
+    directory.close()
+    return directory, [dataclasses.replace(step, images_per_second=0) for step in taken]
+
+
+def assert_same(ours, theirs):
+    one, other = (load_checkpoint(directory.checkpoint("last")) for directory in (ours, theirs))
+    assert one.weights.keys() == other.weights.keys()
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), name
+    assert one.state.progress == other.state.progress
+    for name, tensor in one.state.optimizer["ipu_state"].items():
+        assert torch.equal(tensor, other.state.optimizer["ipu_state"][name]), name
+    assert torch.equal(one.state.streams, other.state.streams)
+    lines = [
+        [json.loads(line) for line in (directory.path / "metrics.jsonl").open()]
+        for directory in (ours, theirs)
+    ]
+    for line in itertools.chain(*lines):
+        line.pop("images_per_second", None)
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.norm=bn", "optimizer.name=adamw", "optimizer.momentum=null"],
+        ["schedule.name=constant", "schedule.warmup_epochs=0"],
+        ["ipu.precision=16.16", "ipu.stochastic_rounding=true", "optimizer.loss_scaling=128"],
+    ],
+    ids=["bn, adamw", "constant", "float16, stochastically rounded"],
+)
+def test_a_run_left_again_and_again_ends_as_one_never_left(tmp_path, overrides):
+    whole, steps = train(tmp_path / "whole", *overrides)
+    assert len(steps) == 2 * CALLS
+    taken = []
+    for _ in range(2):
+        part, more = train(tmp_path / "parts", *overrides, stop_after=2)
+        taken += more
+    part, more = train(tmp_path / "parts", *overrides)
+    assert taken + more == steps
+    assert_same(part, whole)
+
+
+def test_what_was_logged_after_the_checkpoint_is_done_and_logged_again(tmp_path):
+    overrides = ["training.checkpoint_every=2"]
+    whole, _ = train(tmp_path / "whole", *overrides)
+    directory, _ = train(tmp_path / "parts", *overrides, stop_after=2)
+    with (directory.path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "train", "step": 3, "lo')  # killed while it wrote
+    part, more = train(tmp_path / "parts", *overrides)
+    assert [step.step for step in more] == [3, 4, 5, 6]
+    assert_same(part, whole)
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    directory, _ = train(tmp_path, "training.keep_checkpoints=3")
+    assert directory.checkpoints() == ["last", "last-1", "last-2", "best"]
+    steps = [
+        load_checkpoint(directory.checkpoint(name)).state.progress.step
+        for name in directory.checkpoints()
+    ]
+    assert steps[:3] == [6, 5, 4]
+    assert not list(directory.path.glob(".*"))
+
+
+def test_another_layout_of_the_same_batch_goes_on(tmp_path):
+    train(tmp_path, stop_after=4)
+    layout = ["ipu.replication_factor=1", "ipu.gradient_accumulation=8"]
+    _, more = train(tmp_path, *layout)
+    assert [step.step for step in more] == [5, 6]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The last checkpoint of a run left within its second epoch."""
+    directory, _ = train(tmp_path_factory.mktemp("left"), stop_after=CALLS + 1)
+    return load_checkpoint(directory.checkpoint("last"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.norm=ln+pn", ["model.norm was gn4+pn and is ln+pn"]),
+        ("model.name=resnetv2_14", ["model.name was resnetv2_8 and is resnetv2_14"]),
+        ("seed=3", ["seed was 0 and is 3"]),
+        ("optimizer.lr=0.5", ["optimizer.lr was 0.1 and is 0.5"]),
+        ("ipu.micro_batch_size=2", ["32 images behind a weight update", "lays out 16"]),
+        ("training.epochs=1", ["has finished its 1 epochs", "training.epochs=1"]),
+    ],
+)
+def test_another_run_is_refused(tmp_path, left, override, words):
+    with pytest.raises(UserError) as refusal:
+        next(fit(small_run(tmp_path, override), RunDirectory(tmp_path), left))
+    for word in words:
+        assert word in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    config = load("configs/quickstart.yaml", [f"runs={tmp_path}"])
+    directory = RunDirectory.create(config)
+    for attempt in (RunDirectory.reopen, lambda config: RunDirectory.create(config, True)):
+        with pytest.raises(UserError, match="another process is training this run"):
+            attempt(config)
+    directory.close()
+    RunDirectory.reopen(config).close()
+
+
+def wait(condition, process):
+    began = time.monotonic()
+    while not condition() and process.is_alive() and time.monotonic() - began < 300:
+        time.sleep(0.0005)
+
+
+def test_a_run_killed_at_random_instants_ends_as_one_never_killed(tmp_path):
+    whole, _ = train(tmp_path / "whole")
+    folder = tmp_path / "parts" / "quickstart"
+    chance = random.Random(time.time_ns())
+    for kill in range(3):
+        process = multiprocessing.get_context("fork").Process(
+            target=train, args=(tmp_path / "parts",)
+        )
+        before = len(list(folder.glob("*.pt"))) and (folder / "last.pt").stat().st_mtime_ns
+        process.start()
+        if kill == 1:  # in the middle of writing a checkpoint
+            wait(lambda: list(folder.glob(".last.pt.part")), process)
+        else:  # within the host call that follows one, or so
+            wait(
+                lambda at=before: (
+                    (folder / "last.pt").exists() and (folder / "last.pt").stat().st_mtime_ns != at
+                ),
+                process,
+            )
+            time.sleep(chance.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    part, _ = train(tmp_path / "parts")
+    assert_same(part, whole)
