@@ -1,0 +1,24 @@
+"""What normalization does to a network's activations, and how norms compare in training."""
+
+from ipu_proxynorm.analysis.normalized import NORMS, normalized
+from ipu_proxynorm.analysis.power import (
+    POWERS,
+    Power,
+    PowerAccumulator,
+    instance_statistics,
+    power_decomposition,
+)
+from ipu_proxynorm.analysis.recorder import PowerRecorder, norm_layers, record_power
+
+__all__ = [
+    "NORMS",
+    "POWERS",
+    "Power",
+    "PowerAccumulator",
+    "PowerRecorder",
+    "instance_statistics",
+    "norm_layers",
+    "normalized",
+    "power_decomposition",
+    "record_power",
+]

@@ -1,0 +1,263 @@
+"""A comparison of norms: its cells, the rows that are done, and means with standard errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+
+from ipu_proxynorm.errors import UserError
+
+DONE, UNDEFINED = "done", "undefined"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a comparison: what it does not share with the others.
+
+    Attributes:
+        norm: norm spec.
+        micro_batch: images that one replica computes at once.
+        seed: of weights, order of the images and device randomness.
+        varied: further keys and their values, as overrides: ``training.label_smoothing=0.1``.
+
+    """
+
+    norm: str
+    micro_batch: int
+    seed: int
+    varied: Tuple[str, ...] = ()
+
+    @property
+    def variant(self) -> str:
+        """Return the further keys in short: ``label_smoothing=0.1``; empty if there are none."""
+        return ", ".join(
+            text.rpartition("=")[0].rpartition(".")[2] + "=" + value_of(text)
+            for text in self.varied
+        )
+
+    @property
+    def name(self) -> str:
+        """Return a folder's name of its own for the run."""
+        parts = [self.norm, f"mb{self.micro_batch}", *self.variant.split(", "), f"seed{self.seed}"]
+        return "_".join(part for part in parts if part).replace("/", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What came out of one cell.
+
+    Attributes:
+        norm, micro_batch, seed, varied: the cell.
+        fingerprint: of everything else in the configuration; rows of another one do not count.
+        status: ``done``, or ``undefined`` where the norm is not defined for the network or batch.
+        reason: why it is undefined; otherwise empty.
+        accuracy: of the validation images after the last epoch, 0 to 1.
+        validation_loss: after the last epoch, nats.
+        loss: mean training loss of the last epoch, nats; None where it is not finite.
+        seconds_per_step: median wall time of a weight update (simulated or on IPUs).
+        curve: per epoch ``loss``, ``accuracy`` (training), ``validation_loss`` and
+            ``validation_accuracy``.
+        losses: training loss over the run: (epochs, mean since the point before), see `thin`.
+
+    """
+
+    norm: str
+    micro_batch: int
+    seed: int
+    varied: Tuple[str, ...]
+    fingerprint: str
+    status: str
+    reason: str = ""
+    accuracy: Optional[float] = None
+    validation_loss: Optional[float] = None
+    loss: Optional[float] = None
+    seconds_per_step: Optional[float] = None
+    curve: Tuple[Dict[str, Optional[float]], ...] = ()
+    losses: Tuple[Tuple[float, Optional[float]], ...] = ()
+
+    @property
+    def cell(self) -> Cell:
+        """Return which cell the row is of."""
+        return Cell(self.norm, self.micro_batch, self.seed, tuple(self.varied))
+
+
+def value_of(override: str) -> str:
+    """Return the value of an override ``key=value``."""
+    return override.partition("=")[2]
+
+
+def plan_cells(
+    norms: Sequence[str],
+    micro_batches: Sequence[int],
+    seeds: Sequence[int],
+    varied: Sequence[Sequence[str]] = (),
+) -> List[Cell]:
+    """Return all cells; those of the first seed first, so that an early stop leaves a full table.
+
+    Args:
+        norms: norm specs.
+        micro_batches: micro-batch sizes.
+        seeds: seeds.
+        varied: for each further key its overrides, e.g. ``["training.label_smoothing=0", ...]``.
+
+    """
+    return [
+        Cell(norm, micro_batch, seed, combination)
+        for seed in seeds
+        for combination in itertools.product(*varied)
+        for micro_batch in sorted(micro_batches, reverse=True)
+        for norm in norms
+    ]
+
+
+class RowStore:
+    """The rows of a comparison on disk, one JSON line each, appended as runs end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> List[Row]:
+        """Return the rows; the line of a write that was cut off does not count.
+
+        Raises:
+            UserError: a line is not a row.
+
+        """
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                continue
+            try:
+                values = json.loads(line)
+                for key in ("varied", "curve"):
+                    values[key] = tuple(values[key])
+                values["losses"] = tuple((at, loss) for at, loss in values.get("losses", ()))
+                rows.append(Row(**values))
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"{str(self.path)!r}: line {number} is not a row of a comparison; remove the "
+                    f"line, or choose another folder with --out"
+                ) from error
+        return rows
+
+    def add(self, row: Row) -> None:
+        """Append a row.
+
+        Raises:
+            UserError: the file cannot be written.
+
+        """
+        text = json.dumps(dataclasses.asdict(row)) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self.path.read_bytes() if self.path.is_file() else b""
+            if not kept.endswith(b"\n"):
+                self.path.write_bytes(kept[: kept.rfind(b"\n") + 1])
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise UserError(
+                f"{str(self.path)!r} cannot be written ({error.strerror}); choose another folder "
+                f"with --out"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """Mean of n values, and its standard error (None for one value)."""
+
+    mean: float
+    error: Optional[float]
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[Optional[float]]) -> Optional[Mean]:
+        """Return the mean of the values that exist; None if there are none."""
+        found = [value for value in values if value is not None]
+        if not found:
+            return None
+        mean, n = math.fsum(found) / len(found), len(found)
+        if n == 1:
+            return cls(mean, None, 1)
+        variance = math.fsum((value - mean) ** 2 for value in found) / (n - 1)
+        return cls(mean, math.sqrt(variance / n), n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The rows of one norm, micro-batch size and variant, over their seeds."""
+
+    norm: str
+    micro_batch: int
+    variant: str
+    seeds: int
+    undefined: str
+    accuracy: Optional[Mean]
+    loss: Optional[Mean]
+    validation_loss: Optional[Mean]
+    seconds_per_step: Optional[Mean]
+    diverged: int
+    losses: Tuple[Tuple[float, Optional[float]], ...]
+
+
+def summarize(rows: Sequence[Row]) -> List[Summary]:
+    """Return means over seeds, in the order in which norms, sizes and variants first appear."""
+    groups: Dict[Tuple[str, int, str], List[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.norm, row.micro_batch, row.cell.variant), []).append(row)
+    return [_summary(key, group) for key, group in groups.items()]
+
+
+def _summary(key: Tuple[str, int, str], rows: List[Row]) -> Summary:
+    done = [row for row in rows if row.status == DONE]
+    reasons = [row.reason for row in rows if row.status == UNDEFINED]
+    return Summary(
+        *key,
+        seeds=len(done),
+        undefined=reasons[0] if reasons else "",
+        accuracy=Mean.of(row.accuracy for row in done),
+        loss=Mean.of(row.loss for row in done),
+        validation_loss=Mean.of(row.validation_loss for row in done),
+        seconds_per_step=Mean.of(row.seconds_per_step for row in done),
+        diverged=sum(row.loss is None for row in done),
+        losses=_mean_losses(done),
+    )
+
+
+def _mean_losses(rows: List[Row]) -> Tuple[Tuple[float, Optional[float]], ...]:
+    means = []
+    for points in zip(*(row.losses for row in rows)):
+        mean = Mean.of(loss for _, loss in points)
+        means.append((points[0][0], None if mean is None else mean.mean))
+    return tuple(means)
+
+
+def thin(losses: Sequence[float], epochs: float) -> Tuple[Tuple[float, Optional[float]], ...]:
+    """Return at most 24 points of a run's training loss, evenly spaced.
+
+    Args:
+        losses: of each host call.
+        epochs: that they took together.
+
+    Returns:
+        (epochs since the beginning, mean loss since the point before, None if not finite).
+
+    """
+    count = min(24, len(losses))
+    ends = [round((place + 1) * len(losses) / count) for place in range(count)]
+    points: List[Tuple[float, Optional[float]]] = []
+    for start, end in zip([0, *ends], ends):
+        mean = math.fsum(losses[start:end]) / (end - start) if _finite(losses[start:end]) else None
+        points.append((epochs * end / len(losses), mean))
+    return tuple(points)
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(value) for value in values)

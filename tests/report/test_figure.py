@@ -1,0 +1,89 @@
+"""Plots: one colour a norm, light and dark, nothing fetched; both releases of matplotlib."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from ipu_proxynorm.report.figure import finish, legend, new_figure, save_png, standalone_svg, svg
+from ipu_proxynorm.report.style import PAPER, THEME_CSS, colours, norm_style
+
+SPECS = ["bn", "in", "ln", "gn4", "ln+pn", "gn4+pn", "ln+ws", "gn4+ws", "none"]
+
+
+@pytest.fixture
+def figure():
+    figure, (ax,) = new_figure()
+    for place, spec in enumerate(SPECS):
+        style = norm_style(spec)
+        ax.plot([1, 2], [place, 1], color=style.colour.light, marker=style.marker, label=spec)
+    legend(figure)
+    finish(ax, "P1 & P2", "layer", "power <1>")
+    return figure
+
+
+def luminance(colour):
+    """Relative luminance, as WCAG 2.1 defines it."""
+    values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_every_norm_stands_out_from_its_paper(spec, mode):
+    """WCAG 2.1 asks 3:1 of graphical objects."""
+    paper = getattr(PAPER, mode)
+    assert contrast(getattr(norm_style(spec).colour, mode), paper) >= 3
+
+
+def test_norms_differ_without_colour_and_keep_theirs():
+    drawn = [norm_style(spec) for spec in SPECS]
+    assert len({style.marker for style in drawn}) == len(SPECS)
+    assert norm_style("gn32+pn") == norm_style("gn4+pn")
+    assert norm_style("ln+pn+ws") == norm_style("bn+ws")  # others share one
+
+
+def test_every_colour_is_found_again_in_a_plot():
+    assert len({c.light for c in colours()}) == len({c.name for c in colours()}) == len(colours())
+    assert all(f"--{c.name}:{c.light}" in THEME_CSS for c in colours())
+    assert all(f"--{c.name}:{c.dark}" in THEME_CSS for c in colours())
+
+
+def test_inline_svg_takes_colours_and_fonts_of_the_page(figure):
+    text = svg(figure, 'A "title" & more')
+    for spec in SPECS:
+        assert f"stroke: {norm_style(spec).colour.css}" in text
+    for colour in re.findall(r"#[0-9a-f]{6}\b", text):
+        assert f", {colour})" in text  # only as fallbacks of variables
+    assert "aria-label='A \"title\" &amp; more'" in text
+    assert "system-ui" in text
+    assert "http" not in text
+    assert "P1 &amp; P2" in text  # text, not outlines
+
+
+def test_figures_on_one_page_share_no_ids(figure):
+    one, other = svg(figure, "one"), svg(figure, "other")
+    ids = [set(re.findall(r'\bid="([^"]*)"', text)) for text in (one, other)]
+    assert not ids[0] & ids[1]
+    assert set(re.findall(r"url\(#([^)]*)\)", one)) <= ids[0]
+
+
+def test_standalone_svg_is_wellformed_and_knows_dark(figure):
+    text = standalone_svg(figure, "A <title>")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme:dark" in text
+    assert set(re.findall(r"https?://[^\"]*", text)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_png(figure, tmp_path):
+    save_png(figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
