@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Print backend, its reason, versions and IPUs."""
     console.print(f"backend: {'simulator' if backend.SIMULATED else 'Poplar SDK'} ({reason()})")
     if backend.SIMULATED:
-        console.print("IPUs: none; programs are simulated on the CPU")
+        device = os.environ.get("POPTORCH_SIM_DEVICE") or "the CPU"
+        console.print(f"IPUs: none; programs are simulated on {device}")
     elif poptorch.ipuHardwareIsAvailable():
         console.print(f"IPUs: available, hardware version {poptorch.ipuHardwareVersion()}")
     else:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from typing import Optional, Sequence
+import warnings
+from typing import Any, Iterator, Optional, Sequence
 
 from rich.console import Console
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.cli import doctor, train, validate
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.cli import analyse, compare, doctor, export, memory, plan, runs, train, validate
+from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.ipu import launched
+from ipu_proxynorm.training import Interrupted, Processes, connect
 
-COMMANDS = (train, validate, doctor)
+COMMANDS = (train, validate, export, memory, plan, runs, analyse, compare, doctor)
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -43,19 +47,76 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     return parsed
 
 
+@contextlib.contextmanager
+def notices_alone() -> Iterator[None]:
+    """Print notices to the user without our own file and line; other warnings as they are."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+            if issubclass(category, UserNotice):
+                print(f"run_ipu.py: warning: {message}", file=sys.stderr)
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one command and return its exit status: 0, 2 for wrong input, 130 when interrupted."""
+    """Run one command and return its exit status.
+
+    0; 2 for wrong input; 128 plus the number of the signal that stopped it, 130 for Ctrl-C.
+    Of several processes that torchrun or poprun started, the first one prints.
+    """
     parsed = parse(arguments)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    parsed.processes = Processes()
+    failure: Optional[BaseException] = None
     try:
-        parsed.command(parsed, console)
-    except (UserError, poptorch.Error) as error:
+        if takes_part(parsed):
+            quiet = not parsed.processes.first
+            console = Console(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
+            with notices_alone():
+                parsed.command(parsed, console)
+    except (UserError, poptorch.Error, Interrupted, KeyboardInterrupt) as error:
         if parsed.traceback:
             raise
+        failure = error
+        status = report(error)
+    else:
+        status = 0
+    if failure is None or getattr(failure, "agreed", False):
+        parsed.processes.leave()
+    return status
+
+
+def takes_part(parsed: argparse.Namespace) -> bool:
+    """Tell whether this process has anything to do; connect it to the others, if there are any.
+
+    Raises:
+        UserError: there are several processes, and the command is for one; the first says so.
+    """
+    if getattr(parsed, "distributed", False):
+        parsed.processes = connect()
+        return True
+    instance = launched()
+    if instance.count > 1 and instance.index == 0:
+        raise UserError(
+            f"{instance.count} processes were started, but only train and validate run in several; "
+            f"start this command without torchrun or poprun"
+        )
+    return instance.count == 1
+
+
+def report(error: BaseException) -> int:
+    """Print an error in one sentence, unless another process does; return the exit status."""
+    if isinstance(error, Interrupted):
+        text, status = str(error), 128 + error.signal_number
+    elif isinstance(error, KeyboardInterrupt):
+        text, status = "interrupted", 130
+    else:
         refused = "" if isinstance(error, UserError) else "PopTorch refused: "
-        print(f"run_ipu.py: error: {refused}{error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("run_ipu.py: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        text, status = f"error: {refused}{error}", 2
+    if not getattr(error, "quiet", False):
+        print(f"run_ipu.py: {text}", file=sys.stderr)
+    return status

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, List, Tuple
+import contextlib
+from pathlib import Path
+from typing import Any, List, Optional, Tuple, Union
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ipu_proxynorm.backend import SIMULATED
-from ipu_proxynorm.config import documentation, load
+from ipu_proxynorm.cli.epoch_recorder import EpochRecorder
+from ipu_proxynorm.config import RunConfig, documentation, load
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training import EpochResult, Run, RunDirectory, StepResult, build, fit
+from ipu_proxynorm.training import (
+    Checkpoint,
+    EpochResult,
+    Evaluation,
+    Interruption,
+    Processes,
+    Run,
+    RunDirectory,
+    StepResult,
+    build,
+    check_continues,
+    fit,
+    load_checkpoint,
+)
+from ipu_proxynorm.training.optimizer import scaled_learning_rate
+from ipu_proxynorm.training.run_directory import writing_threads_quiet
+from ipu_proxynorm.training.run_state import recorded
+from ipu_proxynorm.training.smoke import smoke
+from ipu_proxynorm.training.tracking import WandbTracker, load_wandb
+
+#: Seconds in which torchrun passes on the Ctrl-C that the terminal has sent to all its processes.
+SIGNAL_ECHO = 5.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,8 +53,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a run of the same name, if there is one"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run of that name where it stopped; begin it if there is none",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", default="last", help="what --resume goes on from: last-1"
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="try CONFIG: one small weight update on noise, in seconds; leaves nothing on disk",
+    )
     parser.add_argument("--keys", action="store_true", help="list every key of CONFIG and stop")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, distributed=True)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
@@ -38,41 +75,175 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.keys:
         console.print(keys_table())
         return
-    if arguments.config is None:
-        raise UserError("CONFIG is missing: expected a YAML file, e.g. configs/quickstart.yaml")
-    config = load(arguments.config, arguments.overrides)
-    run = build(config)
-    directory = RunDirectory.create(config, arguments.overwrite)
+    processes: Processes = arguments.processes
+    with processes.together():
+        if arguments.config is None:
+            raise UserError("CONFIG is missing: expected a YAML file, e.g. configs/quickstart.yaml")
+        config = load(arguments.config, arguments.overrides)
+        if arguments.resume and arguments.overwrite:
+            raise UserError("--resume --overwrite: one goes on with a run, the other removes it")
+        wandb = load_wandb(config) if processes.first else None
+    if arguments.smoke:
+        if processes.first:
+            show_smoke(config, console)
+        return
+    run, start = prepare(config, arguments, processes)
+    with processes.together():
+        directory = open_directory(config, arguments, processes.first)
     try:
         describe(run, console)
-        last, best = show_progress(run, directory, console)
+        if start is not None and start.state is not None:
+            console.print(f"resumed after {start.state.progress}")
+        last = observed(run, directory, console, start, wandb)
     finally:
-        directory.close()
-    console.print(
+        with writing_threads_quiet():
+            directory.close()
+    if processes.first:
+        console.print(f"{summary(last, directory)}; run in {directory.path}")
+
+
+def prepare(
+    config: RunConfig, arguments: argparse.Namespace, processes: Processes
+) -> Tuple[Run, Optional[Checkpoint]]:
+    """Return the run, and the checkpoint that it goes on from, where it does.
+
+    Raises:
+        UserError: the run cannot be built, or the checkpoint is of another one.
+    """
+    start = None
+    with processes.together():
+        if arguments.resume and processes.first:
+            start = find_start(config, arguments.checkpoint)
+    start = processes.of_first(start)  # wherever the others run: they need not see the folder
+    with processes.together():
+        run = build(config, initialize=start is None, processes=processes)
+        if start is not None:
+            check_continues(run, start)
+    return run, start
+
+
+def open_directory(
+    config: RunConfig, arguments: argparse.Namespace, writes: bool = True
+) -> RunDirectory:
+    """Return the run's folder, made where there is none; not ``writes``: another process makes it.
+
+    Raises:
+        UserError: it cannot be written, or holds a run already.
+    """
+    if not writes:
+        return RunDirectory(Path(config.runs, config.name), writes=False)
+    if arguments.resume:
+        return RunDirectory.reopen(config)
+    return RunDirectory.create(config, arguments.overwrite)
+
+
+def observed(
+    run: Run,
+    directory: RunDirectory,
+    console: Console,
+    start: Optional[Checkpoint],
+    wandb: Any,
+) -> EpochResult:
+    """Train, heeding signals; the first process records how the run stands."""
+    processes = run.processes
+    interruption = Interruption(not processes.first, 0.0 if processes.alone else SIGNAL_ECHO)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruption.watch())
+        observe: Optional[Observers] = None
+        if processes.first:
+            observe = stack.enter_context(Observers(wandb, run.config, directory))
+        return show_progress(run, directory, console, start, interruption, observe)
+
+
+class Observers:
+    """What follows a run from outside: its state on disk, and Weights & Biases where asked for."""
+
+    def __init__(self, wandb: Any, config: RunConfig, directory: RunDirectory) -> None:
+        self._recorded = recorded(directory.path)
+        self._open = lambda: WandbTracker(wandb, config, str(directory.path))
+        self._wanted, self._step = wandb is not None, 0
+
+    def __enter__(self) -> Observers:
+        self.recorder = self._recorded.__enter__()
+        self.tracker = self._open() if self._wanted else None
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if self.tracker is not None:
+            self.tracker.close(failed=error is not None)
+        self._recorded.__exit__(kind, error, traceback)
+
+    def __call__(self, result: Union[StepResult, EpochResult]) -> None:
+        """Take note of a step or an epoch."""
+        if isinstance(result, StepResult):
+            self._step = result.step
+        else:
+            self.recorder.write()
+        if self.tracker is not None:
+            self.tracker.log(result, self._step)
+
+
+def summary(last: EpochResult, directory: RunDirectory) -> str:
+    """Return the run's result in words."""
+    if last.validation is None:
+        return f"last epoch: training accuracy {last.accuracy:.2%}, not validated"
+    best = load_checkpoint(directory.checkpoint("best"))
+    average = last.average
+    return (
         f"last epoch: validation accuracy {last.validation.accuracy:.2%} "
-        f"({last.validation.right} of {last.validation.images}); "
-        f"best: {best.validation.accuracy:.2%} after epoch {best.epoch}; run in {directory.path}"
+        f"({last.validation.right} of {last.validation.images})"
+        + (f", averaged weights {average.accuracy:.2%}" if average is not None else "")
+        + f"; best: {best.validation_accuracy:.2%} after epoch {best.epoch}"
     )
+
+
+def show_smoke(config: RunConfig, console: Console) -> None:
+    """Take one small weight update and print what was smaller, what ran and what came out."""
+    result = smoke(config)
+    console.print("\n".join(["smoke: smaller than CONFIG:", *(f"  {c}" for c in result.changes)]))
+    describe(result.run, console)
+    tensors = len(list(result.run.model.parameters()))
+    console.print(
+        f"smoke: passed: loss {result.step.loss:.4f} at learning rate "
+        f"{result.step.learning_rate:g}; one update changed {result.updated} of {tensors} tensors"
+    )
+
+
+def find_start(config: RunConfig, name: str) -> Optional[Checkpoint]:
+    """Return the checkpoint that ``--resume`` goes on from; None: the run has none yet."""
+    directory = RunDirectory(Path(config.runs, config.name))
+    if not directory.checkpoints():
+        return None
+    return load_checkpoint(directory.checkpoint(name))
 
 
 def describe(run: Run, console: Console) -> None:
     """Print the arithmetic of the batches, the parameter groups and the pipeline stages."""
     batch, (train, validation) = run.arithmetic, run.data.sizes()
+    instance = run.processes.instance
+    shared = f" of {instance.count} processes" if instance.count > 1 else ""
     console.print(
         f"{run.config.name}: {run.config.model.name} ({run.config.model.norm}) on "
         f"{run.data.name}, {'simulated' if SIMULATED else 'with the Poplar SDK'}\n"
-        f"batches: {batch.micro_batch_size} (micro-batch) x {batch.replication_factor} (replicas) "
-        f"x {batch.gradient_accumulation} (gradient accumulation) x {batch.device_iterations} "
-        f"(device iterations) = {batch.combined_batch} images (combined batch)\n"
+        f"batches: {batch.micro_batch_size} (micro-batch) x {batch.replication_factor} "
+        f"(replicas{shared}) x {batch.gradient_accumulation} (gradient accumulation) x "
+        f"{batch.device_iterations} (device iterations) = {batch.combined_batch} images (combined "
+        f"batch)\n"
         f"epoch: {train} training images = {batch.host_calls} host calls x "
         f"{batch.combined_batch} + {batch.dropped} dropped; {batch.updates} weight updates of "
         f"{batch.global_batch} images; {validation} validation images"
     )
+    console.print(f"learning rate: {learning_rate(run)}")
+    if run.origin:
+        console.print(f"starts from the {run.origin}")
     groups = Table("parameter group", "weight decay", "tensors", "parameters")
     for group in run.optimizer.param_groups:
         sizes = [parameter.numel() for parameter in group["params"]]
         decay = f"{group['weight_decay']:g}"
         groups.add_row(group.get("name", ""), decay, str(len(sizes)), f"{sum(sizes):,}")
+    frozen = sum(p.numel() for p in run.model.parameters() if not p.requires_grad)
+    if frozen:
+        groups.add_row("frozen", "", "", f"{frozen:,}")
     console.print(groups)
     stages = Table("stage", "IPU of each replica", "layers", "parameters")
     for stage in run.stages:
@@ -80,12 +251,31 @@ def describe(run: Run, console: Console) -> None:
     console.print(stages)
 
 
+def learning_rate(run: Run) -> str:
+    """Return the height of the learning rate and how it is arrived at, and its schedule."""
+    optimizer, schedule = run.config.optimizer, run.config.schedule
+    height = scaled_learning_rate(optimizer, run.arithmetic.global_batch)
+    scaled = f" = {optimizer.lr:g} x {run.arithmetic.global_batch} / {optimizer.lr_batch}"
+    epochs = f"{schedule.warmup_epochs:g} epoch{'' if schedule.warmup_epochs == 1 else 's'}"
+    warmup = f" after {epochs} of warm-up" if schedule.warmup_epochs else ""
+    return (
+        f"{height:g}{scaled if optimizer.lr_batch is not None else ''} ({optimizer.name}), "
+        f"{schedule.name}{warmup}; precision {run.config.ipu.precision}"
+    )
+
+
 def show_progress(
-    run: Run, directory: RunDirectory, console: Console
-) -> Tuple[EpochResult, EpochResult]:
-    """Train with a progress bar and a line an epoch; return the last and the best epoch."""
+    run: Run,
+    directory: RunDirectory,
+    console: Console,
+    start: Optional[Checkpoint],
+    interruption: Interruption,
+    observe: Optional[Observers],
+) -> EpochResult:
+    """Train with a progress bar and a line an epoch; return the last epoch."""
     epochs = run.config.training.epochs
     ended: List[EpochResult] = []
+    power = EpochRecorder(run.config, directory)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -94,8 +284,11 @@ def show_progress(
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=run.arithmetic.host_calls, figures="")
-        for result in fit(run, directory):
+        done = start.state.progress.call if start is not None and start.state is not None else 0
+        task = progress.add_task("", total=run.arithmetic.host_calls, completed=done, figures="")
+        for result in fit(run, directory, start, interruption):
+            if observe is not None:
+                observe(result)
             if isinstance(result, StepResult):
                 progress.update(
                     task,
@@ -110,10 +303,20 @@ def show_progress(
             console.print(
                 f"epoch {result.epoch:{len(str(epochs))}}/{epochs}  "
                 f"loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  "
-                f"{result.images_per_second:,.0f} images/s  |  validation: "
-                f"loss {result.validation.loss:.4f}  accuracy {result.validation.accuracy:.2%}"
+                f"{result.images_per_second:,.0f} images/s"
+                f"{evaluated('validation', result.validation)}"
+                f"{evaluated('averaged weights', result.average)}"
             )
-    return ended[-1], [result for result in ended if result.best][-1]
+            if run.processes.first:
+                power.record(result.epoch)
+    return ended[-1]
+
+
+def evaluated(what: str, evaluation: Optional[Evaluation]) -> str:
+    """Return loss and accuracy of a validation, for the line of an epoch."""
+    if evaluation is None:
+        return ""
+    return f"  |  {what}: loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
 
 
 def keys_table() -> Table:

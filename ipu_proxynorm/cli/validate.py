@@ -7,7 +7,16 @@ from typing import Any
 
 from rich.console import Console
 
-from ipu_proxynorm.training import RunDirectory, Validator, build, load_checkpoint, load_weights
+from ipu_proxynorm.training import (
+    Evaluation,
+    Processes,
+    RunDirectory,
+    Validator,
+    averaged,
+    build,
+    load_checkpoint,
+    load_weights,
+)
 from ipu_proxynorm.training.run_directory import CHECKPOINTS
 
 
@@ -20,23 +29,39 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", help="e.g. runs/quickstart")
     parser.add_argument(
-        "--checkpoint", choices=CHECKPOINTS, help="one of the run's checkpoints; default: both"
+        "--checkpoint",
+        metavar="NAME",
+        help="one of the run's checkpoints, e.g. last-1; default: last and best",
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, distributed=True)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Build the run's network, load each checkpoint's weights and print their figures."""
+    processes: Processes = arguments.processes
     directory = RunDirectory(arguments.run_dir)
-    run = build(directory.config())
-    validator = Validator(run)
+    with processes.together():
+        run = build(directory.config(), initialize=False, processes=processes)
+        validator = Validator(run)
     for name in [arguments.checkpoint] if arguments.checkpoint else CHECKPOINTS:
         path = directory.checkpoint(name)
-        checkpoint = load_checkpoint(path)
-        load_weights(run, checkpoint)
-        evaluation = validator.evaluate()
+        with processes.together():
+            checkpoint = load_checkpoint(path)
+            load_weights(run, checkpoint)
+        then = checkpoint.validation_accuracy
         console.print(
-            f"{path} (epoch {checkpoint.epoch}): validation loss {evaluation.loss:.4f}, "
-            f"accuracy {evaluation.accuracy:.2%} ({evaluation.right} of {evaluation.images} "
-            f"images); in training: {checkpoint.validation_accuracy:.2%}"
+            f"{path} (epoch {checkpoint.epoch}): {figures(validator.evaluate())}; "
+            f"in training: {'not validated' if then is None else f'{then:.2%}'}"
         )
+        average = averaged(checkpoint)
+        if average is not None:
+            load_weights(run, average)
+            console.print(f"{path}, averaged weights: {figures(validator.evaluate())}")
+
+
+def figures(evaluation: Evaluation) -> str:
+    """Return loss and accuracy in words."""
+    return (
+        f"validation loss {evaluation.loss:.4f}, accuracy {evaluation.accuracy:.2%} "
+        f"({evaluation.right} of {evaluation.images} images)"
+    )

@@ -39,6 +39,7 @@ def test_train_says_first_what_it_will_do(trained):
     )
     assert "1437 training images = 22 host calls x 64 + 29 dropped" in printed
     assert "22 weight updates of 64 images; 360 validation images" in printed
+    assert "learning rate: 0.1 (sgd), cosine after 1 epoch of warm-up; precision 32.32" in printed
     for row in (r"decayed .* 0.0005", r"not decayed .* 0 ", r"proxy .* 0.0005"):
         assert re.search(row, printed), row
     for row in (r"0 .* 0 .* stem layer1.0 ", r"1 .* 1 .* layer2.0 \.\.\. fc "):
@@ -49,7 +50,14 @@ def test_train_reports_each_epoch_and_leaves_a_run(trained):
     folder, printed = trained
     assert re.search(r"epoch 1/1 .* loss .* validation: loss .* accuracy \d+\.\d\d%", printed)
     found = {path.name for path in folder.iterdir()}
-    assert found == {"config.yaml", "metrics.jsonl", "tensorboard", "last.pt", "best.pt"}
+    assert found == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "state.json",
+        "last.pt",
+        "best.pt",
+    }
 
 
 def test_validate_gives_the_same_accuracy(trained, capsys):
@@ -115,6 +123,15 @@ WRONG = {
         ["data.path='/nowhere'", "train/<class>/"],
     ),
     "batch": (train("ipu.micro_batch_size=1000"), ["1437", "8000", "lower"]),
+    "trainable": (
+        train("training.trainable=[layer4]"),
+        ["training.trainable=['layer4']", "'layer4' is no layer", "nearest: layer"],
+    ),
+    "init_from": (train("training.init_from=runs/none/last.pt"), ["no such checkpoint"]),
+    "mixing": (
+        train("training.mixup_alpha=0.1", "ipu.micro_batch_size=1"),
+        ["ipu.micro_batch_size=1", "mix-up", "training.mixup_alpha=0"],
+    ),
     "no config": (["train", "configs/quick.yaml"], ["configs/quick.yaml", "quickstart.yaml"]),
     "no CONFIG": (["train"], ["CONFIG is missing", "configs/quickstart.yaml"]),
     "no run": (["validate", "runs/none"], ["'runs/none'", "expected the folder of a run"]),

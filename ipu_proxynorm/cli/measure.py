@@ -1,0 +1,79 @@
+"""The power after each normalization of a run's network, over its validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Dict, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ipu_proxynorm.analysis import Power, record_power
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.data import ImageData
+from ipu_proxynorm.training import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What is measured.
+
+    Attributes:
+        images: number of validation images, spread evenly over the set.
+        batch_size: images at once; no figure depends on it.
+        layers: pattern of the normalizations' names.
+        noise: Gaussian noise of the images' shape instead of images.
+
+    """
+
+    images: int = 64
+    batch_size: int = 32
+    layers: str = "*"
+    noise: bool = False
+
+
+def on_the_host(config: RunConfig) -> RunConfig:
+    """Return the configuration without pipeline: the network runs as it is, on the CPU."""
+    return dataclasses.replace(config, ipu=dataclasses.replace(config.ipu, splits=[]))
+
+
+def power_of(run: Run, measure: Measure, *, trained: bool) -> Dict[str, Power]:
+    """Return the power after each normalization of the run's network, made float32.
+
+    An untrained network's Batch Norm has no running statistics: it normalizes with those of the
+    images, all in one batch. A trained one's normalizes with its running statistics.
+    """
+    model = run.model.float().eval()
+    batch_size = measure.batch_size
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    if norms and not trained:
+        batch_size = measure.images
+        for layer in norms:
+            layer.train()
+    if measure.noise:
+        batches = noise(run.data, measure.images, batch_size, run.config.seed)
+    else:
+        batches = validation_images(run.data, measure.images, batch_size)
+    return record_power(model, batches, measure.layers)
+
+
+def validation_images(data: ImageData, images: int, batch_size: int) -> Iterator[Tensor]:
+    """Yield validation images, spread evenly over the set, as the network sees them."""
+    total = data.sizes()[1]
+    count = min(images, total)
+    mean = 255 * torch.tensor(data.mean).view(-1, 1, 1)
+    std = 255 * torch.tensor(data.std).view(-1, 1, 1)
+    chosen = [number * total // count for number in range(count)]
+    for start in range(0, count, batch_size):
+        pixels = torch.stack([data.validation[i][0] for i in chosen[start : start + batch_size]])
+        yield (pixels.float() - mean) / std
+
+
+def noise(data: ImageData, images: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Yield images of Gaussian noise of the data's shape."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (data.channels, *data.image_size)
+    whole = [torch.randn(shape, generator=generator) for _ in range(images)]
+    for start in range(0, images, batch_size):
+        yield torch.stack(whole[start : start + batch_size])

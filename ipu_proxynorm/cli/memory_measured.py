@@ -1,0 +1,78 @@
+"""The compiler's own memory figures beside the prediction; not run on hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import List
+
+import torch
+
+from ipu_proxynorm.backend import SIMULATED, poptorch
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.ipu import training_options
+from ipu_proxynorm.memory import MIB, Prediction
+from ipu_proxynorm.memory.table import aligned
+from ipu_proxynorm.training.footprint import describe_data, micro_batch
+from ipu_proxynorm.training.run import create_program
+
+
+def refuse_without_sdk() -> None:
+    """Refuse to measure where programs are simulated.
+
+    Raises:
+        UserError: there is no compiler here.
+    """
+    if SIMULATED:
+        raise UserError(
+            "--measured: the figures come from the Poplar compiler, which the simulator does not "
+            "have; run this on a machine with the SDK, or leave --measured out"
+        )
+
+
+def measure(config: RunConfig) -> List[int]:
+    """Compile the run's training program with profiling; return the bytes of each IPU.
+
+    Written after the documentation of PopVision's analysis library (``pva``), and not run: there is
+    no SDK where this project is developed.
+    """
+    import pva
+
+    data = describe_data(config.data)
+    ipu = config.ipu
+    images = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    _, _, program, optimizer = create_program(config, data, images)
+    options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)
+    options.useOfflineIpuTarget()
+    times = images * ipu.device_iterations // ipu.micro_batch_size
+    inputs = [
+        torch.zeros((t.shape[0] * times, *t.shape[1:]), dtype=t.dtype)
+        for t in micro_batch(config, data)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        engine = {"autoReport.all": "true", "autoReport.directory": folder}
+        before = os.environ.get("POPLAR_ENGINE_OPTIONS")
+        os.environ["POPLAR_ENGINE_OPTIONS"] = json.dumps(engine)
+        try:
+            poptorch.trainingModel(program, options, optimizer).compile(*inputs)
+        finally:
+            if before is None:
+                del os.environ["POPLAR_ENGINE_OPTIONS"]
+            else:
+                os.environ["POPLAR_ENGINE_OPTIONS"] = before
+        (path,) = sorted(Path(folder).rglob("profile.pop"))[:1]
+        report = pva.openReport(str(path))
+        ipus = report.compilation.ipus
+        return [sum(tile.memory.total.excludingGaps for tile in one.tiles) for one in ipus]
+
+
+def beside(prediction: Prediction, measured: List[int]) -> str:
+    """Return a table of predicted and measured memory by IPU."""
+    rows = [["MiB", "predicted", "by the compiler", "ratio"]]
+    for budget, size in zip(prediction.ipus, measured):
+        ratio = f"{budget.used / size:.2f}"
+        rows.append([f"IPU {budget.ipu}", f"{budget.used / MIB:,.0f}", f"{size / MIB:,.0f}", ratio])
+    return aligned(rows)

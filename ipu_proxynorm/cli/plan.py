@@ -1,0 +1,188 @@
+"""``run_ipu.py plan CONFIG --ipus N``: the layout of highest predicted throughput that fits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, List
+
+from rich.console import Console
+from rich.table import Table
+
+from ipu_proxynorm.config import load
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.memory import MIB, find_chip
+from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
+from ipu_proxynorm.training.planning import (
+    RunPlan,
+    global_batch,
+    layer_names,
+    plan_run,
+    planned_yaml,
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``plan`` to the sub-commands."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="lay a network out over IPUs so that it fits and is fast",
+        description="Search splits, micro-batch, replicas, accumulation, recomputation checkpoints "
+        "and the place of the optimiser state for the highest predicted throughput that is "
+        "predicted to fit (at most 85 % of an IPU's memory). The global batch is kept.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="e.g. configs/quickstart.yaml")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="overrides, e.g. ipu.chip=bow"
+    )
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--ipus", type=int, metavar="N", help="IPUs that there are")
+    size.add_argument("--system", metavar="NAME", help=f"one of {', '.join(SYSTEMS)}")
+    parser.add_argument(
+        "--global-batch",
+        type=int,
+        metavar="N",
+        help="images per weight update; default: CONFIG's",
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the planned configuration there")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Plan, print the choice with its reasons, and write the configuration."""
+    ipus = arguments.ipus if arguments.system is None else system_ipus(arguments.system)
+    config = load(arguments.config, arguments.overrides)
+    batch = arguments.global_batch
+    planned = plan_run(config, ipus, global_batch(config) if batch is None else batch)
+    if not planned.plans.fitting:
+        raise UserError(nothing_fits(planned))
+    show(planned, console)
+    if arguments.output is not None:
+        write(Path(arguments.output), planned_yaml(config, planned.best))
+        console.print(f"configuration: {arguments.output} (run_ipu.py train {arguments.output})")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
+
+
+def nothing_fits(planned: RunPlan) -> str:
+    """Return the sentence that says what comes nearest to fitting, and what would help."""
+    nearest = planned.plans.nearest
+    if nearest is None:
+        return "nothing fits"
+    batch, verdict = nearest.batch, nearest.prediction.verdict
+    over = verdict.utilisation * find_chip(planned.chip).sram_bytes / MIB
+    return (
+        f"nothing fits on {planned.ipus} IPUs ({planned.chip}) with {batch.global_batch} images an "
+        f"update: nearest are {batch.stages} stages at micro-batch {batch.micro_batch} with the "
+        f"optimiser state {nearest.optimizer_location}, IPU {verdict.ipu} taking {over:,.0f} MiB "
+        f"({verdict.utilisation:.0%} of its memory, at most 85 % wanted); give more IPUs, a "
+        f"smaller network or image, or a lower precision (ipu.precision=16.16)"
+    )
+
+
+def show(planned: RunPlan, console: Console) -> None:
+    """Print the plans, the stages of the best one, and why it is the best."""
+    best = planned.best
+    console.print(
+        f"{planned.config.name}: {planned.config.model.name} ({planned.config.model.norm}), "
+        f"{best.batch.global_batch} images an update on {planned.ipus} IPUs ({planned.chip}): "
+        f"{planned.plans.considered} layouts considered"
+    )
+    console.print(plans_table(planned))
+    console.print(stages_table(best))
+    console.print("images/s rank layouts by a simple model of cycles; no IPU has measured them")
+    for reason in reasons(planned):
+        console.print(f"- {reason}")
+
+
+def plans_table(planned: RunPlan) -> Table:
+    """Return the plans side by side, the configuration's own last."""
+    fitting = planned.plans.fitting
+    names = ["chosen", *(f"{number}." for number in range(2, len(fitting) + 1)), "as given"]
+    table = Table("", *names)
+    plans = [*fitting, planned.given]
+    verdicts = [plan.prediction.verdict for plan in plans]
+    for title, values in (
+        ("stages x replicas", [f"{p.batch.stages} x {p.batch.replicas}" for p in plans]),
+        ("micro-batch", [str(p.batch.micro_batch) for p in plans]),
+        ("gradient accumulation", [str(p.batch.gradient_accumulation) for p in plans]),
+        ("optimiser state", [p.optimizer_location for p in plans]),
+        ("images/s", [f"{p.images_per_second:,.0f}" for p in plans]),
+        ("pipeline bubble", [f"{p.batch.bubble:.0%}" for p in plans]),
+        ("balance of stages", [f"{p.balance:.0%}" for p in plans]),
+        ("fullest IPU", [f"{verdict.utilisation:.0%}" for verdict in verdicts]),
+        ("verdict", [verdict.name for verdict in verdicts]),
+    ):
+        table.add_row(title, *values)
+    return table
+
+
+def stages_table(plan: Plan) -> Table:
+    """Return the stages of a plan."""
+    table = Table("stage", "begins at", "checkpoints", "cycles", "memory")
+    starts = ["(images)", *layer_names(plan.splits)]
+    kept = stage_checkpoints(plan)
+    for number, (start, cycles) in enumerate(zip(starts, plan.stage_cycles)):
+        budget = plan.prediction.ipus[number]
+        table.add_row(
+            str(number),
+            start,
+            " ".join(kept[number]) or "none",
+            f"{cycles:,.0f}",
+            f"{budget.used / MIB:,.0f} MiB ({budget.utilisation:.0%})",
+        )
+    return table
+
+
+def stage_checkpoints(plan: Plan) -> List[List[str]]:
+    """Return the layers of each stage whose outputs are checkpoints."""
+    capture = plan.prediction.capture
+    found: List[List[str]] = [[] for _ in plan.stage_cycles]
+    for layer in plan.checkpoints:
+        inside = (o.stage for o in capture.operators if f"{o.layer}.".startswith(f"{layer}."))
+        found[next(inside)] += layer_names((layer,))
+    return found
+
+
+def reasons(planned: RunPlan) -> List[str]:
+    """Return why the best plan is the best, a sentence each."""
+    best, fitting = planned.best, planned.plans.fitting
+    batch, found = best.batch, []
+    if len(fitting) > 1:
+        second = fitting[1]
+        gain = best.images_per_second / second.images_per_second - 1
+        found.append(
+            f"{gain:.0%} more images/s than the runner-up ({second.batch.stages} x "
+            f"{second.batch.replicas}, micro-batch {second.batch.micro_batch})"
+        )
+    if batch.stages == 1:
+        found.append("the network fits on one IPU: no bubble, and a replica on every IPU")
+    else:
+        found.append(
+            f"{batch.stages} stages, balanced to {best.balance:.0%}; the pipeline fills and drains "
+            f"in {batch.bubble:.0%} of the time ({batch.gradient_accumulation} micro-batches an "
+            f"update, at least {2 * batch.stages - 1} needed)"
+        )
+    if best.checkpoints:
+        found.append("checkpoints: without them a stage would recompute more than it has room for")
+    if best.optimizer_location != "on-chip":
+        found.append(f"optimiser state {best.optimizer_location}: on chip it would not fit")
+    if batch.ipus < planned.ipus:
+        found.append(f"{planned.ipus - batch.ipus} IPUs stay idle: more would not be faster")
+    if "bn" in planned.config.model.norm and batch.micro_batch != planned.given.batch.micro_batch:
+        found.append(
+            f"Batch Norm sees micro-batches of {batch.micro_batch} instead of "
+            f"{planned.given.batch.micro_batch}, which changes what is trained"
+        )
+    return found

@@ -1,0 +1,143 @@
+"""``run_ipu.py runs [DIR]``: the runs in a folder, with state and result."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+from typing import Any, Iterator, List, Mapping, Optional
+
+from rich.console import Console
+from rich.table import Table
+
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training import RunDirectory
+from ipu_proxynorm.training.run_directory import CONFIG, METRICS
+from ipu_proxynorm.training.run_state import read_state
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``runs`` to the sub-commands."""
+    parser = subparsers.add_parser(
+        "runs",
+        help="list runs with their state, norm and result",
+        description="List the runs in a folder: state, network, norm, accuracy and duration.",
+    )
+    parser.add_argument("folder", metavar="DIR", nargs="?", default="runs", help="default: runs")
+    parser.set_defaults(command=run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run as it is listed; accuracies are shares, None where there is none."""
+
+    name: str
+    state: str
+    network: str
+    norm: str
+    epochs: str
+    last: Optional[float]
+    best: Optional[float]
+    average: Optional[float]
+    seconds: Optional[float]
+    started: str
+    message: str
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Print a table of the runs, the newest last, and why those that failed did."""
+    folder = Path(arguments.folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"DIR {str(folder)!r}: no such folder; expected one that holds runs, e.g. runs"
+        )
+    rows = sorted(
+        (row(path.parent) for path in folder.glob(f"*/{CONFIG}")),
+        key=lambda found: (found.started, found.name),
+    )
+    if not rows:
+        console.print(f"no runs in {folder} (run_ipu.py train CONFIG makes one)")
+        return
+    console.print(table(rows))
+    for found in rows:
+        if found.message:
+            console.print(f"{found.name}: {found.message}")
+
+
+def row(folder: Path) -> Row:
+    """Return what the files in the folder of a run say."""
+    config: Optional[RunConfig] = None
+    message = ""
+    try:
+        config = RunDirectory(folder).config()
+    except UserError as error:
+        message = str(error)
+    state = read_state(folder)
+    done, last, best, average = 0, None, None, None
+    for line in metrics(folder):
+        if line.get("kind") == "validation":
+            last = line["accuracy"]
+            best = last if best is None else max(best, last)
+        elif line.get("kind") == "average":
+            average = line["accuracy"]
+        done = max(done, int(line.get("epoch", 0)))
+    return Row(
+        name=folder.name,
+        state=state.describe() if state else "unknown",
+        network=config.model.name if config else "?",
+        norm=config.model.norm if config else "?",
+        epochs=f"{done}/{config.training.epochs}" if config else f"{done}/?",
+        last=last,
+        best=best,
+        average=average,
+        seconds=state.seconds if state else None,
+        started=state.started if state else "",
+        message=message or (state.message or "" if state else ""),
+    )
+
+
+def metrics(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of a run's metrics; one that a full disk or a kill cut short is left out."""
+    path = folder / METRICS
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def table(rows: List[Row]) -> Table:
+    """Return the runs as a table."""
+    averaged = any(found.average is not None for found in rows)
+    columns = ["run", "state", "network", "norm", "epochs", "accuracy", "best"]
+    result = Table(*columns, *(["average"] if averaged else []), "duration", "started")
+    for found in rows:
+        started = found.started and datetime.datetime.fromisoformat(found.started)
+        result.add_row(
+            found.name,
+            found.state,
+            found.network,
+            found.norm,
+            found.epochs,
+            share(found.last),
+            share(found.best),
+            *([share(found.average)] if averaged else []),
+            duration(found.seconds),
+            started.astimezone().strftime("%Y-%m-%d %H:%M") if started else "-",
+        )
+    return result
+
+
+def share(value: Optional[float]) -> str:
+    """Return a share in per cent."""
+    return "-" if value is None else f"{value:.2%}"
+
+
+def duration(seconds: Optional[float]) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    return "-" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,83 @@
+"""``run_ipu.py plan``: prints the choice, writes what ``train`` accepts, refuses in a sentence."""
+
+import pytest
+
+from ipu_proxynorm.cli import main
+from ipu_proxynorm.config import load, loads
+from ipu_proxynorm.training.planning import plan_run, planned_config, planned_yaml
+
+QUICKSTART = "configs/quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """Many plans for the quickstart on four IPUs."""
+    return plan_run(load(QUICKSTART), ipus=4, batch=32, keep=50)
+
+
+def test_plan_writes_a_configuration_that_trains(tmp_path, capsys):
+    path = tmp_path / "planned" / "run.yaml"
+    assert main(["plan", QUICKSTART, "--system", "m2000", "--output", str(path)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("32 images an update on 4 IPUs (mk2)", "chosen", "as given", "fits on one IPU"):
+        assert words in printed
+    assert f"configuration: {path}" in printed
+    assert main(["train", str(path), f"runs={tmp_path}", "training.epochs=1"]) == 0
+    assert "32 images (combined batch)" in capsys.readouterr().out
+
+
+def test_a_planned_pipeline_with_checkpoint_trains(planned, tmp_path, capsys):
+    (plan, *_) = [p for p in planned.plans.fitting if p.batch.stages == 2]
+    text = planned_yaml(planned.config, plan)
+    assert "# Planned with run_ipu.py plan for" in text
+    assert "2 (stages)" in text
+    config = loads(text)
+    assert config == planned_config(planned.config, plan)
+    assert len(config.ipu.splits) == 1
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    keep = "ipu.recomputation_checkpoints=[stem]"
+    assert main(["train", str(path), f"runs={tmp_path}", "training.epochs=1", keep]) == 0
+    assert "epoch 1/1" in capsys.readouterr().out
+
+
+def test_the_given_layout_is_predicted_beside(planned):
+    batch = planned.given.batch
+    assert (batch.stages, batch.replicas, batch.micro_batch) == (2, 2, 4)
+    assert planned.given.splits == ("model.layer2.0",)
+    assert planned.best.images_per_second >= planned.given.images_per_second
+
+
+def test_mixing_needs_micro_batches_to_mix():
+    config = load(QUICKSTART, ["training.mixup_alpha=0.2"])
+    plans = plan_run(config, ipus=4, batch=32, keep=50).plans.fitting
+    assert min(plan.batch.micro_batch for plan in plans) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ipus", "0"], "--ipus 0: expected at least 1 IPU"),
+        (["--ipus", "-3"], "--ipus -3: expected at least 1 IPU"),
+        (["--system", "pod15"], "--system 'pod15' is unknown: did you mean 'pod16'"),
+        (["--ipus", "4", "--global-batch", "0"], "--global-batch 0: expected at least 1 image"),
+        (["--ipus", "4", "ipu.chip=mk3"], "ipu.chip: 'mk3' is unknown"),
+        (
+            ["--ipus", "4", "--global-batch", "1", "training.mixup_alpha=0.2"],
+            "--global-batch 1: no micro-batch from 2 to 256 divides it",
+        ),
+    ],
+)
+def test_wrong_input_is_one_sentence(arguments, words, capsys):
+    assert main(["plan", QUICKSTART, *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_nothing_fits_is_said_with_what_comes_nearest(capsys):
+    wide = ["model.width=2048", "ipu.chip=mk1", "ipu.precision=32.32"]
+    assert main(["plan", QUICKSTART, "--ipus", "1", *wide]) == 2
+    printed = capsys.readouterr().err
+    assert "nothing fits on 1 IPUs (mk1) with 32 images an update: nearest are 1 stages" in printed
+    assert "off-chip" in printed
