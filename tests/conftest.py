@@ -8,6 +8,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples on every run: what fails in CI fails on a desk, and the other way round.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
 
 BACKENDS = ("sim", "ipu-model", "ipu")
 LEFT_OUT = {
