@@ -155,16 +155,16 @@ def _half_attention() -> Iterator[None]:
 
     Later ones compute float16's plain form in float32 unless told not to.
     """
-    allow = getattr(torch.backends.cuda, "allow_fp16_bf16_reduction_math_sdp", None)
-    if allow is None:
+    cuda: Any = torch.backends.cuda  # torch 2.0's has neither of the two
+    if not hasattr(cuda, "allow_fp16_bf16_reduction_math_sdp"):
         yield
         return
-    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    allow(True)
+    before = cuda.fp16_bf16_reduction_math_sdp_allowed()
+    cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         yield
     finally:
-        allow(before)
+        cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 def _backward(model: nn.Module, outputs: Sequence[Tensor], recorder: Recorder) -> Dict[str, Tensor]:

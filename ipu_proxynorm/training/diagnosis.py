@@ -85,7 +85,7 @@ def worst(findings: Sequence[Optional[Finding]]) -> Optional[Finding]:
     overflowed = [finding for finding in known if finding.overflowed]
     if overflowed:
         return min(overflowed, key=lambda finding: finding.micro_batch)
-    return max(known, key=lambda finding: finding.largest, default=None)
+    return max(known, key=lambda finding: finding.largest) if known else None
 
 
 def find_overflow(

@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -40,7 +40,7 @@ class RunDirectory:
     def __init__(self, path: Union[str, Path], writes: bool = True) -> None:
         self.path, self._writes = Path(path), writes
         self._writer: Any = None
-        self._lock: Optional[weakref.finalize[Any, Any]] = None
+        self._lock: Optional[Callable[[], Any]] = None
         self._purge_step: Optional[int] = None
 
     @classmethod
