@@ -26,6 +26,17 @@ def test_for_loop_compiles_its_body_once():
     assert len(calls) == 1
 
 
+def test_loops_and_branches_give_lists():
+    def forward(flag, x):
+        loop = poptorch.for_loop(2, lambda y: y + 1, [x])
+        branch = poptorch.cond(flag, lambda y: y, [x], lambda y: -y, [x])
+        return loop, branch
+
+    loop, branch = poptorch.inferenceModel(forward)(torch.tensor(False), torch.ones(1))
+    assert type(loop) is type(branch) is list
+    assert (loop[0].item(), branch[0].item()) == (3, -1)
+
+
 def test_for_loop_takes_its_inputs_by_value():
     def forward(x):
         (y,) = poptorch.for_loop(2, lambda z: z.add_(1), [x])
@@ -88,6 +99,40 @@ def test_cpu_runs_the_function_at_every_run():
     assert [t.item() for t in model(torch.tensor([5.0]))] == [15, 5]
     assert [t.item() for t in model(torch.tensor([1.0]))] == [3, 1]
     assert [float(x[0]) for x in seen[-2:]] == [10, 2]
+
+
+def test_one_host_function_may_be_called_several_times():
+    cpu = poptorch.CPU(lambda x: x * 3, "triple")
+
+    def forward(x):
+        return cpu(cpu(x) + 1)
+
+    model = poptorch.inferenceModel(forward)
+    assert [model(torch.tensor([value])).item() for value in (1.0, 2.0)] == [12, 21]
+
+
+def test_weights_train_through_dynamic_slices():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(6))
+
+        def forward(self, x, start):
+            taken = poptorch.dynamic_slice(self.weight, 0, start, 2, 1)
+            written = poptorch.dynamic_update(self.weight, x, 0, start, 2)
+            return poptorch.identity_loss(taken * x, "sum") + 10 * written.sum()
+
+    class Loss(Model):
+        def forward(self, x, start):
+            return poptorch.identity_loss(super().forward(x, start), "sum")
+
+    model = Loss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    executor = poptorch.trainingModel(model, optimizer=optimizer)
+    executor(torch.tensor([1.0, 2.0]), torch.tensor([1]))
+    assert model.weight.tolist() == [-10, -1, -2, -10, -10, -10]
+    executor(torch.tensor([1.0, 2.0]), torch.tensor([4]))
+    assert model.weight.tolist() == [-20, -11, -12, -20, -11, -12]
 
 
 def test_dynamic_slices_read_their_start_at_run_time():

@@ -62,6 +62,16 @@ def test_numbers_without_dimensions_are_inputs():
     assert model(torch.tensor(5.0), torch.tensor([2.0])).item() == 7
 
 
+def test_only_tensors_are_split():
+    def forward(x, factor, shape, name):
+        return x * factor * (2 if name == "double" else 1), torch.ones(shape)
+
+    options = Options().deviceIterations(3)
+    results = run(forward, torch.arange(3.0), 6, (1, 2), "double", options=options)
+    assert results[0].tolist() == [0, 12, 24]
+    assert results[1].shape == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("mode", "replicas", "shape", "loss"),
     [
@@ -76,6 +86,17 @@ def test_the_loss_has_one_value_for_each_replica(mode, replicas, shape, loss):
     result = trained(mode, iterations=2, accumulation=3, replicas=replicas)[1]
     assert result.shape == shape
     assert result.tolist() == loss
+
+
+def test_by_default_training_returns_the_last_micro_batch_and_inference_all():
+    options = Options().deviceIterations(2)
+    options.Training.gradientAccumulation(3)
+    model = Weighted()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.0)
+    seen, loss = poptorch.trainingModel(model, options, optimizer)(torch.arange(6.0))
+    assert (seen.tolist(), loss.shape, loss.item()) == ([5], (), 5)
+    seen, losses = inferenceModel(model, Options().deviceIterations(6))(torch.arange(6.0))
+    assert seen.tolist() == losses.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +263,12 @@ def test_control_flow_runs_on_the_cpu_too():
         torch.tensor(False), lambda x: x + 1, [torch.ones(1)], lambda x: x - 1, [torch.ones(1)]
     )
     assert y.item() == 0
+
+
+def test_float64_values_are_compared_as_float32():
+    below = torch.tensor([1 - 1e-12, 0.5], dtype=torch.float64)
+    assert (below == 1).tolist() == [False, False]
+    assert run(lambda x: x == 1, below).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("half_first", [True, False])

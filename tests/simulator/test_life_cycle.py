@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 
@@ -99,6 +100,20 @@ def test_models_executors_and_blocks_can_be_saved_whole(tmp_path):
     torch.testing.assert_close(untrained.model(X).detach(), expected)
 
 
+def test_a_file_without_the_model_serves_a_local_class(tmp_path):
+    class Local(Model):
+        pass
+
+    file = str(tmp_path / "model.poptorch")
+    with pytest.raises((AttributeError, pickle.PicklingError)):  # Python finds no local classes
+        poptorch.inferenceModel(Local()).compileAndExport(file, X)
+    poptorch.inferenceModel(Local()).compileAndExport(file, X, export_model=False)
+    other = Local()
+    executor = poptorch.inferenceModel(other)
+    executor.loadExecutable(file)
+    torch.testing.assert_close(executor(X), other(X).detach())
+
+
 def test_an_offline_executable_runs_once_loaded(tmp_path):
     model = Model()
     executor = poptorch.inferenceModel(model, poptorch.Options().useOfflineIpuTarget())
@@ -112,7 +127,7 @@ def test_an_offline_executable_runs_once_loaded(tmp_path):
 
     loaded = poptorch.load(str(file), edit)
     torch.testing.assert_close(loaded(X), model(X).detach())
-    assert len(seen) == 1
+    assert seen == [poptorch.ConnectionType.Always]
 
 
 def test_weights_given_to_the_executor_reach_the_device():
@@ -204,6 +219,27 @@ def test_a_block_goes_on_until_the_next_begins():
     executor.compile(X)
     stages = {o.name: o.ipus for o in schedule.operators(executor) if "mm" not in o.name}
     assert [stages[name] for name in ("sin", "relu", "tanh")] == [(0,), (1,), (2,)]
+
+
+def test_names_that_other_programs_reach_for():
+    """Not in PopTorch's documentation, but in its own tests' helpers and in people's programs."""
+    from ipu_proxynorm.simulator import _impl, _logging
+    from ipu_proxynorm.simulator import poptorch_core as core
+
+    assert core.TestErrorType.Poptorch.name == "Poptorch"
+    assert core.isCompilingWithDispatcher() is False
+    assert _impl.isDispatchTracing() is False
+    _logging.setPopartLogLevel("DEBUG")
+    options = poptorch.Options()
+    assert isinstance(options._execution_strategy, poptorch.PipelinedExecution)
+    core._validateOptions(options.clone().outputMode(poptorch.OutputMode.All).toDict())
+    options._Popart.set("noSuchThing", True)
+    assert options._Popart.options["noSuchThing"] is True
+    with pytest.raises(poptorch.Error, match="Unknown bool option noSuchThing"):
+        core._validateOptions(options.outputMode(poptorch.OutputMode.All).toDict())
+    optimizer = poptorch.optim.SGD(Model().parameters(), lr=0.1)
+    assert "lr" in optimizer.variable_attrs._variable_attributes
+    assert "momentum" in optimizer.variable_attrs._allowed_attributes
 
 
 def test_log_levels():

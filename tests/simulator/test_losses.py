@@ -56,9 +56,15 @@ def test_no_loss_and_two_losses_are_refused():
 
 
 def test_identity_loss_on_the_cpu():
-    x = torch.tensor([1.0, 2.0], requires_grad=True)
-    identity_loss(x, "mean").backward()
-    assert x.grad.tolist() == [0.5, 0.5]
+    for reduction, value, gradient in (("mean", 1.5, 0.5), ("sum", 3.0, 1.0)):
+        x = torch.tensor([1.0, 2.0], requires_grad=True)
+        loss = identity_loss(x, reduction)
+        loss.backward()
+        assert loss.item() == value
+        assert x.grad.tolist() == [gradient, gradient]
+    copied = identity_loss(x, "none")
+    assert copied.tolist() == [1, 2]
+    assert copied.data_ptr() != x.data_ptr()
     with pytest.raises(AssertionError, match="Unsupported reduction"):
         identity_loss(x, "max")
 

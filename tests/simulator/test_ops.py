@@ -96,6 +96,23 @@ def test_printing_happens_at_every_run_with_gradients(capfd):
     assert capfd.readouterr().err == "y: (1.500, 2.500)\ny_gradient: (3.000, 3.000)\n"
 
 
+@pytest.mark.parametrize(
+    ("layout", "printed"),
+    [
+        ({}, "t: (\n (1.500, 2.000)\n (3.000, 4.250)\n)\n"),
+        ({"digits": 3, "float_format": "scientific", "separator": "; "},
+         "t: (\n (1.50e+00; 2.00e+00)\n (3.00e+00; 4.25e+00)\n)\n"),
+        ({"open_bracket": "{", "close_bracket": "}", "separator": " ", "float_format": "none"},
+         "t: {\n {1.5 2}\n {3 4.25}\n}\n"),
+        ({"max_line_width": 9}, "t: (\n (1.500,\n   2.000)\n (3.000,\n   4.250)\n)\n"),
+    ],
+)  # fmt: skip
+def test_printing_in_poplars_layout(capfd, layout, printed):
+    x = torch.tensor([[1.5, 2.0], [3.0, 4.25]])
+    run(lambda x: poptorch.ipu_print_tensor(x, "t", **layout), x)
+    assert capfd.readouterr() == ("", printed)
+
+
 def test_ctc_decoder_finds_the_likeliest_labelling():
     """Against the sum over all alignments, which 3^4 of there are."""
     scores = torch.randn(4, 1, 3).log_softmax(2)

@@ -51,6 +51,28 @@ def test_changed_values_wait_for_set_optimizer(cls):
     torch.testing.assert_close(weight(model), start - 0.5 * X)
 
 
+def test_schedulers_and_loss_scaling_take_effect_with_set_optimizer():
+    model = Regression()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.5, loss_scaling=2.0)
+    scheduler = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda epoch: 0.1)
+    options = poptorch.Options()
+    options.anchorTensor("gradient", "Gradient___lin.weight")
+    trainer = poptorch.trainingModel(model, options, optimizer)
+    start = weight(model)
+    trainer(X)
+    torch.testing.assert_close(weight(model), start - 0.5 * X)
+    optimizer.step()  # only torch wants it: there are no gradients on the host
+    scheduler.step()
+    optimizer.loss_scaling = 8.0
+    for set_first, lr, scaling in ((False, 0.5, 2.0), (True, 0.05, 8.0)):
+        if set_first:
+            trainer.setOptimizer(optimizer)
+        before = weight(model)
+        trainer(X)
+        torch.testing.assert_close(before - weight(model), lr * X)
+        torch.testing.assert_close(trainer.getAnchoredTensor("gradient"), scaling * X)
+
+
 def test_set_optimizer_before_compiling_takes_the_values_of_that_moment():
     model = Regression()
     optimizer = poptorch.optim.SGD(model.parameters(), lr=0.25)

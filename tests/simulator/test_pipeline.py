@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from xml.etree import ElementTree
 
 import pytest
@@ -42,7 +43,14 @@ def test_a_pipeline_must_be_filled():
     with pytest.raises(poptorch.Error, match=r"pipeline stages \(5\) .* model with 3 pipeline"):
         training(4)(x, x)
     training(5)(torch.ones(5, 4), torch.ones(5, 4))
-    training(1, poptorch.ShardedExecution())(x, x)
+    for unpipelined in (
+        poptorch.ShardedExecution(),
+        poptorch.SerialPhasedExecution("a", "b", "c"),
+        poptorch.ParallelPhasedExecution("a", "b", "c"),
+    ):
+        training(1, unpipelined)(x, x)
+        options = poptorch.Options().setExecutionStrategy(unpipelined)
+        assert poptorch.inferenceModel(Stages(), options)(x).shape == (4, 4)
     with pytest.raises(poptorch.Error, match=r"deviceIterations must be greater .* stages \(3\)"):
         poptorch.inferenceModel(Stages(), poptorch.Options().deviceIterations(2))(x)
     poptorch.inferenceModel(Stages(), poptorch.Options().deviceIterations(4))(x)
@@ -53,6 +61,10 @@ def test_accumulation_is_for_training():
     options.Training.gradientAccumulation(2)
     with pytest.raises(poptorch.Error, match=r"gradientAccumulation to 1 .*deviceIterations to"):
         poptorch.inferenceModel(Stages(), options)
+    sharded = options.clone().setExecutionStrategy(poptorch.ShardedExecution())
+    with pytest.raises(poptorch.Error, match=r"gradientAccumulation to 1 ") as caught:
+        poptorch.inferenceModel(Stages(), sharded)
+    assert "deviceIterations" not in caught.value.message  # which only fill pipelines
 
 
 def test_results_do_not_depend_on_the_strategy():
@@ -64,6 +76,37 @@ def test_results_do_not_depend_on_the_strategy():
     for strategy in (explicit, phases, increasing, poptorch.ShardedExecution()):
         options = poptorch.Options().deviceIterations(5).setExecutionStrategy(strategy)
         torch.testing.assert_close(poptorch.inferenceModel(model, options)(x), expected)
+
+
+def test_results_of_control_flow_do_not_depend_on_blocks():
+    def forward(flag, x):
+        with poptorch.Block("a", ipu_id=0):
+            (x,) = poptorch.for_loop(3, lambda y: y * 2, [x])
+        with poptorch.Block("b", ipu_id=1):
+            (x,) = poptorch.cond(flag, lambda y: y + 1, [x], lambda y: y - 1, [x])
+            return x
+
+    options = poptorch.Options().deviceIterations(2)
+    for strategy in (poptorch.PipelinedExecution("a", "b"), poptorch.ShardedExecution("a", "b")):
+        model = poptorch.inferenceModel(forward, options.clone().setExecutionStrategy(strategy))
+        flags = torch.tensor([[True], [False]])
+        assert model(flags, torch.tensor([1.0, 2.0])).tolist() == [9, 15]
+
+
+def test_a_block_may_start_without_an_end():
+    def forward(x):
+        x = torch.sin(x)
+        poptorch.Block.start("a", ipu_id=1)
+        x = torch.cos(x)
+        poptorch.Block.start("b", ipu_id=2)
+        return torch.tanh(torch.relu(x))
+
+    executor = poptorch.inferenceModel(forward, poptorch.Options().deviceIterations(3))
+    x = torch.randn(3)
+    torch.testing.assert_close(executor(x), torch.tanh(torch.relu(torch.cos(torch.sin(x)))))
+    ipus = {operator.name: operator.ipus for operator in schedule.operators(executor)}
+    expected = {"sin": (0,), "cos": (1,), "relu": (2,), "tanh": (2,)}
+    assert {name: ipus[name] for name in expected} == expected
 
 
 def test_where_each_block_runs():
@@ -100,6 +143,21 @@ def test_begin_block_is_a_hook():
     torch.save(copy.deepcopy(layer), file)
     poptorch.removeBlocks(layer)
     poptorch.BeginBlock(layer)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_copies_have_the_blocks_too(copied):
+    model = copied(Stages((0, 1, 1)))
+    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(2))
+    executor.compile(torch.ones(2, 4))
+    placed = [(block[0], block.ipu) for block in executor.blockPlacements()]
+    assert placed == [("a", 0), ("b", 1), ("c", 1)]
+    poptorch.removeBlocks(model)
+    again = poptorch.inferenceModel(model)
+    again.compile(torch.ones(1, 4))
+    assert again.blockPlacements() == []
 
 
 def test_schedule_of_a_training_pipeline():

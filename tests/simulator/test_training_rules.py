@@ -74,6 +74,24 @@ def test_one_update_for_each_device_iteration(iterations):
     assert seen == pytest.approx(expected_seen)
 
 
+def test_weights_that_nobody_optimises_stay():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held = torch.nn.Parameter(torch.ones(()))
+            self.frozen = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+            self.left_out = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.held * self.frozen * self.left_out * x, "sum")
+
+    model = Two()
+    optimizer = poptorch.optim.SGD([model.held, model.frozen], lr=0.1, weight_decay=0.5)
+    trainingModel(model, optimizer=optimizer)(X)
+    assert model.held.item() == pytest.approx(1 - 0.1 * (10 + 0.5))
+    assert (model.frozen.item(), model.left_out.item()) == (1, 1)
+
+
 def test_without_an_optimizer_it_is_sgd_with_a_hundredth():
     model = Line()
     trainingModel(model)(X)

@@ -51,6 +51,10 @@ LOOKS = {
     "equal": lambda model: torch.equal(torch.zeros(2, 3), model.linear.weight),
     "equal reversed": lambda model: torch.equal(model.linear.weight, torch.zeros(2, 3)),
     "call": lambda model: model(torch.ones(3)),
+    "forward": lambda model: model.forward(torch.ones(3)),
+    "_parameters": lambda model: model._parameters,
+    "_buffers": lambda model: model._buffers,
+    "buffer": lambda model: model.seen + 0,
 }
 
 
@@ -106,6 +110,36 @@ def test_weights_need_a_compiled_model(trained):
     assert type(model.linear.weight) is torch.nn.Parameter
 
 
+def test_weights_need_a_compiled_model_from_the_start():
+    executor = poptorch.trainingModel(Model())
+    for call in (
+        executor.copyWeightsToHost,
+        executor.copyWeightsToDevice,
+        executor.copyNamedBuffersToDevice,
+    ):
+        with pytest.raises(poptorch.Error, match="Model has not been compiled or has been destroy"):
+            call()
+
+
+def test_a_wrapped_model_is_still_of_its_class(trained):
+    model, executor, _, _ = trained
+    assert type(model) is not Model
+    assert isinstance(model, Model)
+    assert executor.model is model
+    assert [name for name, _ in model.named_parameters()] == ["linear.weight", "linear.bias"]
+
+
+def test_detaching_brings_the_weights_home(trained):
+    model, executor, copies, train = trained
+    before = model.linear.weight.detach().clone()
+    train()
+    copies.clear()
+    executor.detachFromDevice()
+    assert copies == [1]
+    assert not torch.equal(model.linear.weight, before)
+    assert copies == [1]
+
+
 def test_wrapping_twice_is_refused_until_destroyed(trained):
     model, _, _, _ = trained
     with pytest.raises(RuntimeError, match="Model has already been wrapped"):
@@ -143,9 +177,15 @@ def test_tied_parameters_stay_tied():
     reference = copy.deepcopy(model)
     reference(torch.ones(1, 2)).backward()
     expected = reference.a.weight.detach() - 0.01 * reference.a.weight.grad
-    poptorch.trainingModel(model)(torch.ones(1, 2))
+    executor = poptorch.trainingModel(model)
+    executor(torch.ones(1, 2))
     assert model.a.weight is model.b.weight
     torch.testing.assert_close(model.a.weight.detach(), expected)
+    executor.detachFromDevice()
+    executor.attachToDevice()
+    executor(torch.ones(1, 2))
+    assert model.a.weight is model.b.weight
+    assert not torch.equal(model.a.weight.detach(), expected)
 
 
 def test_rebinding_or_deleting_a_buffer_is_refused():
