@@ -15,7 +15,8 @@ class AdamRule:
     """Adam, AdamW and LAMB, with or without bias correction.
 
     m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², u = m̂ / (√v̂ + ε) [+ wd·w], w ← w − lr·r·u, where r is 1
-    or, for LAMB, min(‖w‖, max_weight_norm) / ‖u‖.
+    or, for LAMB, min(‖w‖, max_weight_norm) / ‖u‖. PopART clips g, after loss scaling has been
+    undone and Adam's weight decay added.
     """
 
     def __init__(
@@ -60,20 +61,30 @@ class AdamRule:
             state["Step"] = torch.zeros((), dtype=torch.float32)
         return state
 
-    def update(
-        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
-    ) -> None:
-        """Update one parameter and its moments in place."""
+    def updater(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float
+    ) -> Tensor:
+        """Return the gradient that the moments take in."""
         scale = s["adamGradientScaling"] * self.factors.divisor * unscale
         grad = grad.to(self.types.unscaledType()).to(param.dtype)
         if scale != 1.0:
             grad = grad * scale
         if not self.decoupled and s["weightDecay"] != 0.0:
             grad = grad.add(param, alpha=s["weightDecay"])
+        return grad
+
+    def excess(self, s: Scalars) -> float:
+        """PopART's updater is divided as ours."""
+        return 1.0
+
+    def finish(
+        self, param: Tensor, updater: Tensor, s: Scalars, state: State, unscale: float
+    ) -> None:
+        """Update one parameter and its moments in place."""
         beta1, beta2 = s["adamBeta1"], s["adamBeta2"]
         first, second = state["Accl1"], state["Accl2"]
-        first.mul_(beta1).add_(grad, alpha=1.0 - beta1)
-        second.mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
+        first.mul_(beta1).add_(updater, alpha=1.0 - beta1)
+        second.mul_(beta2).addcmul_(updater, updater, value=1.0 - beta2)
         correction1 = correction2 = 1.0
         if self.corrected:
             step = float(state["Step"].add_(1.0))
@@ -86,10 +97,10 @@ class AdamRule:
                 param.mul_(1.0 - rate * s["weightDecay"])
             param.addcdiv_(first, denominator, value=-rate / correction1)
             return
-        updater = first.div(denominator).div_(correction1)
+        change = first.div(denominator).div_(correction1)
         if s["weightDecay"] != 0.0:
-            updater.add_(param, alpha=s["weightDecay"])
-        param.add_(updater, alpha=-rate * _trustRatio(param, updater, s["maxWeightNorm"]))
+            change.add_(param, alpha=s["weightDecay"])
+        param.add_(change, alpha=-rate * _trustRatio(param, change, s["maxWeightNorm"]))
 
 
 def _power(base: float, exponent: float) -> float:
@@ -100,9 +111,9 @@ def _power(base: float, exponent: float) -> float:
         return math.nan
 
 
-def _trustRatio(param: Tensor, updater: Tensor, max_weight_norm: float) -> float:
+def _trustRatio(param: Tensor, change: Tensor, max_weight_norm: float) -> float:
     weight_norm = float(param.float().norm())
-    update_norm = float(updater.float().norm())
+    update_norm = float(change.float().norm())
     if max_weight_norm == 0.0 or weight_norm == 0.0 or update_norm == 0.0:
         return 1.0
     return min(weight_norm, max_weight_norm) / update_norm

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Union
+import math
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -26,6 +27,17 @@ from .poptorch_core import createError
 _Rule = Union[SgdRule, AdamRule, RmspropRule]
 _LOSS_SCALING = "lossScaling_FLOAT"
 _UPDATE_FACTOR = "lossScaleUpdateFactor"
+
+
+class _Update(NamedTuple):
+    """One parameter's update, half done."""
+
+    scalars: Scalars
+    param: Tensor
+    state: State
+    updater: Tensor
+    #: What is stored in float16, each with its float32 copy that the update is computed on.
+    rounded: List[Tuple[Tensor, Tensor]]
 
 
 def _dtype(is_float16: bool) -> torch.dtype:
@@ -228,46 +240,45 @@ class DeviceOptimizer:
 
         """
         with torch.no_grad():
-            held = {name: grads.get(name) for name in self._group_of}
-            scale = self._clipScale(held)
+            found = ((name, grads.get(name)) for name in self._group_of)
+            held = {name: grad for name, grad in found if grad is not None}
             unscale = 1.0 if self._automatic is None else 1.0 / float(self._automatic.factor)
-            for name, grad in held.items():
-                param = self._parameters[name]
-                if grad is None:
-                    continue
-                if scale is not None:
-                    grad = grad * scale.to(grad.dtype)
-                self._updateInFloat32(param, grad, name, unscale)
+            begun = (self._begin(name, grad, unscale) for name, grad in held.items())
+            max_norm = self._attributes.get("maxGradNorm", math.inf)
+            for update in begun if max_norm == math.inf else self._clipped(list(begun), max_norm):
+                self._finish(update, unscale)
             if self._automatic is not None:
                 self._automatic.observe(
                     grad
                     for name, grad in held.items()
-                    if grad is not None and self._parameters[name].dtype == torch.float16
+                    if self._parameters[name].dtype == torch.float16
                 )
 
-    def _updateInFloat32(self, param: Tensor, grad: Tensor, name: str, unscale: float) -> None:
-        """Update one parameter; what is stored in float16 is computed in float32 and rounded."""
-        scalars, state = self._scalars[name], self._state[name]
+    def _begin(self, name: str, grad: Tensor, unscale: float) -> _Update:
+        """Compute one parameter's updater; what is stored in float16 is computed in float32."""
+        param, state = self._parameters[name], self._state[name]
         stored = [t for t in (param, *state.values()) if t.dtype == torch.float16]
-        if not stored:
-            self._rule.update(param, grad.to(param.dtype), scalars, state, unscale)
-            return
         wide = {id(tensor): tensor.float() for tensor in stored}
-        wide_state = {key: wide.get(id(tensor), tensor) for key, tensor in state.items()}
-        self._rule.update(wide.get(id(param), param), grad.float(), scalars, wide_state, unscale)
-        for tensor in stored:
-            tensor.copy_(self._round(wide[id(tensor)]))
+        param = wide.get(id(param), param)
+        state = {key: wide.get(id(tensor), tensor) for key, tensor in state.items()}
+        scalars = self._scalars[name]
+        updater = self._rule.updater(param, grad.to(param.dtype), scalars, state, unscale)
+        rounded = [(tensor, wide[id(tensor)]) for tensor in stored]
+        return _Update(scalars, param, state, updater, rounded)
 
-    def _clipScale(self, grads: Mapping[str, Optional[Tensor]]) -> Optional[Tensor]:
-        """min(1, max_grad_norm / ‖all gradients‖), on the gradients as accumulated."""
-        max_norm = self._attributes.get("maxGradNorm", float("inf"))
-        if max_norm == float("inf"):
-            return None
-        norms = [grad.float().norm() for grad in grads.values() if grad is not None]
+    def _clipped(self, updates: List[_Update], max_norm: float) -> List[_Update]:
+        """Scale the updaters so that their common norm, as PopART has them, is ``max_norm``."""
+        norms = [u.updater.float().norm() * self._rule.excess(u.scalars) for u in updates]
         if not norms:
-            return None
-        total = torch.stack(norms).norm()
-        return torch.clamp(max_norm / (total + 1e-6), max=1.0)
+            return updates
+        factor = max_norm / torch.stack(norms).norm().clamp(min=max_norm)
+        return [u._replace(updater=u.updater * factor.to(u.updater.dtype)) for u in updates]
+
+    def _finish(self, update: _Update, unscale: float) -> None:
+        scalars, param, state, updater, rounded = update
+        self._rule.finish(param, updater, scalars, state, unscale)
+        for stored, wide in rounded:
+            stored.copy_(self._round(wide))
 
     def scalarNames(self) -> List[str]:
         """Return the names of all scalars, constant or not."""

@@ -59,33 +59,43 @@ class RmspropRule:
             state["Accl3"] = zeros(param, torch.float32)
         return state
 
-    def update(
-        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
-    ) -> None:
-        """Update one parameter and its state in place."""
+    def updater(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float
+    ) -> Tensor:
+        """Return the gradient that the mean of squares takes in."""
         scale = s["adaptiveGradientScaling"] * self.factors.divisor * unscale
         grad = grad.to(self.types.unscaledType()).to(param.dtype)
         if scale != 1.0:
             grad = grad * scale
         if s["weightDecay"] != 0.0:
             grad = grad.add(param, alpha=s["weightDecay"])
+        return grad
+
+    def excess(self, s: Scalars) -> float:
+        """PopTorch's RMSprop has no clipping."""
+        return 1.0
+
+    def finish(
+        self, param: Tensor, updater: Tensor, s: Scalars, state: State, unscale: float
+    ) -> None:
+        """Update one parameter and its state in place."""
         alpha = s["adaptiveAlpha"]
         mean_square = state["Accl1"]
-        mean_square.mul_(alpha).addcmul_(grad, grad, value=1.0 - alpha)
+        mean_square.mul_(alpha).addcmul_(updater, updater, value=1.0 - alpha)
         variance = mean_square
         if self.centered:
             mean = state["Accl2"]
-            mean.mul_(alpha).add_(grad, alpha=1.0 - alpha)
+            mean.mul_(alpha).add_(updater, alpha=1.0 - alpha)
             variance = mean_square.addcmul(mean, mean, value=-1.0)
         if self.tf_variant:
             denominator = variance.add(s["adaptiveEps"]).sqrt_()
         else:
             denominator = variance.sqrt().add_(s["adaptiveEps"])
-        updater = grad.div(denominator)
+        change = updater.div(denominator)
         rate = s["learningRate"]
         if "Accl3" in state:
             if self.tf_variant:
-                updater, rate = updater.mul(rate), 1.0
+                change, rate = change.mul(rate), 1.0
             momentum = state["Accl3"]
-            updater = momentum.mul_(s["adaptiveMomentum"]).add_(updater)
-        param.add_(updater, alpha=-rate)
+            change = momentum.mul_(s["adaptiveMomentum"]).add_(change)
+        param.add_(change, alpha=-rate)

@@ -13,7 +13,8 @@ from ._weight_update import Factors, Scalars, State, Values, derived, hasMomentu
 class SgdRule:
     """SGD with a tensor for the gradient and one for the velocity, or without momentum.
 
-    w ← w·wdsf − slr·g without momentum; with it v ← m·v + swd·w + dpsf·g, w ← w − slr·v.
+    w ← w·wdsf − slr·u without momentum, where u is g; with it v ← m·v + swd·w + dpsf·g,
+    w ← w − slr·u, where u is v. PopART clips u.
     """
 
     state_names: Tuple[str, ...] = ("Accl1",)
@@ -60,35 +61,45 @@ class SgdRule:
             return {}
         return {"Accl1": zeros(param, self.velocity_dtype)}
 
-    def update(
-        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
-    ) -> None:
-        """Update one parameter and its velocity in place."""
-        div = self.factors.divisor * unscale
+    def updater(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float
+    ) -> Tensor:
+        """Update the velocity in place and return it, or Nesterov's; without momentum ``grad``."""
         if "scaledLearningRate0" in s:
-            if s["weightDecayScaleFactor0"] != 1.0:
-                param.mul_(s["weightDecayScaleFactor0"])
-            param.add_(grad, alpha=-s["scaledLearningRate0"] * div)
-            return
+            return grad
         velocity = state["Accl1"]
         velocity.mul_(s["scaledMomentum2"])
         if s["scaledWeightDecay1"] != 0.0:
             velocity.add_(param, alpha=s["scaledWeightDecay1"])
-        velocity.add_(grad, alpha=s["dampeningScaleFactor2"] * div)
-        updater = velocity
-        if "nesterovGradScaleFactor2" in s:
-            inverse = s["dampeningScaleFactor2"] * s["nesterovDampeningScaleFactor2"] * unscale
-            updater = (grad * inverse).add_(param, alpha=s["sgdWeightDecay"])
-            updater.mul_(s["nesterovGradScaleFactor2"])
-            updater.add_(velocity, alpha=s["sgdMomentum"])
-        param.add_(updater, alpha=-s["scaledLearningRate2"])
+        velocity.add_(grad, alpha=s["dampeningScaleFactor2"] * self.factors.divisor * unscale)
+        if "nesterovGradScaleFactor2" not in s:
+            return velocity
+        inverse = s["dampeningScaleFactor2"] * s["nesterovDampeningScaleFactor2"] * unscale
+        updater = (grad * inverse).add_(param, alpha=s["sgdWeightDecay"])
+        updater.mul_(s["nesterovGradScaleFactor2"])
+        return updater.add_(velocity, alpha=s["sgdMomentum"])
+
+    def excess(self, s: Scalars) -> float:
+        """Without momentum PopART's updater is the sum of the gradients, ours is reduced."""
+        return self.factors.divisor if "scaledLearningRate0" in s else 1.0
+
+    def finish(
+        self, param: Tensor, updater: Tensor, s: Scalars, state: State, unscale: float
+    ) -> None:
+        """Update the parameter in place."""
+        if "scaledLearningRate0" not in s:
+            param.add_(updater, alpha=-s["scaledLearningRate2"])
+            return
+        if s["weightDecayScaleFactor0"] != 1.0:
+            param.mul_(s["weightDecayScaleFactor0"])
+        param.add_(updater, alpha=-s["scaledLearningRate0"] * self.factors.divisor * unscale)
 
 
 class CombinedSgdRule(SgdRule):
     """SGD whose gradients accumulate in the velocity itself.
 
     v ← a + dpsf·g, w ← w − slr·v, and then a ← m·v + swd·w, ready for the next gradients; the state
-    is a. It has the parameter's type.
+    is a. It has the parameter's type. PopART clips the v that w is updated with.
     """
 
     state_names = ("Accl",)
@@ -137,26 +148,39 @@ class CombinedSgdRule(SgdRule):
             return {}
         return {"Accl": param.detach() * scalars["scaledWeightDecay1"]}
 
-    def update(
-        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float = 1.0
-    ) -> None:
-        """Update one parameter and its velocity in place."""
+    def updater(
+        self, param: Tensor, grad: Tensor, s: Scalars, state: State, unscale: float
+    ) -> Tensor:
+        """Add to the velocity in place and return it, or Nesterov's; without momentum ``grad``."""
         if "scaledLearningRate0" in s:
-            super().update(param, grad, s, state, unscale)
-            return
+            return grad
         velocity = state["Accl"]
         # The scalars are meant for summed gradients and velocities; ours are already reduced.
-        rf = self._velocityReplication()
         velocity.add_(
             grad,
             alpha=s["dampeningScaleFactor1"] * unscale / self._dampeningFactor(),
         )
-        updater = velocity
-        if "nesterovGradScaleFactor1" in s:
-            inverse = s["dampeningScaleFactor1"] * s["nesterovDampeningScaleFactor1"] * unscale
-            updater = (grad * inverse).add_(param, alpha=s["sgdWeightDecay"])
-            updater.mul_(s["nesterovGradScaleFactor1"] / rf)
-            updater.add_(velocity, alpha=s["sgdMomentum"])
+        if "nesterovGradScaleFactor1" not in s:
+            return velocity
+        inverse = s["dampeningScaleFactor1"] * s["nesterovDampeningScaleFactor1"] * unscale
+        updater = (grad * inverse).add_(param, alpha=s["sgdWeightDecay"])
+        updater.mul_(s["nesterovGradScaleFactor1"] / self._velocityReplication())
+        return updater.add_(velocity, alpha=s["sgdMomentum"])
+
+    def excess(self, s: Scalars) -> float:
+        """PopART's updater is the sum of the replicas', ours is reduced."""
+        if "scaledLearningRate0" in s:
+            return super().excess(s)
+        return self._velocityReplication()
+
+    def finish(
+        self, param: Tensor, updater: Tensor, s: Scalars, state: State, unscale: float
+    ) -> None:
+        """Update the parameter in place, then the velocity for the next gradients."""
+        if "scaledLearningRate0" in s:
+            super().finish(param, updater, s, state, unscale)
+            return
+        velocity, rf = state["Accl"], self._velocityReplication()
         param.add_(updater, alpha=-s["scaledLearningRate1"] * rf)
         velocity.mul_(s["scaledMomentum1"] * rf)
         if s["scaledWeightDecay1"] != 0.0:

@@ -1,9 +1,11 @@
 """What the rules of one weight update have in common.
 
 A rule turns an optimiser's attributes into the scalars that PopART keeps on the device, creates the
-state of one parameter, and updates one parameter in place. Names of scalars and state are PopART's:
-they appear in ``ipu_param`` and ``ipu_state``. Source of the equations: PopART's ``optimizer.hpp``,
-``adam.hpp`` and ``adaptive.hpp``.
+state of one parameter, and updates one parameter in place, in two halves: ``updater`` gives the
+tensor whose norm ``max_grad_norm`` limits, ``finish`` takes it, clipped or not. Names of scalars
+and state are PopART's: they appear in ``ipu_param`` and ``ipu_state``. Source of the equations:
+PopART's ``optimizer.hpp``, ``adam.hpp`` and ``adaptive.hpp``; of what is clipped:
+``clipweightgradientsbynorm.cpp``, which runs when the optimisers have been decomposed.
 
 Gradients come in summed or averaged as the options say, and still multiplied by the loss scaling;
 ``unscale`` undoes what automatic loss scaling multiplied them by on top of that. Parameters and

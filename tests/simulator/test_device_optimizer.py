@@ -208,6 +208,86 @@ def test_gradient_clipping_is_over_all_parameters_together():
         torch.testing.assert_close(device[name], host[name])
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("reduction", [enums.ReductionType.Mean, enums.ReductionType.Sum])
+def test_sgd_clips_gradients_as_summed_with_loss_scaling(reduction, replicas):
+    """PopART divides the sum, and undoes loss scaling, in the scaled learning rate only."""
+    options = Options().replicationFactor(replicas)
+    options.Training.gradientAccumulation(3)
+    options.Training.accumulationAndReplicationReductionType(reduction)
+    parameters, scaling, max_norm = make_parameters(), 4.0, 5.0
+    before = copy.deepcopy(parameters)
+    optimizer = optim.SGD(
+        list(parameters.values()), lr=0.1, loss_scaling=scaling, max_grad_norm=max_norm
+    )
+    reduced = {name: scaling * grad for name, grad in gradients(parameters, 0).items()}
+    DeviceOptimizer(optimizer, parameters, options).step(reduced)
+    divisor = 3 * replicas if reduction == enums.ReductionType.Mean else 1
+    norm = torch.cat([(grad * divisor).flatten() for grad in reduced.values()]).norm()
+    assert norm > max_norm
+    for name, grad in reduced.items():
+        expected = before[name] - 0.1 * grad * (max_norm / norm) / scaling
+        torch.testing.assert_close(parameters[name], expected)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_with_momentum_clips_what_the_weights_get_not_the_velocity(combined, nesterov):
+    host, device = make_parameters(), make_parameters()
+    optimizer = optim.SGD(
+        list(device.values()),
+        lr=0.1,
+        momentum=0.9,
+        nesterov=nesterov,
+        use_combined_accum=combined,
+        max_grad_norm=2.0,
+    )
+    simulated = DeviceOptimizer(optimizer, device, Options())
+    velocity = {name: torch.zeros_like(p) for name, p in host.items()}
+    for step in range(3):
+        grads = gradients(host, step)
+        change = {}
+        for name, grad in grads.items():
+            velocity[name] = 0.9 * velocity[name] + grad
+            change[name] = grad + 0.9 * velocity[name] if nesterov else velocity[name]
+        norm = torch.cat([value.flatten() for value in change.values()]).norm()
+        assert norm > 2.0
+        with torch.no_grad():
+            for name, param in host.items():
+                param -= 0.1 * change[name] * (2.0 / norm)
+        simulated.step(grads)
+    for name in host:
+        torch.testing.assert_close(device[name], host[name])
+
+
+@pytest.mark.parametrize(
+    ("cls", "torch_class", "decay"),
+    [
+        (optim.Adam, torch.optim.Adam, 0.0),
+        (optim.Adam, torch.optim.Adam, 0.3),
+        (optim.AdamW, torch.optim.AdamW, 0.3),
+    ],
+)
+def test_adam_clips_without_loss_scaling_and_with_its_weight_decay(cls, torch_class, decay):
+    host, device = make_parameters(), make_parameters()
+    coupled = decay if cls is optim.Adam else 0.0
+    # eps large enough that Adam's own scaling does not hide the clipping.
+    kwargs = {"lr": 0.1, "eps": 0.1}
+    reference = torch_class(list(host.values()), weight_decay=0.0 if coupled else decay, **kwargs)
+    optimizer = cls(
+        list(device.values()), weight_decay=decay, loss_scaling=64.0, max_grad_norm=0.5, **kwargs
+    )
+    simulated = DeviceOptimizer(optimizer, device, Options())
+    for step in range(3):
+        for name, grad in gradients(host, step).items():
+            host[name].grad = grad + coupled * host[name].detach()
+        torch.nn.utils.clip_grad_norm_(list(host.values()), 0.5)
+        reference.step()
+        simulated.step({name: 64.0 * grad for name, grad in gradients(device, step).items()})
+    for name in host:
+        torch.testing.assert_close(device[name], host[name], rtol=1e-4, atol=1e-5)
+
+
 def test_state_has_the_requested_types_and_rounds_to_them():
     parameters = make_parameters()
     optimizer = optim.Adam(
