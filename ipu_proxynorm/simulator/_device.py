@@ -126,6 +126,9 @@ class Device:
                     scale = torch.tensor(self.optimizer.loss_scaling)
                     with self._shared_stream():
                         self.optimizer.step(gradients)
+                    if self.program.gradient_counts is not None:
+                        processes = self._options.Distributed.numProcesses
+                        self.optimizer.observe(self.program.gradient_counts.take(processes))
                     self._anchors.add_updated(iteration, UPDATED, self.parameters)
                     self._anchors.add_updated(iteration, LOSS_SCALE, {"": scale})
             for position in self.program.written_inputs:

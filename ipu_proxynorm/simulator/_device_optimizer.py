@@ -12,7 +12,7 @@ from . import enums
 from ._adam_rule import AdamRule
 from ._dtypes import round_stochastically
 from ._logging import logger
-from ._loss_scale import AutomaticLossScale
+from ._loss_scale import AutomaticLossScale, is_enabled
 from ._optimizer_attributes import (
     OptimizerAttrTracker,
     _OptimizerType,
@@ -123,7 +123,7 @@ class DeviceOptimizer:
         stochastic = popart_options.get("enableStochasticRounding", False)
         self._round = round_stochastically if stochastic else torch.Tensor.half
         self._automatic: Optional[AutomaticLossScale] = None
-        if AutomaticLossScale.isEnabled(popart_options):
+        if is_enabled(popart_options):
             self._automatic = AutomaticLossScale(popart_options)
         self._state: Dict[str, State] = {
             name: self._rule.state(self._parameters[name], self._values[name], scalars)
@@ -247,12 +247,11 @@ class DeviceOptimizer:
             max_norm = self._attributes.get("maxGradNorm", math.inf)
             for update in begun if max_norm == math.inf else self._clipped(list(begun), max_norm):
                 self._finish(update, unscale)
-            if self._automatic is not None:
-                self._automatic.observe(
-                    grad
-                    for name, grad in held.items()
-                    if self._parameters[name].dtype == torch.float16
-                )
+
+    def observe(self, counts: Tensor) -> None:
+        """Change the loss scaling by the step's ``GradientCounts``, if it is automatic."""
+        if self._automatic is not None:
+            self._automatic.observe(counts)
 
     def _begin(self, name: str, grad: Tensor, unscale: float) -> _Update:
         """Compute one parameter's updater; what is stored in float16 is computed in float32."""

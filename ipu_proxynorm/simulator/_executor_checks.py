@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from . import _impl, _machine, _pipeline, _program, enums
+from . import _impl, _machine, _pipeline, _program, enums, poptorch_core
 from .options import Options
 
 
@@ -44,7 +44,8 @@ def check_program(program: _program.Program, options: Options, training: bool) -
     """Refuse what the machine cannot do with a program.
 
     Raises:
-        poptorch.Error: too many IPUs, a pipeline not filled, or buffers out of step.
+        poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, or no gradients
+            for automatic loss scaling to watch.
 
     """
     if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
@@ -56,6 +57,13 @@ def check_program(program: _program.Program, options: Options, training: bool) -
             "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
             "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
             "using poptorch.Options.broadcastBuffers(False)."
+        )
+    if program.gradient_counts is not None and not program.gradient_counts.tracked:
+        raise poptorch_core.createError(
+            "[AutomaticLossScale transform] No tracked gradient tensors of type fp16 were found: "
+            "automatic loss scaling watches float16 gradients only. Give the model float16 inputs "
+            "or weights, or call poptorch.Options().Training.setAutomaticLossScaling(False).",
+            layer="popart_exception",
         )
     _machine.ipus_needed(program.placements, options)
     _pipeline.check(program.placements, options, training)

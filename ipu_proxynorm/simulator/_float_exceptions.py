@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, List, Sequence
 
 import torch
 
-from . import poptorch_core
+from . import _dtypes, poptorch_core
+from ._recorder import Recorder
 from ._tape import Origin
 
 _COMPARISONS = frozenset({"eq", "ge", "gt", "le", "lt", "ne"})
@@ -61,6 +62,15 @@ class FloatCheck:
         error.location = location
         error.recovery_action = "IPU_RESET"
         raise error
+
+
+def watch(
+    recorder: Recorder, function: Any, inputs: List[torch.Tensor], results: List[torch.Tensor]
+) -> None:
+    """Let the program check what an operation has just computed."""
+    results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
+    check = FloatCheck(_dtypes.operator_name(function), recorder.where(), len(results))
+    recorder.emit(check, [*results, *inputs], {})
 
 
 def _any(test: Any, tensors: Sequence[torch.Tensor]) -> bool:

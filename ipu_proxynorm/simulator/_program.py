@@ -12,7 +12,9 @@ import torch
 from . import (
     _compute_device,
     _dtypes,
+    _float_exceptions,
     _impl,
+    _loss_scale,
     _losses,
     _model_state,
     _overlap,
@@ -25,7 +27,7 @@ from ._args_parser import Args
 from ._functions import FunctionMode
 from ._logging import logger
 from ._overlap import Overlap
-from ._recorder import Recorder, recording
+from ._recorder import Recorder, Watch, recording
 from ._tape import Block, Operation, Slot, operations_in, to_function, without_dead_code
 from .options import Options
 
@@ -52,6 +54,7 @@ class Program:
     trained: bool
     random: bool
     device: torch.device
+    gradient_counts: Optional[_loss_scale.GradientCounts]
     placements: List[Tuple[int, int, int]]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
 
@@ -71,10 +74,15 @@ class _Trace:
         self.training = training
         self.stages_manager = options._execution_strategy.stages_manager
         popart = options._popart.options
-        self.recorder = Recorder(
-            stochastic_rounding=bool(popart.get("enableStochasticRounding", False)),
-            float_exceptions=bool(popart.get("enableFloatingPointChecks", False)),
-        )
+        watches: List[Watch] = []
+        if popart.get("enableFloatingPointChecks", False):
+            watches.append(_float_exceptions.watch)
+        self.gradient_counts: Optional[_loss_scale.GradientCounts] = None
+        if training and _loss_scale.is_enabled(popart):
+            self.gradient_counts = _loss_scale.GradientCounts(popart)
+            watches.append(self.gradient_counts.watch)
+        stochastic_rounding = bool(popart.get("enableStochasticRounding", False))
+        self.recorder = Recorder(stochastic_rounding, watches)
         self.losses: List[Tuple[Slot, torch.Tensor]] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
         # Convolutions before the `MultiConv` that is open, if one is.
@@ -282,6 +290,7 @@ def compile_program(
         trained=training,
         random=any(operation.random for operation in operations_in(block)),
         device=device,
+        gradient_counts=trace.gradient_counts,
         placements=list(recorder.used_placements) or [(0, 0, 0)],
         blocks=trace.blocks,
     )

@@ -11,7 +11,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _dtypes, _refusals
-from ._float_exceptions import FloatCheck
 from ._logging import logger
 from ._tape import Block, Operation, Origin, Slot, find_origin
 
@@ -26,6 +25,11 @@ _STATISTICS, _TRAINS = slice(3, 5), 5
 
 # What torch.tensor() and torch.as_tensor() end with.
 _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
+
+
+# Called after each operation with the recorder, the operator, its input tensors and its results;
+# may emit operations of its own.
+Watch = Callable[["Recorder", Any, List[torch.Tensor], List[torch.Tensor]], None]
 
 
 def tensors_in(tree: Any) -> List[torch.Tensor]:
@@ -60,9 +64,9 @@ class Recorder(TorchDispatchMode):
     and becomes a constant of the program.
     """
 
-    def __init__(self, stochastic_rounding: bool = False, float_exceptions: bool = False) -> None:
+    def __init__(self, stochastic_rounding: bool = False, watches: Sequence[Watch] = ()) -> None:
         super().__init__()
-        self._float_exceptions = float_exceptions
+        self._watches = watches
         self.block = Block()
         self.constants: Dict[Slot, torch.Tensor] = {}
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
@@ -275,17 +279,9 @@ class Recorder(TorchDispatchMode):
             result = self._dtypes(func, list(args), kwargs)
             if tensors:
                 _refusals.check_result(result, self)
-            if self._float_exceptions:
-                self._check_floats(func, tensors, tensors_in(result))
+            for watch in self._watches:
+                watch(self, func, tensors, tensors_in(result))
             return result
-
-    def _check_floats(
-        self, function: Callable, inputs: List[torch.Tensor], results: List[torch.Tensor]
-    ) -> None:
-        results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
-        name = _dtypes.operator_name(function)
-        check = FloatCheck(name, self.where(), len(results))
-        self.emit(check, [*results, *inputs], {})
 
     def release(self) -> None:
         """Forget what is only needed while recording: tensors, and autograd's graph."""
