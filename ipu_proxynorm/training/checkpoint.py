@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -12,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training.seal import broken, seal
 from ipu_proxynorm.training.torch_file import read_torch
+from ipu_proxynorm.training.whole_file import replacing
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass
@@ -90,30 +90,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def digest(value: Any) -> str:
-    """Return the SHA-256 of plain values and tensors, of their names, types and shapes too."""
-    sha = hashlib.sha256()
-
-    def add(item: Any) -> None:
-        if isinstance(item, Tensor):
-            sha.update(f"{item.dtype}{tuple(item.shape)};".encode())
-            sha.update(item.reshape(-1).view(torch.uint8).numpy().data if item.numel() else b"")
-        elif isinstance(item, Mapping):
-            sha.update(f"{len(item)}{{".encode())
-            for key in item:
-                add(key)
-                add(item[key])
-        elif isinstance(item, (list, tuple)):
-            sha.update(f"{len(item)}[".encode())
-            for entry in item:
-                add(entry)
-        else:
-            sha.update(f"{type(item).__name__} {item!r};".encode())
-
-    add(value)
-    return sha.hexdigest()
-
-
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint``; ``path`` holds the old or the new one at every instant.
 
@@ -121,30 +97,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         UserError: the file cannot be written.
     """
     content: Dict[str, Any] = plain(checkpoint)
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            torch.save({"format": FORMAT, "sha256": digest(content), "content": content}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as stream:
+            torch.save({"format": FORMAT, "content": content}, stream)
+            seal(stream)
     # torch's archive writer turns some of the system's errors into its own.
     except (OSError, RuntimeError) as error:
-        _discard(temporary)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
             f"checkpoint {str(path)!r} cannot be written ({reason}); free the disk or choose "
             f"another folder with runs=FOLDER"
         ) from error
-
-
-def _discard(path: Path) -> None:
-    """Remove what was written of a file, if that can be done."""
-    try:
-        path.unlink()
-    except OSError:
-        return  # it says so itself the next time it is written
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -179,13 +143,21 @@ def _offer(path: Path) -> str:
 
 
 def _read(path: Path) -> Checkpoint:
+    try:
+        reason = broken(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason is not None:
+        raise UserError(
+            f"checkpoint {str(path)!r} is truncated, damaged or not a checkpoint ({reason})"
+        )
     content = read_torch(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"checkpoint {str(path)!r}: expected format {FORMAT} of this program")
-    values: Dict[str, Any] = content.get("content", {})
-    if digest(values) != content.get("sha256"):
-        raise UserError(f"checkpoint {str(path)!r} is damaged (its SHA-256 does not match)")
-    return _checkpoint(values)
+        raise UserError(
+            f"checkpoint {str(path)!r}: expected format {FORMAT}, which this version of the "
+            f"program writes"
+        )
+    return _checkpoint(content["content"])
 
 
 def _checkpoint(values: Dict[str, Any]) -> Checkpoint:

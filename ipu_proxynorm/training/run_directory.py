@@ -19,6 +19,7 @@ from ipu_proxynorm.config import RunConfig, dump, load
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.training.checkpoint import Checkpoint, save_checkpoint
 from ipu_proxynorm.training.run_state import STATE
+from ipu_proxynorm.training.whole_file import replacing
 
 CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
 #: Of `ipu_proxynorm.analysis`, where it was asked to record.
@@ -87,9 +88,8 @@ class RunDirectory:
         return directory
 
     def _write_config(self, config: RunConfig) -> None:
-        temporary = self.path / f".{CONFIG}.part"
-        temporary.write_text(dump(config), encoding="utf-8")
-        os.replace(temporary, self.path / CONFIG)
+        with replacing(self.path / CONFIG) as stream:
+            stream.write(dump(config).encode())
 
     def _unwritable(self, runs: str, error: OSError) -> UserError:
         return UserError(

@@ -9,10 +9,13 @@ import json
 import os
 import socket
 import time
+import warnings
 from pathlib import Path
 from typing import Iterator, Optional
 
+from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.training.interruption import Interrupted
+from ipu_proxynorm.training.whole_file import replacing
 
 STATE = "state.json"
 
@@ -69,9 +72,9 @@ def read_state(folder: Path) -> Optional[RunState]:
 
 def write_state(folder: Path, state: RunState) -> None:
     """Write ``state.json``: the old or the new one at every instant."""
-    temporary = folder / f".{STATE}.part"
-    temporary.write_text(json.dumps(dataclasses.asdict(state), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / STATE)
+    text = json.dumps(dataclasses.asdict(state), indent=1) + "\n"
+    with replacing(folder / STATE) as stream:
+        stream.write(text.encode())
 
 
 class Recorder:
@@ -86,27 +89,46 @@ class Recorder:
         self.started = former.started if former else now
 
     def write(self, state: str = "running", message: Optional[str] = None) -> None:
-        """Write how the run stands now."""
+        """Write how the run stands now.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
         seconds = self._before + time.monotonic() - self._began
-        write_state(
-            self.folder,
-            RunState(state, self.started, seconds, os.getpid(), socket.gethostname(), message),
-        )
+        process, host = os.getpid(), socket.gethostname()
+        try:
+            write_state(self.folder, RunState(state, self.started, seconds, process, host, message))
+        except OSError as error:
+            raise UserError(
+                f"{str(self.folder / STATE)!r} cannot be written ({error.strerror}); free the disk "
+                f"or choose another folder with runs=FOLDER"
+            ) from error
+
+    def end(self, state: str, message: Optional[str] = None) -> None:
+        """Write how the run ended; where that fails, say so beside what ended it."""
+        try:
+            self.write(state, message)
+        except UserError as error:
+            warnings.warn(f"{error}; the run is {state}", UserNotice, stacklevel=2)
 
 
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[Recorder]:
-    """Record a run as running meanwhile, and then how it ended."""
+    """Record a run as running meanwhile, and then how it ended.
+
+    Raises:
+        UserError: the folder cannot be written as it begins.
+    """
     recorder = Recorder(folder)
     recorder.write()
     try:
         yield recorder
     except (Interrupted, KeyboardInterrupt) as error:
-        recorder.write("stopped", str(error) or "interrupted")
+        recorder.end("stopped", str(error) or "interrupted")
         raise
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a full disk is what may have failed the run
+        with contextlib.suppress(UserError):  # a full disk is what may have failed the run
             recorder.write("failed", str(error).partition("\n")[0] or type(error).__name__)
         raise
     else:
-        recorder.write("finished")
+        recorder.end("finished")

@@ -35,11 +35,13 @@ def read_torch(path: Path, what: str, legacy: bool = False) -> Any:
             # torch 2.0.1's reader warns of torch's own storage class.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{name} is not a {what}: it holds something else than tensors and plain values, "
             f"which was not executed"
         ) from error
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # damage leads the readers to errors of every kind
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} is truncated, damaged or not a {what} ({first})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training.torch_file import read_torch
+from ipu_proxynorm.training.whole_file import replacing
 
 SAFETENSORS = ".safetensors"
 #: How such files end.
@@ -71,18 +71,15 @@ def write_weights(
         name: value.detach().as_subclass(Tensor).to("cpu", copy=True).contiguous()
         for name, value in weights.items()
     }
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == SAFETENSORS:
-            temporary.write_bytes(_safetensors().torch.save(plain, dict(metadata)))
-        else:
-            torch.save(plain, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as stream:
+            if path.suffix == SAFETENSORS:
+                stream.write(_safetensors().torch.save(plain, dict(metadata)))
+            else:
+                torch.save(plain, stream)
     # torch's archive writer turns some of the system's errors into its own.
     except (OSError, RuntimeError) as error:
-        if temporary.exists():
-            temporary.unlink()
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"OUT {str(path)!r} cannot be written ({reason})") from error
 

@@ -2,12 +2,15 @@
 
 import os
 import pickle
+import random
+import zipfile
 
 import pytest
 import torch
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training import Checkpoint, load_checkpoint, save_checkpoint
+from ipu_proxynorm.training.seal import seal
 
 CHECKPOINT = Checkpoint(
     epoch=3,
@@ -39,12 +42,24 @@ def test_truncated(path, keep):
         load_checkpoint(path)
 
 
-def test_a_flipped_bit_of_the_weights(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"last.pt' is .*damaged"):
-        load_checkpoint(path)
+def test_any_flipped_bit(path):
+    # Between the archive's parts and in names that are UTF-8, too, where zip has no checksums.
+    content = path.read_bytes()
+    chance = random.Random(0)
+    places = [*range(200), *range(len(content) - 400, len(content))]
+    places += [chance.randrange(len(content)) for _ in range(200)]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"last.pt' is .*damaged.*its SHA-256"):
+            load_checkpoint(path)
+
+
+def test_it_stays_a_file_of_torchs(path):
+    content = torch.load(path, weights_only=True)["content"]
+    torch.testing.assert_close(content["weights"]["w"], torch.arange(4096.0), rtol=0, atol=0)
+    assert zipfile.ZipFile(path).testzip() is None
 
 
 class Malicious:
@@ -52,20 +67,34 @@ class Malicious:
         return os.system, ("touch pwned",)
 
 
+def sealed(value, path):
+    with path.open("w+b") as stream:
+        torch.save(value, stream)
+        seal(stream)
+
+
 @pytest.mark.parametrize(
-    "save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+    ("save", "words"),
+    [
+        (torch.save, "is truncated, damaged or not a checkpoint"),
+        (lambda value, path: path.write_bytes(pickle.dumps(value)), "or not a checkpoint"),
+        (sealed, "which was not executed"),
+    ],
 )
-def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch, save):
+def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch, save, words):
     monkeypatch.chdir(tmp_path)
-    save({"format": 1, "weights": Malicious()}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match=r"bad\.pt"):
+    save({"format": 3, "content": Malicious()}, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=rf"bad\.pt' .*{words}"):
         load_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "pwned").exists()
 
 
 def test_something_else(tmp_path):
     torch.save({"weights": {}}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="expected format 2"):
+    with pytest.raises(UserError, match="not a checkpoint .*is not at its end"):
+        load_checkpoint(tmp_path / "other.pt")
+    sealed({"format": 2}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="expected format 3"):
         load_checkpoint(tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"none.pt': no such checkpoint.*run_ipu.py train"):
         load_checkpoint(tmp_path / "none.pt")
