@@ -108,8 +108,15 @@ class TrainingExecutor:
         self._set_all = False
 
     def streams(self) -> Optional[Tensor]:
-        """Return the state of this process's replicas' random numbers, int64 ``(replicas, n)``."""
-        if not self.executor.isCompiled() or not self.executor.isAttachedToDevice():
+        """Return the state of this process's replicas' random numbers, int64 ``(replicas, n)``.
+
+        Before the program is compiled the replicas are still where ``streams`` left them, whatever
+        their number was: the first process returns those of all, the others none.
+        """
+        if not self.executor.isCompiled():
+            own = slice(None) if self._first == 0 else slice(0)
+            return None if self._start is None else self._start[own]
+        if not self.executor.isAttachedToDevice():
             return self._streams
         _, *state = self.executor.rng_state
         return torch.tensor(state, dtype=torch.int64).reshape(self._replicas, -1)

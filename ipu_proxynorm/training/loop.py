@@ -27,7 +27,7 @@ from ipu_proxynorm.training.resume import capture, restore
 from ipu_proxynorm.training.run import Run
 from ipu_proxynorm.training.run_directory import RunDirectory
 from ipu_proxynorm.training.schedule import loss_scaling_at, step_schedule
-from ipu_proxynorm.training.validation import Evaluation, Validator
+from ipu_proxynorm.training.validation import Evaluation, Stopped, Validator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Trainer:
         self.executor = TrainingExecutor(
             run.program, options, run.optimizer, config.seed, streams, check
         )
-        self.validator = Validator(run)
+        self.validator = Validator(run, self.interruption)
         self.damage = DamageReport(run.data.train, config.data.max_corrupt)
         self.readings = Readings(run, self.progress.step)
         if start is not None and start.state is not None:
@@ -305,12 +305,16 @@ class Trainer:
 
         Raises:
             DataError: the validation images cannot be read; a checkpoint is written first.
+            Interrupted: a signal asks for it; likewise, and the run goes on with this validation.
         """
         progress = self.progress
         try:
             validation, average = self.validate(progress.epoch + 1)
         except DataError as error:
             raise self.stopped(error) from error
+        except Stopped:
+            self.stop_if_asked()
+            raise
         timed = steps[1:] if len(steps) > 1 and steps[0].epoch == self._first_epoch else steps
         calls = progress.call
         result = EpochResult(

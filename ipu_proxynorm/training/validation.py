@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch.nn import functional as F
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.data import IGNORED, DamageReport, DataError, validation_loader, watched
 from ipu_proxynorm.ipu import inference_options
+from ipu_proxynorm.training.interruption import Interruption
 from ipu_proxynorm.training.run import Run
 
 
@@ -28,11 +29,21 @@ class Evaluation:
         return self.right / self.images
 
 
-class Validator:
-    """The validation program of a run, compiled once and called after each epoch."""
+class Stopped(Exception):
+    """A signal asks the run to stop; what was validated so far does not count."""
 
-    def __init__(self, run: Run) -> None:
+
+class Validator:
+    """The validation program of a run, compiled once and called after each epoch.
+
+    Args:
+        run: what is validated.
+        interruption: whether a signal asks to stop, looked at before each host call; None: none.
+    """
+
+    def __init__(self, run: Run, interruption: Optional[Interruption] = None) -> None:
         self.run = run
+        self.interruption = interruption or Interruption()
         config = run.config
         options = inference_options(config.ipu, config.seed, run.processes.instance)
         self.loader = validation_loader(
@@ -48,25 +59,35 @@ class Validator:
 
         Raises:
             DataError: too many of the image files are damaged, or a worker process has died.
+            Stopped: a signal asks for it, in whichever process.
         """
         processes = self.run.processes
         sums: Sequence[float] = ()
         with processes.together():
             sums = self._own_sums()
-        loss, right, images = processes.sum(sums)
+        loss, right, images, stopped = processes.sum(sums)
+        if stopped:
+            raise Stopped
         try:
             self.damage.check(processes.union(self.damage.found()), say=processes.first)
         except DataError as error:
             raise processes.agreed(error) from None
         return Evaluation(loss=loss / images, right=int(right), images=int(images))
 
-    def _own_sums(self) -> Tuple[float, int, int]:
-        """Return the summed loss, the right answers and the images of this process's part."""
+    def _own_sums(self) -> Tuple[float, int, int, bool]:
+        """Return summed loss, right answers and images of this process's part; whether it stopped.
+
+        A signal to one process leaves the others at work: they hear of it when all have ended.
+        """
         self.run.program.eval()
         self._begin_streams()
         loss = torch.zeros((), dtype=torch.float64)
         right = images = 0
+        stopped = False
         for batch, labels in watched(self.loader):
+            if self.interruption.signal_number is not None:
+                stopped = True
+                break
             logits = self.executor(batch)
             real = labels != IGNORED
             loss += F.cross_entropy(
@@ -76,7 +97,7 @@ class Validator:
             images += int(real.sum())
         if self.executor.isAttachedToDevice():
             self.executor.detachFromDevice()
-        return float(loss), right, images
+        return float(loss), right, images, stopped
 
     def _begin_streams(self) -> None:
         """Let stochastic rounding draw the same each time, wherever the run was resumed."""

@@ -14,8 +14,18 @@ import torch
 from torch.utils.data import Subset
 
 from ipu_proxynorm.config import load
+from ipu_proxynorm.data import watched
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training import RunDirectory, StepResult, build, fit, load_checkpoint
+from ipu_proxynorm.training import (
+    Interrupted,
+    Interruption,
+    RunDirectory,
+    StepResult,
+    build,
+    fit,
+    load_checkpoint,
+    validation,
+)
 
 CALLS = 3  # of 32 images an epoch
 
@@ -105,6 +115,42 @@ def test_what_was_logged_after_the_checkpoint_is_done_and_logged_again(tmp_path)
         stream.write('{"kind": "train", "step": 3, "lo')  # killed while it wrote
     part, more = train(tmp_path / "parts", *overrides)
     assert [step.step for step in more] == [3, 4, 5, 6]
+    assert_same(part, whole)
+
+
+@pytest.mark.parametrize("where", ["before the validation", "within it"])
+def test_a_stop_between_an_epochs_last_call_and_its_end(tmp_path, monkeypatch, where):
+    overrides = ["ipu.precision=16.16", "ipu.stochastic_rounding=true"]
+    overrides += ["training.average=mean", "model.norm=bn", "ipu.inference_device_iterations=2"]
+    whole, _ = train(tmp_path / "whole", *overrides)
+    run, interruption = small_run(tmp_path / "parts", *overrides), Interruption()
+    directory = RunDirectory.reopen(run.config)
+    results, validated = fit(run, directory, None, interruption), []
+
+    def batches(loader):
+        for batch in watched(loader):
+            if validated:
+                interruption.signal_number = signal.SIGTERM
+            validated.append(batch)
+            yield batch
+
+    monkeypatch.setattr(validation, "watched", batches)
+    with pytest.raises(Interrupted, match="interrupted after epoch 0, host call 3 of epoch 1"):
+        for number, _ in enumerate(results, start=1):
+            if number == CALLS and where == "before the validation":
+                interruption.signal_number = signal.SIGTERM
+    directory.close()
+    assert len(validated) == (2 if where == "within it" else 0)
+    monkeypatch.undo()
+    # The next part ends with the epoch: training is not compiled in it.
+    run = small_run(tmp_path / "parts", *overrides)
+    directory = RunDirectory.reopen(run.config)
+    results = fit(run, directory, load_checkpoint(directory.checkpoint("last")))
+    assert next(results).validation.images == 30
+    results.close()
+    directory.close()
+    part, more = train(tmp_path / "parts", *overrides)
+    assert len(more) == CALLS
     assert_same(part, whole)
 
 
