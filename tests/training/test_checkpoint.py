@@ -91,7 +91,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch, save, words):
 
 def test_something_else(tmp_path):
     torch.save({"weights": {}}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="not a checkpoint .*is not at its end"):
+    with pytest.raises(UserError, match=r"not a checkpoint .*is not at its end"):
         load_checkpoint(tmp_path / "other.pt")
     sealed({"format": 2}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="expected format 3"):

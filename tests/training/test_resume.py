@@ -125,7 +125,12 @@ def test_a_stop_between_an_epochs_last_call_and_its_end(tmp_path, monkeypatch, w
     whole, _ = train(tmp_path / "whole", *overrides)
     run, interruption = small_run(tmp_path / "parts", *overrides), Interruption()
     directory = RunDirectory.reopen(run.config)
-    results, validated = fit(run, directory, None, interruption), []
+    validated = []
+
+    def steps():
+        for number, _ in enumerate(fit(run, directory, None, interruption), start=1):
+            if number == CALLS and where == "before the validation":
+                interruption.signal_number = signal.SIGTERM
 
     def batches(loader):
         for batch in watched(loader):
@@ -136,9 +141,7 @@ def test_a_stop_between_an_epochs_last_call_and_its_end(tmp_path, monkeypatch, w
 
     monkeypatch.setattr(validation, "watched", batches)
     with pytest.raises(Interrupted, match="interrupted after epoch 0, host call 3 of epoch 1"):
-        for number, _ in enumerate(results, start=1):
-            if number == CALLS and where == "before the validation":
-                interruption.signal_number = signal.SIGTERM
+        steps()
     directory.close()
     assert len(validated) == (2 if where == "within it" else 0)
     monkeypatch.undo()
