@@ -24,6 +24,7 @@ from . import (
     poptorch_core,
 )
 from ._args_parser import Args
+from ._checkpointing import without_recomputation
 from ._functions import FunctionMode
 from ._logging import logger
 from ._overlap import Overlap
@@ -166,7 +167,7 @@ def _tracing(trace: _Trace) -> Iterator[None]:
     try:
         with recording(trace.recorder), FunctionMode(
             trace.recorder, trace.note_loss, trace.training
-        ):
+        ), without_recomputation():
             yield
     finally:
         trace.stages_manager.printDebug()

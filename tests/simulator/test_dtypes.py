@@ -92,7 +92,11 @@ def test_each_operation_rounds():
     [(torch.float16, torch.float32, torch.float16), (torch.float32, torch.float16, torch.float32)],
 )
 def test_layers_give_the_type_of_the_activations(data, weights, result):
-    for layer, shape in ((torch.nn.Linear(4, 2), (4,)), (torch.nn.Conv2d(4, 2, 1), (1, 4, 3, 3))):
+    linear, conv = torch.nn.Linear(4, 2), torch.nn.Conv2d(4, 2, 1)
+    unbiased = torch.nn.Linear(4, 2, bias=False)
+    cases = [(conv, (1, 4, 3, 3))]
+    cases += [(layer, s) for layer in (linear, unbiased) for s in ((4,), (3, 4), (2, 3, 4))]
+    for layer, shape in cases:
         assert run(layer.to(weights), torch.ones(shape, dtype=data)).dtype == result
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ipu_proxynorm import simulator as poptorch
 from ipu_proxynorm.simulator import Options, trainingModel
@@ -210,6 +212,32 @@ def test_parameters_of_weight_norm_appear_under_their_own_names():
         assert f"lin.{part}" in names
         assert f"UpdatedVar___lin.{part}" in names
     assert "lin.weight" not in names
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers_train_and_keep_their_random_numbers(reentrant):
+    """A second forward pass would drop others, and the gradients would not fit the outputs."""
+
+    class Checkpointed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1000))
+
+        def forward(self, x):
+            y = checkpoint(
+                lambda z: F.dropout(torch.exp(z), 0.5), self.scale * x, use_reentrant=reentrant
+            )
+            return y, poptorch.identity_loss(y, "sum")
+
+    model = Checkpointed()
+    y, _ = trainingModel(
+        model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0)
+    )(torch.ones(1000))  # fmt: skip
+    assert 0 < int((y == 0).sum()) < 1000
+    torch.testing.assert_close(1 - model.scale.detach(), y)  # d/dz of exp is exp
+    x = torch.ones(1000, requires_grad=True)
+    checkpoint(torch.exp, x, use_reentrant=reentrant).sum().backward()  # torch's own again
+    torch.testing.assert_close(x.grad, torch.full((1000,), math.e))
 
 
 @pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
