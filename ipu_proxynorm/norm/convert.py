@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from ipu_proxynorm.errors import UserError, nearest
 from ipu_proxynorm.norm.activations import ActivationLike
 from ipu_proxynorm.norm.convert_activations import Known
-from ipu_proxynorm.norm.convert_calls import (
-    FUNCTIONAL_NORMS,
-    Call,
-    Untraceable,
-    recorded,
-    traced,
-)
+from ipu_proxynorm.norm.convert_calls import FUNCTIONAL_NORMS, Call
 from ipu_proxynorm.norm.convert_forward import rewrite
 from ipu_proxynorm.norm.convert_layers import NormLayer, create_unit, norm_layer
 from ipu_proxynorm.norm.convert_plan import Fusion, Plan, plan, registrations
 from ipu_proxynorm.norm.convert_report import ConversionReport, NormLine
+from ipu_proxynorm.norm.convert_trace import Untraceable, recorded, traced
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 

@@ -44,6 +44,9 @@ _PLAIN = ("relu", "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh"
 _OTHER = ("elu", "selu", "celu", "softplus", "logsigmoid", "softsign", "tanhshrink")
 _NAMES = frozenset((*_PLAIN, *_OTHER, "leaky_relu", "hardtanh", "gelu", "clamp", "clamp_min"))
 
+# Functions that have a second name.
+_ALIASES = {"clip": "clamp", "log_sigmoid": "logsigmoid"}
+
 
 def of_module(module: nn.Module, known: Known) -> Optional[Activation]:
     """Return the activation that a module is; None: it is none, or has parameters of its own."""
@@ -73,7 +76,7 @@ def of_function(
         keywords: of the call, without the tensor.
 
     """
-    name = _name(function)
+    name = _ALIASES.get(_name(function), _name(function))
     if name not in _NAMES:
         return None
     values: Dict[str, Any] = {**dict(zip(_PARAMETERS.get(name, ()), arguments)), **keywords}

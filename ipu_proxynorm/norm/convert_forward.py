@@ -17,7 +17,8 @@ from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Tuple, Type
 from torch import fx, nn
 
 from ipu_proxynorm.norm.convert_activations import Known
-from ipu_proxynorm.norm.convert_calls import Call, Untraceable, defaults, traced
+from ipu_proxynorm.norm.convert_calls import Call
+from ipu_proxynorm.norm.convert_trace import Untraceable, defaults, traced
 
 # Source text of a function ``forward``, and the names that it uses.
 Source = Tuple[str, Dict[str, Any]]
@@ -125,8 +126,8 @@ def _subclass(base: Type[nn.Module], sources: Tuple[Source, Source]) -> Type[nn.
 
 
 def _by_mode(training: Callable[..., Any], inference: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: nn.Module, *args: Any) -> Any:
-        return (training if self.training else inference)(self, *args)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (training if self.training else inference)(self, *args, **kwargs)
 
     return forward
 

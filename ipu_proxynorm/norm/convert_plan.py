@@ -9,9 +9,10 @@ from torch import nn
 
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.convert_activations import Known, same
-from ipu_proxynorm.norm.convert_calls import Call, Site, Untraceable
+from ipu_proxynorm.norm.convert_calls import Call, Site
 from ipu_proxynorm.norm.convert_forward import Graphs, without_activations
 from ipu_proxynorm.norm.convert_layers import NormLayer, has_hooks
+from ipu_proxynorm.norm.convert_trace import Untraceable
 
 # A module's attribute that holds a submodule.
 Place = Tuple[nn.Module, str]
@@ -26,8 +27,8 @@ class Fusion:
         activation: fused with it; None: no activation within.
         taken: the activation calls that it takes over.
         reason: why there is no activation within, or why it cannot be converted at all.
-        blocked: an activation does follow, but cannot be fused.
-        called: whether the norm is called at all.
+        blocked: an activation does follow, or may, but cannot be fused.
+        called: whether the norm is called at all, in a way that the unit can be.
         written: something may write into the activation in place.
 
     """
@@ -93,18 +94,25 @@ def fusion(layer: NormLayer, calls: Sequence[Call]) -> Fusion:
     if not calls:
         found.called, found.reason = False, "is not called in the forward pass"
         return found
+    named = sorted({name for call in calls for name in call.keywords})
+    if named:
+        listed = ", ".join(f"{name}=" for name in named)
+        found.called, found.reason = False, f"is called with {listed}: the unit's call has no names"
+        return found
     if layer.activation is not None:
         return found
     for call in calls:
         following = list(dict.fromkeys(call.following()))
         texts = sorted({reader.text.rstrip("_") for reader in following}) or ["nothing"]
         if len(following) != 1 or following[0].activation is None:
-            found.block(
-                f"no activation follows: {' and '.join(texts)} read{'s' * (len(texts) == 1)} it"
-            )
-            found.blocked = any(reader.activation is not None for reader in following)
-            if found.blocked:
-                found.reason = f"its output is read by {' and '.join(texts)}, not by one activation"
+            reads = f"{' and '.join(texts)} read{'s' * (len(texts) == 1)} it"
+            if any(reader.activation is not None for reader in following):
+                found.block(f"its output is read by {' and '.join(texts)}, not by one activation")
+            elif any(reader.may_activate() for reader in following):
+                found.block(f"no activation that is known follows: {reads}")
+            else:
+                found.block(f"no activation follows: {reads}")
+                found.blocked = False
             return found
         activation, module = following[0].activation, following[0].module
         if found.activation is not None and not same(activation, found.activation):

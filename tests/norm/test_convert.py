@@ -211,6 +211,8 @@ def test_every_way_to_call_relu(way):
         (lambda x: x.clamp(-2, 3), "hardtanh(-2, 3)"),
         (lambda x: F.elu(x, alpha=0.5), "elu(alpha=0.5)"),
         (lambda x: F.softplus(x, 2.0), "softplus(beta=2.0)"),
+        (F.logsigmoid, "logsigmoid"),
+        (lambda x: torch.clip(x, -1, 2), "hardtanh(-1, 2)"),
     ],
 )
 def test_functional_activations_keep_their_arguments(way, name):
@@ -222,13 +224,51 @@ def test_functional_activations_keep_their_arguments(way, name):
     torch.testing.assert_close(model(x), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_what_is_no_known_activation_leaves_the_norm_plain():
-    model = Functional(swish)
-    assert "read by mul and sigmoid" in lines(convert_norms(model, "gn4+pn"))["norm"].reason
-    assert model.norm.bias is not None  # an activation follows, which counts on the shift
-    assert "softmax" in lines(convert_norms(Functional(F.softmax), "gn4+pn"))["norm"].reason
-    prelu = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.PReLU())
-    assert "PReLU" in lines(convert_norms(prelu, "gn4+pn"))["1"].reason
+class Custom(nn.Module):
+    """An activation that nobody but its author knows."""
+
+    def forward(self, x):
+        return swish(x)
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        (swish, "its output is read by mul and sigmoid, not by one activation"),
+        (lambda x: x * F.relu6(x + 3) / 6, "no activation that is known follows: add and mul"),
+        (lambda x: torch.maximum(x, -x), "no activation that is known follows: maximum and neg"),
+        (nn.PReLU(8), "no activation that is known follows: PReLU reads it"),
+        (Custom(), "no activation that is known follows: Custom reads it"),
+        (lambda x: F.relu(F.max_pool2d(x, 2)), "no activation that is known follows: .*max_pool2d"),
+        (nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), "no activation .* known follows: MaxPool2d"),
+        (lambda x: F.relu(x.transpose(2, 3)), "no activation that is known follows: transpose"),
+        (lambda x: F.relu(torch.cat([x, 1 - x], 1)), "no activation that is known follows: cat"),
+    ],
+)
+def test_where_an_activation_may_follow_the_shift_stays(way, reason):
+    model = scramble(Functional(way))
+    bias, x = model.norm.bias, torch.randn(2, 3, 8, 8)
+    expected = way(F.group_norm(model.conv(x), 4, model.norm.weight, bias)).mean((2, 3))
+    report = convert_norms(model, "gn4+pn")
+    assert re.search(reason, lines(report)["norm"].reason)
+    assert (report.new_parameters, report.removed_parameters) == ((), ())
+    assert model.norm.bias is bias
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda x: F.relu(x + 1),
+        lambda x: F.avg_pool2d(F.dropout(x, 0.5), 2),
+        nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU()),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Dropout2d(), nn.Conv2d(8, 8, 1)),
+    ],
+)
+def test_where_none_follows_the_shift_goes(way):
+    report = convert_norms(Functional(way), "gn4+pn")
+    assert lines(report)["norm"].reason.startswith("no activation follows:")
+    assert report.removed_parameters == ("norm.bias",)
 
 
 def test_classes_of_activations_can_be_named():
@@ -400,6 +440,32 @@ def test_norms_called_twice():
         assert reason in lines(report)["norm"].reason
         assert report.counts["fused"] == (reason == "")
         torch.testing.assert_close(model(x), expected)
+
+
+def test_arguments_by_name():
+    class Names(Shared):
+        def forward(self, x, shift):
+            y = self.relu(self.bn1(self.conv(x)))
+            y = F.dropout(y, 0.5, self.training)
+            return self.relu(self.bn2(input=self.conv(y)) + shift)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Names()
+
+        def forward(self, x):
+            return self.inner(shift=x, x=x)
+
+    model = scramble(Outer())
+    converted = copy.deepcopy(model)
+    report = convert_norms(converted, "bn")
+    assert lines(report)["inner.bn1"].outcome == "fused"
+    assert "called with input=" in lines(report)["inner.bn2"].reason
+    assert report.rewritten == ("inner",)
+    x = torch.randn(2, 8, 6, 6)
+    for training in (True, False):
+        assert torch.equal(outputs(converted, x, training), outputs(model, x, training))
 
 
 def test_hooks_are_not_lost():
