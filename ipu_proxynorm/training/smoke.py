@@ -11,14 +11,14 @@ import torch
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.config.check import check, get
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.ipu import create_network
 from ipu_proxynorm.ipu.pipeline import resolve_splits, split_points
 from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.training.loop import StepResult, fit
 from ipu_proxynorm.training.run import Run, build
 from ipu_proxynorm.training.run_directory import RunDirectory
-from models.factory import architecture
+from models.factory import architecture, check_resolution
 
 #: Images of noise stand in for these; the others come with a package.
 ON_DISK = ("cifar10", "cifar100", "image_folder")
@@ -50,9 +50,14 @@ def smaller(config: RunConfig) -> RunConfig:
     images are noise of few pixels, and as few as fill the pipeline.
 
     Raises:
-        UserError: a split is no layer of the whole network.
+        UserError: a split is no layer of the whole network, or its images are too small for it.
     """
     known = architecture(config.model.name)
+    for key in ("image_size", "eval_image_size"):
+        size = getattr(config.data, key)
+        if size is not None:
+            with blame(f"data.{key}", size):
+                check_resolution(config.model.name, size)
     splits = shallow_splits(config)
     stages = len(splits) + 1
     pipelined = stages > 1 and config.ipu.execution == "pipelined"

@@ -54,6 +54,14 @@ def test_stages_begin_in_the_same_groups_of_blocks():
         smaller(config)
 
 
+@pytest.mark.parametrize("key", ["image_size", "eval_image_size"])
+def test_images_that_are_too_small_do_not_pass(capsys, key):
+    assert main(["train", B5, "--smoke", f"data.{key}=31"]) == 2
+    error = capsys.readouterr().err
+    assert f"data.{key}=31: images of 31x31 are too small for efficientnet_b5" in error
+    assert "expected 32 or more pixels, as published 456" in error
+
+
 def test_digits_stay_digits_and_differences_are_complete():
     config = load(QUICKSTART)
     small = smaller(config)
