@@ -16,12 +16,16 @@ def _as_list(result: Any) -> Tensors:
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
 
-def _check_inference(name: str) -> None:
+def _check_inference(name: str, instead: str) -> None:
     trace = _program.current()
     if trace is not None and trace.training:
         raise _refusals.refuse(
-            f"poptorch.{name}() is only supported in inference", trace.recorder.where()
+            f"poptorch.{name}() is only supported in inference: {instead}", trace.recorder.where()
         )
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
 
 
 def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
@@ -34,6 +38,8 @@ def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
 
     Raises:
         ValueError: ``inputs`` is not a list of tensors.
+        poptorch.Error: the body returns other tensors than it takes, in number, shape or type; or
+            the model is trained.
 
     """
     if not isinstance(inputs, list):
@@ -48,7 +54,7 @@ def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
                 f"(Object contained in list at index {index} is not torch.tensor)"
             )
     recorder = _recorder.active()
-    _check_inference("for_loop")
+    _check_inference("for_loop", "write a Python loop, which compiling unrolls")
     if recorder is None:
         results = [tensor.clone() for tensor in inputs]
         for _ in range(count):
@@ -65,6 +71,13 @@ def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
             f"poptorch.for_loop: the body takes {len(inputs)} tensors but returns {len(outputs)}; "
             "it must return as many as it takes."
         )
+    for index, (taken, given) in enumerate(zip(carried, outputs)):
+        if _kind(taken) != _kind(given):
+            raise _impl.createPoptorchError(
+                f"poptorch.for_loop: the body takes {_kind(taken)} as input {index} but returns "
+                f"{_kind(given)} in its place, which the next time could not take: shapes and "
+                "types are fixed when the model is compiled."
+            )
     loop = Loop(count, block, recorder.slots_of(initial), slots, recorder.where())
     recorder.block.operations.append(loop)
     return [recorder.fresh(tensor, slot) for tensor, slot in zip(outputs, slots)]
@@ -88,6 +101,8 @@ def cond(
 
     Raises:
         ValueError: the inputs are not lists.
+        poptorch.Error: the results of the two differ in number, shape or type; or the model is
+            trained.
 
     """
     if not isinstance(then_inps, list) or not isinstance(else_inps, list):
@@ -96,7 +111,7 @@ def cond(
             "(Object is not list)"
         )
     recorder = _recorder.active()
-    _check_inference("cond")
+    _check_inference("cond", "compute both and choose with torch.where")
     if recorder is None:
         return _as_list(then_body(*then_inps) if condition else else_body(*else_inps))
     tested = condition.clone()
@@ -113,6 +128,12 @@ def cond(
             f"poptorch.cond: then_body returns {len(outputs[0])} tensors but else_body "
             f"{len(outputs[1])}; both must return as many."
         )
+    for index, (one, other) in enumerate(zip(*outputs)):
+        if _kind(one) != _kind(other):
+            raise _impl.createPoptorchError(
+                f"poptorch.cond: result {index} of then_body is {_kind(one)} but that of else_body "
+                f"{_kind(other)}: shapes and types are fixed when the model is compiled."
+            )
     values = [recorder.fresh(t) for t in outputs[0 if recorder.value_of(tested) else 1]]
     slots = recorder.slots_of(values)
     tested_slot = recorder.slots_of([tested])[0]

@@ -17,6 +17,13 @@ class Error(Exception):
     message: str = ""
     location: str = ""
 
+    def add_location(self, location: str) -> None:
+        """Say where in the program, if that is not said yet."""
+        if location and not self.location:
+            self.location = location
+            self.message += f" ({location})"
+            self.args = (f"{self} ({location})",)
+
 
 class RecoverableError(Error):
     """An error of the machine after which ``recovery_action`` makes the device usable again."""

@@ -53,10 +53,12 @@ def check_program(program: _program.Program, options: Options, training: bool) -
             "Cycle count logging is only supported on actual IPU hardware."
         )
     if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
+        written = [f"{name} ({where})" for name, where in program.written_buffers.items()]
         raise _impl.createPoptorchError(
             "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
             "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
-            "using poptorch.Options.broadcastBuffers(False)."
+            "using poptorch.Options.broadcastBuffers(False). The model writes to "
+            f"{', '.join(written)}."
         )
     if program.gradient_counts is not None and not program.gradient_counts.tracked:
         raise poptorch_core.createError(

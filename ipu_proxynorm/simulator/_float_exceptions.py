@@ -52,7 +52,7 @@ class FloatCheck:
         if not invalid and not overflow:
             return
         kind = "an invalid operation" if invalid else "an overflow or a division by zero"
-        location = f"{self._origin.file}:{self._origin.line}" if self._origin.file else ""
+        location = self._origin.location
         error = poptorch_core.RecoverableError(
             f"'poplar_recoverable_runtime_error': Floating-point exception: {kind} in {self._name}"
             + (f" ({location})" if location else " of the backward pass")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from . import _refusals
-from ._recorder import Recorder
+from ._recorder import Recorder, tensors_in
 from ._replacements import REPLACEMENTS
 
 # The losses of torch that PopTorch takes as the model's loss without poptorch.identity_loss.
@@ -71,7 +71,7 @@ _HOST_FACTORIES = frozenset({
 
 def _is_device(value: Any) -> bool:
     if isinstance(value, str):
-        return value.split(":")[0] in ("ipu", "cpu")
+        return value.split(":")[0] in ("ipu", "cpu", "cuda")
     return isinstance(value, torch.device)
 
 
@@ -118,15 +118,29 @@ class FunctionMode(TorchFunctionMode):
         if func in _HOST_FACTORIES and not _names_ipu(kwargs.get("device")):
             with self._recorder.paused():
                 return func(*args, **kwargs)
+        if func is torch.Tensor.__repr__ and self._recorder.slot_of(args[0]) is not None:
+            shape, dtype = tuple(args[0].shape), args[0].dtype
+            return f"tensor(<unavailable>, device='ipu:0', size={shape}, dtype={dtype})"
+        if self._is_made_on_host(args, kwargs):
+            with self._recorder.paused():
+                return func(*args, **kwargs)
         args, kwargs = self._moved(func, args, kwargs)
         return REPLACEMENTS.get(func, func)(*args, **kwargs)
+
+    def _is_made_on_host(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> bool:
+        """Tell whether a factory is asked for a tensor of the host: it gets the real device."""
+        device = kwargs.get("device")
+        if not _is_device(device) or _names_ipu(device):
+            return False
+        tensors = tensors_in((list(args), kwargs))
+        return all(self._recorder.slot_of(tensor) is None for tensor in tensors)
 
     def _moved(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         """Take ``device="ipu"`` out of the arguments; a tensor it is to move becomes a constant."""
         if func is torch.Tensor.type_as and self._recorder.slot_of(args[1]) is not None:
             return (self._recorder.constant(args[0]), *args[1:]), kwargs
         devices = [value for value in (*args[1:], *kwargs.values()) if _is_device(value)]
-        if func is torch.Tensor.cpu or (
+        if func in (torch.Tensor.cpu, torch.Tensor.cuda) or (
             func is torch.Tensor.to and not all(map(_names_ipu, devices))
         ):
             if self._recorder.slot_of(args[0]) is not None:

@@ -7,7 +7,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 import torch
 
-from . import _impl
+from . import _impl, _refusals
 
 # These modules may rebind their buffers; what they bind is taken over.
 _MAY_REBIND = (torch.nn.modules.batchnorm._BatchNorm,)
@@ -90,15 +90,19 @@ def _check(places: List[_Place], replacements: Dict[int, torch.Tensor]) -> None:
         found = tensors.get(place.name)
         if found is given or isinstance(place.module, _MAY_REBIND):
             continue
+        error = None
         if found is None:
-            raise _impl.createPoptorchError(
+            error = _impl.createPoptorchError(
                 f"{place.kind} {place.full_name} is removed from the model when calling the "
                 "forward method."
             )
-        if found.data_ptr() != given.data_ptr():
-            raise _impl.createPoptorchError(
+        elif found.data_ptr() != given.data_ptr():
+            error = _impl.createPoptorchError(
                 f"{place.kind} {place.full_name} is reassigned within the model when calling the "
                 f"forward method. This is not supported. Consider using self.{place.full_name}"
                 ".copy_(src) to copy data from a source tensor, where src is the name of the "
                 "source tensor."
             )
+        if error is not None:
+            error.add_location(_refusals.definition(place.module.forward))
+            raise error

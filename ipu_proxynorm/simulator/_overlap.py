@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Sequence
 
-from . import _pipeline, enums, poptorch_core
-from ._tape import Block, Slot, operations_in, slots_in
+from . import _pipeline, _refusals, enums
+from ._tape import Block, Origin, Slot, operations_in, slots_in
 from .options import Options
 
 
 class Overlap(NamedTuple):
     """One call of ``set_overlap_for_input`` or ``set_overlap_for_output``.
 
-    ``kind`` is "input" or "output"; ``original`` the tensor to mark, ``marked`` what came of it.
+    ``kind`` is "input" or "output"; ``original`` the tensor to mark, ``marked`` what came of it,
+    ``origin`` where it is called.
     """
 
     kind: str
     mode: enums.OverlapMode
     original: Slot
     marked: Slot
-
-
-def _error(message: str) -> poptorch_core.Error:
-    return poptorch_core.createError(message, layer="poptorch_cpp_error")
+    origin: Origin
 
 
 def check(
@@ -51,16 +49,20 @@ def check(
             _check_input(overlap, block, inputs, returned)
         else:
             _check_output(overlap, returned)
-    if any(overlap.mode != enums.OverlapMode.NoOverlap for overlap in overlaps):
+    for overlap in overlaps:
+        if overlap.mode == enums.OverlapMode.NoOverlap:
+            continue
         if _pipeline.is_pipelined(options):
-            raise _error(
+            raise _refusals.refuse(
                 "Overlapped IO is not supported with poptorch.PipelinedExecution. If you are using "
-                "only one IPU, please switch to poptorch.ShardedExecution."
+                "only one IPU, please switch to poptorch.ShardedExecution.",
+                overlap.origin,
             )
         if not options.TensorLocations.exists("numIOTiles"):
-            raise _error(
+            raise _refusals.refuse(
                 "No IO tiles allocated. You must allocate at least 32 IO tiles using "
-                "poptorch.Options().TensorLocations.numIOTiles."
+                "poptorch.Options().TensorLocations.numIOTiles.",
+                overlap.origin,
             )
 
 
@@ -68,29 +70,33 @@ def _check_input(
     overlap: Overlap, block: Block, inputs: List[Slot], returned: List[Optional[Slot]]
 ) -> None:
     if overlap.original not in inputs:
-        raise _error(
+        raise _refusals.refuse(
             "poptorch.set_overlap_for_input applied on a node which is not a tensor input to the "
-            "model."
+            "model.",
+            overlap.origin,
         )
     uses = returned.count(overlap.original) + sum(
         overlap.original in slots_in((operation.args, operation.kwargs))
         for operation in operations_in(block)
     )
     if uses > 1:
-        raise _error(
+        raise _refusals.refuse(
             "poptorch.set_overlap_for_input must be the only op applied to an input. This is not "
-            f"the case for input {inputs.index(overlap.original)} to the model."
+            f"the case for input {inputs.index(overlap.original)} to the model.",
+            overlap.origin,
         )
 
 
 def _check_output(overlap: Overlap, returned: List[Optional[Slot]]) -> None:
     if overlap.marked not in returned:
-        raise _error(
+        raise _refusals.refuse(
             "poptorch.set_overlap_for_output applied on a node which is not a tensor output to the "
-            "model."
+            "model.",
+            overlap.origin,
         )
     if returned.count(overlap.marked) + returned.count(overlap.original) > 1:
-        raise _error(
+        raise _refusals.refuse(
             "poptorch.set_overlap_for_output cannot be used with a tensor that is returned twice. "
-            "Please check all returned tensors including those nested in tuples/lists."
+            "Please check all returned tensors including those nested in tuples/lists.",
+            overlap.origin,
         )

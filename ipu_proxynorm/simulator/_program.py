@@ -38,15 +38,15 @@ class Program:
     """What the device runs for one micro-batch.
 
     ``run(*parameters, *buffers, *inputs, loss_scaling)`` computes it and returns the outputs, then
-    the gradients in the order of ``gradient_names``. Buffers, and the inputs in
-    ``written_inputs``, change in place.
+    the gradients in the order of ``gradient_names``. The buffers in ``written_buffers``, with the
+    places that write to them, and the inputs in ``written_inputs`` change in place.
     """
 
     run: Callable[..., List[torch.Tensor]]
     block: Block
     parameter_names: List[str]
     buffer_names: List[str]
-    written_buffers: List[str]
+    written_buffers: Dict[str, str]
     written_inputs: List[int]
     input_dtypes: List[torch.dtype]
     outputs_structure: Any
@@ -84,7 +84,7 @@ class _Trace:
             watches.append(self.gradient_counts.watch)
         stochastic_rounding = bool(popart.get("enableStochasticRounding", False))
         self.recorder = Recorder(stochastic_rounding, watches)
-        self.losses: List[Tuple[Slot, torch.Tensor]] = []
+        self.losses: List[_losses.Loss] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
         # Convolutions before the `MultiConv` that is open, if one is.
         self.multi_conv_start: Optional[int] = None
@@ -100,7 +100,7 @@ class _Trace:
     def note_loss(self, loss: torch.Tensor) -> None:
         slot = self.recorder.slot_of(loss)
         if slot is not None:
-            self.losses.append((slot, loss))
+            self.losses.append(_losses.Loss(slot, loss, self.recorder.where()))
 
     def begin_block(self, name: str, placement: Tuple[int, int, int]) -> None:
         """Place the operations that follow."""
@@ -141,8 +141,8 @@ def overlapped(
     """Note an input or output whose transfer is to overlap with computation."""
     trace = current()
     if trace is not None:
-        slots = trace.recorder.slots_of([original, tensor])
-        trace.overlaps.append(Overlap(kind, mode, *slots))
+        before, after = trace.recorder.slots_of([original, tensor])
+        trace.overlaps.append(Overlap(kind, mode, before, after, trace.recorder.where()))
     return tensor
 
 
@@ -231,7 +231,11 @@ def compile_program(
         with _model_state.swapped(module, replace) as tensors:
             gradients: Dict[str, Slot] = {}
             with _tracing(trace):
-                result = model(*args, **kwargs)
+                try:
+                    result = model(*args, **kwargs)
+                except poptorch_core.Error as error:
+                    error.add_location(recorder.where_raised(error))
+                    raise
                 recorder.user_code = False
                 held = {
                     tensor.untyped_storage().data_ptr()
@@ -243,12 +247,12 @@ def compile_program(
                 outputs = _outputs(recorder, result, held)
                 if training:
                     parameters = {name: tensors[name] for name in host_parameters}
-                    gradients = _backward(trace, parameters, scaling)
-        written_buffers = [
-            name
+                    forward = _refusals.definition(getattr(model, "forward", model))
+                    gradients = _backward(trace, parameters, scaling, forward)
+        writers = {
+            name: recorder.written_storages.get(tensors[name].untyped_storage().data_ptr())
             for name in host_buffers
-            if tensors[name].untyped_storage().data_ptr() in recorder.written_storages
-        ]
+        }
         written_inputs = [
             position
             for position, tensor in enumerate(device_inputs)
@@ -282,7 +286,9 @@ def compile_program(
         block=block,
         parameter_names=list(host_parameters),
         buffer_names=list(host_buffers),
-        written_buffers=written_buffers,
+        written_buffers={
+            name: writer.origin.location for name, writer in writers.items() if writer is not None
+        },
         written_inputs=written_inputs,
         input_dtypes=[tensor.dtype for tensor in device_inputs],
         outputs_structure=skeleton,
@@ -320,11 +326,11 @@ def _outputs(recorder: Recorder, result: Any, held: Set[int]) -> List[Optional[S
 
 
 def _backward(
-    trace: _Trace, parameters: Dict[str, torch.Tensor], scaling: torch.Tensor
+    trace: _Trace, parameters: Dict[str, torch.Tensor], scaling: torch.Tensor, forward: str
 ) -> Dict[str, Slot]:
     """Append the backward pass and return the gradients' slots by the parameter's name."""
     recorder = trace.recorder
-    loss = _losses.final_loss(recorder, trace.losses)
+    loss = _losses.final_loss(recorder, trace.losses, forward)
     trained = {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
     if not trained or not loss.requires_grad:
         return {}

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _dtypes, _refusals
 from ._logging import logger
-from ._tape import Block, Operation, Origin, Slot, find_origin
+from ._tape import Block, Operation, Origin, Slot, find_location, find_origin
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
 _MARK = "_simulated_slot"
@@ -185,6 +185,11 @@ class Recorder(TorchDispatchMode):
             except (IndexError, RuntimeError):
                 pass
             raise
+
+    @staticmethod
+    def where_raised(error: BaseException) -> str:
+        """Return where in the user's program an error comes from, ``file:line``."""
+        return find_location(_NOT_THE_USERS, error.__traceback__)
 
     def where(self) -> Origin:
         """Return where in the user's program the present operation comes from."""

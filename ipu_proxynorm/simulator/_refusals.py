@@ -15,14 +15,24 @@ if TYPE_CHECKING:
 
 def refuse(message: str, origin: Origin) -> poptorch_core.Error:
     """Return the error for something the compiler cannot accept."""
-    location = f"{origin.file}:{origin.line}" if origin.file else ""
-    text = f"{message} ({location})" if location else message
-    return poptorch_core.createError(text, layer="poptorch_cpp_error", location=location)
+    error = poptorch_core.createError(message, layer="poptorch_cpp_error")
+    error.add_location(origin.location)
+    return error
+
+
+def definition(function: Any) -> str:
+    """Return where a function or method is defined, ``file:line``, or "" where that is unknown."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def no_active_block(origin: Origin) -> poptorch_core.Error:
     """Return the error for an operation after the end of a block."""
-    return refuse("No active Block, all the ops must belong to a Block", origin)
+    return refuse(
+        "No active Block, all the ops must belong to a Block: open another one, or let the last go "
+        "on with poptorch.Block.start or poptorch.BeginBlock",
+        origin,
+    )
 
 
 _HOST_READS = {
@@ -36,14 +46,14 @@ def host_read(how: str, origin: Origin) -> poptorch_core.Error:
     """Return the error for a look at a tensor's value while the model is being compiled."""
     return refuse(
         f"The model reads a tensor's value on the host ({how}), but it is compiled before it has "
-        "values: keep the value in a tensor (torch.where, poptorch.cond), or pass it to the model "
-        "as a Python number",
+        "values: keep the value in a tensor (torch.where, index_select, poptorch.dynamic_slice, "
+        "poptorch.cond), or pass it to the model as a Python number",
         origin,
     )
 
 
 def move_to_cpu(origin: Origin) -> poptorch_core.Error:
-    """Return the error for a tensor of the device taken to the host within the model."""
+    """Return the error for a tensor of the device taken elsewhere within the model."""
     return refuse(
         'Illegal move to CPU (via `.to("cpu")`) when using the dispatcher. Instead, return this '
         "output as an IPU tensor, or compute on the host with poptorch.CPU",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
 
 import torch
@@ -25,6 +25,11 @@ class Origin(NamedTuple):
     phase: int
     ipu: int
     backward: bool
+
+    @property
+    def location(self) -> str:
+        """``file:line``, or "" where there is none."""
+        return f"{self.file}:{self.line}" if self.file else ""
 
 
 @dataclass
@@ -283,8 +288,28 @@ def find_origin(skip: Sequence[str], placement: Optional[Any]) -> Origin:
     stage, phase, ipu = placement if placement is not None else (0, 0, 0)
     frame: Optional[FrameType] = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(tuple(skip)) and not file.startswith("<"):
-            return Origin(file, frame.f_lineno, stage, phase, ipu, False)
+        if _is_users(frame, skip):
+            return Origin(frame.f_code.co_filename, frame.f_lineno, stage, phase, ipu, False)
         frame = frame.f_back
     return Origin("", 0, stage, phase, ipu, False)
+
+
+def find_location(skip: Sequence[str], traceback: Optional[TracebackType]) -> str:
+    """Return where an error comes from, ``file:line``: the innermost frame of the user's code.
+
+    Args:
+        skip: beginnings of the paths of files that are not the user's.
+        traceback: of the error.
+
+    """
+    location = ""
+    while traceback is not None:
+        if _is_users(traceback.tb_frame, skip):
+            location = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return location
+
+
+def _is_users(frame: FrameType, skip: Sequence[str]) -> bool:
+    file = frame.f_code.co_filename
+    return not file.startswith(tuple(skip)) and not file.startswith("<")

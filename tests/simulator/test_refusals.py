@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 
 import pytest
 import torch
@@ -52,6 +53,125 @@ def test_the_error_names_file_and_line():
     line = inspect.getsourcelines(forward)[1] + 2
     assert caught.value.location == f"{__file__}:{line}"
     assert caught.value.location in str(caught.value)
+
+
+def _reads(model, x):
+    return x * x.max().item()  # HERE
+
+
+def _host_tensor(model, x):
+    return x + torch.ones(3, device="cpu")  # HERE
+
+
+def _moves(model, x):
+    return x.to("cuda")  # HERE
+
+
+def _slices(model, x):
+    start = torch.zeros((), dtype=torch.int32)
+    return poptorch.dynamic_slice(x, 1, start, 2, 1)  # HERE
+
+
+def _counts(model, x):
+    return torch.bincount(x.int().flatten())  # HERE
+
+
+def _loops(model, x):
+    return poptorch.for_loop(2, lambda y: torch.cat([y, y]), [x])[0]  # HERE
+
+
+def _branches(model, x):
+    flag = x.sum() > 0
+    return poptorch.cond(flag, lambda y: y, [x], lambda y: y.int(), [x])[0]  # HERE
+
+
+def _overlaps(model, x):
+    mode = poptorch.OverlapMode.OverlapAccumulationLoop
+    return poptorch.set_overlap_for_input(x, mode) + 1  # HERE
+
+
+def _custom(model, x):
+    return poptorch.custom_op([x], "Missing", "my.ops", 1, [x])[0]  # HERE
+
+
+def _prints(model, x):
+    return poptorch.ipu_print_tensor(x, float_format="pretty")  # HERE
+
+
+def _writes(model, x):
+    x = x + 1
+    model.total.add_(x.sum())  # HERE
+    return x
+
+
+def _rebinds(model, x):  # HERE
+    model.total = x.sum()
+    return x
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (_reads, "reads a tensor's value"),
+        (_host_tensor, r"Expected an IPU tensor but got tensor\(device=cpu"),
+        (_moves, "Illegal move"),
+        (_slices, r"slice \(2\) must be a factor of the slicing dimension \(3\)"),
+        (_counts, "minlength` must be specified"),
+        (_loops, r"float32 of shape \(2, 3\) as input 0 but returns .* of shape \(4, 3\)"),
+        (_branches, r"then_body is torch.float32 of .* else_body torch.int32 of"),
+        (_overlaps, "Overlapped IO is not supported"),
+        (_custom, "Custom operator my.ops.Missing"),
+        (_prints, "float_format is 'pretty', but must be one of auto"),
+        (_writes, "The model writes to total"),
+        (_rebinds, "Buffer total is reassigned"),
+    ],
+)
+def test_whatever_is_refused_the_error_names_the_line(forward, message):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("total", torch.zeros(()))
+
+    model = Model()
+    model.forward = types.MethodType(forward, model)
+    source, first = inspect.getsourcelines(forward)
+    line = first + next(i for i, text in enumerate(source) if text.endswith("# HERE\n"))
+    with pytest.raises(poptorch.Error, match=message) as caught:
+        poptorch.inferenceModel(model, poptorch.Options().replicationFactor(2))(torch.ones(4, 3))
+    assert f"({__file__}:{line})" in str(caught.value)
+    assert f"({__file__}:{line})" in caught.value.message
+
+
+def test_errors_about_losses_name_their_lines():
+    class Model(torch.nn.Module):
+        def __init__(self, losses):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+            self.losses = losses
+
+        def forward(self, x):
+            y = self.weight * x
+            for _ in range(self.losses):
+                y = y.detach() + torch.nn.functional.mse_loss(self.weight, x)
+            return y
+
+    first = inspect.getsourcelines(Model.forward)[1]
+    with pytest.raises(poptorch.Error, match="Couldn't find a loss") as caught:
+        poptorch.trainingModel(Model(0))(torch.ones(3))
+    assert caught.value.location == f"{__file__}:{first}"
+    with pytest.raises(poptorch.Error, match="Multiple independent losses") as caught:
+        poptorch.trainingModel(Model(2))(torch.ones(3))
+    assert caught.value.location == ", ".join([f"{__file__}:{first + 3}"] * 2)
+
+
+def test_printing_a_tensor_shows_that_it_has_no_value_yet(capsys):
+    def forward(x):
+        print(x + 1)
+        return x * 2
+
+    assert poptorch.inferenceModel(forward)(torch.ones(3)).tolist() == [2, 2, 2]
+    printed = "tensor(<unavailable>, device='ipu:0', size=(3,), dtype=torch.float32)\n"
+    assert capsys.readouterr().out == printed
 
 
 def test_a_boolean_mask_raises_torchs_exception_too():

@@ -76,6 +76,18 @@ def test_one_update_for_each_device_iteration(iterations):
     assert seen == pytest.approx(expected_seen)
 
 
+@pytest.mark.parametrize("kind", [poptorch.ReductionType.Mean, poptorch.ReductionType.Sum])
+def test_a_float16_accumulator_holds_the_mean_so_far(kind):
+    """Four gradients of 30,000 add up to more than float16 has; their mean at any time does not."""
+    options = Options()
+    options.Training.gradientAccumulation(4).accumulationAndReplicationReductionType(kind)
+    model = Line()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=1e-4, accum_type=torch.float16)
+    trainingModel(model, options, optimizer)(torch.full((4,), 30_000.0))
+    expected = -3.0 if kind == poptorch.ReductionType.Mean else -math.inf
+    assert model.weight.item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_weights_that_nobody_optimises_stay():
     class Two(torch.nn.Module):
         def __init__(self):

@@ -228,12 +228,15 @@ def test_named_buffers_alone():
     options = poptorch.Options().updatableNamedBuffers(["seen"])
     executor = poptorch.inferenceModel(model, options)
     executor(torch.ones(3))
+    before = model.linear.weight.detach().clone()
     with torch.no_grad():
         model.seen.fill_(10)
+        model.linear.weight.add_(1)
     executor.copyNamedBuffersToDevice()
     executor(torch.ones(3))
     executor.copyWeightsToHost()
     assert model.seen == 11
+    assert torch.equal(model.linear.weight, before)  # which stayed on the device
     options = poptorch.Options().updatableNamedBuffers(["nothing"])
     with pytest.raises(poptorch.Error, match="the model has no buffer nothing"):
         poptorch.inferenceModel(model, options)(torch.ones(3))
