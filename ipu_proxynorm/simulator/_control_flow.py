@@ -6,7 +6,7 @@ from typing import Any, Callable, List
 
 import torch
 
-from . import _impl, _program, _recorder, _refusals
+from . import _impl, _program, _recorder
 from ._tape import Block, Branch, Loop
 
 Tensors = List[torch.Tensor]
@@ -14,14 +14,6 @@ Tensors = List[torch.Tensor]
 
 def _as_list(result: Any) -> Tensors:
     return list(result) if isinstance(result, (list, tuple)) else [result]
-
-
-def _check_inference(name: str, instead: str) -> None:
-    trace = _program.current()
-    if trace is not None and trace.training:
-        raise _refusals.refuse(
-            f"poptorch.{name}() is only supported in inference: {instead}", trace.recorder.where()
-        )
 
 
 def _kind(tensor: torch.Tensor) -> str:
@@ -54,7 +46,7 @@ def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
                 f"(Object contained in list at index {index} is not torch.tensor)"
             )
     recorder = _recorder.active()
-    _check_inference("for_loop", "write a Python loop, which compiling unrolls")
+    _program.check_inference("for_loop", "write a Python loop, which compiling unrolls")
     if recorder is None:
         results = [tensor.clone() for tensor in inputs]
         for _ in range(count):
@@ -111,7 +103,7 @@ def cond(
             "(Object is not list)"
         )
     recorder = _recorder.active()
-    _check_inference("cond", "compute both and choose with torch.where")
+    _program.check_inference("cond", "compute both and choose with torch.where")
     if recorder is None:
         return _as_list(then_body(*then_inps) if condition else else_body(*else_inps))
     tested = condition.clone()

@@ -6,7 +6,7 @@ from typing import Any, Callable, List
 
 import torch
 
-from . import _recorder
+from . import _program, _recorder
 
 
 class _HostFunction:
@@ -40,7 +40,13 @@ class CPU:
         self._ID = ID
 
     def __call__(self, *inputs: torch.Tensor, **kwargs: Any) -> Any:
-        """Call the function; returns what it returns."""
+        """Call the function; returns what it returns.
+
+        Raises:
+            poptorch.Error: the model is trained.
+
+        """
+        _program.check_inference("CPU", "do it before the model, in the data loader")
         recorder = _recorder.active()
         if recorder is None:
             return self._layer_to_call(*inputs, **kwargs)

@@ -125,6 +125,20 @@ def current() -> Optional[_Trace]:
     return _current[-1] if _current else None
 
 
+def check_inference(name: str, instead: str) -> None:
+    """Refuse an operation of PopTorch's own that has no backward pass, in a model that is trained.
+
+    Raises:
+        poptorch.Error: names the operation, the line and what to write instead.
+
+    """
+    trace = current()
+    if trace is not None and trace.training:
+        raise _refusals.refuse(
+            f"poptorch.{name}() is only supported in inference: {instead}", trace.recorder.where()
+        )
+
+
 def checkpoint(tensor: torch.Tensor) -> torch.Tensor:
     """Note a tensor that is kept for the backward pass where others are recomputed."""
     trace = current()

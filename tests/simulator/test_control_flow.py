@@ -82,7 +82,8 @@ def test_control_flow_is_for_inference():
 
     loop = Model(lambda x: poptorch.for_loop(2, lambda y: y * 2, [x])[0])
     branch = Model(lambda x: poptorch.cond(x > 0, lambda: x, [], lambda: x, [])[0])
-    for name, model in (("for_loop", loop), ("cond", branch)):
+    host = Model(poptorch.CPU(lambda x: x * 2, "double"))
+    for name, model in (("for_loop", loop), ("cond", branch), ("CPU", host)):
         with pytest.raises(poptorch.Error, match=rf"poptorch.{name}\(\) is only supported in infe"):
             poptorch.trainingModel(model)(torch.ones(1))
 
@@ -172,6 +173,27 @@ def test_custom_op_runs_its_python_equivalent():
         assert poptorch.inferenceModel(forward)(torch.tensor([3.0])).item() == 54
     finally:
         poptorch.registerCustomOp("Cube", "my.ops", None)
+
+
+def test_a_custom_op_may_use_what_poptorch_has_no_operators_for_and_trains():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([0.5]))
+
+        def forward(self, x):
+            y = poptorch.custom_op([self.weight * x], "Erfinv", "my.ops", 1, [x])[0]
+            return poptorch.identity_loss(y, "sum")
+
+    poptorch.registerCustomOp("Erfinv", "my.ops", torch.erfinv)
+    try:
+        model = Model()
+        reference = torch.tensor([0.5], requires_grad=True)
+        torch.erfinv(reference).backward()
+        poptorch.trainingModel(model)(torch.ones(1))
+    finally:
+        poptorch.registerCustomOp("Erfinv", "my.ops", None)
+    torch.testing.assert_close(model.weight.detach(), torch.tensor([0.5]) - 0.01 * reference.grad)
 
 
 def test_randomness_follows_the_seed_and_differs_between_replicas():
