@@ -1,4 +1,4 @@
-"""Labelled image files: ``<part>/<class>/<file>`` below a folder or in a zip archive."""
+"""Labelled image files: ``<part>/<class>/.../<file>`` below a folder or in a zip archive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import os
 import zipfile
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence
 
 import torchvision.transforms.functional as F
 from PIL import Image
@@ -31,7 +31,7 @@ def decode(content: bytes) -> Tensor:
         with Image.open(io.BytesIO(content)) as image:
             return F.pil_to_tensor(image.convert("RGB"))
     # Pillow's decoders raise whatever the damage leads to.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:
         reason = str(error).partition(" <")[0] or type(error).__name__
         raise Unreadable(reason) from error
 
@@ -57,7 +57,7 @@ class Store:
         if self._archive is None or self._opened_by != os.getpid():
             try:
                 self._archive = zipfile.ZipFile(self.path)
-            except (OSError, zipfile.BadZipFile) as error:
+            except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
                 raise UserError(
                     f"data.path={str(self.path)!r}: not a zip archive ({error}); expected an "
                     f"archive or a folder with <part>/<class>/<file>"
@@ -65,23 +65,42 @@ class Store:
             self._opened_by = os.getpid()
         return self._archive
 
-    def listing(self, part: str) -> List[Tuple[str, str]]:
-        """Return (class, name) of every file in ``part``, sorted; hidden files are left out."""
-        found: List[Tuple[str, str]] = []
+    def listing(self, part: str) -> Dict[str, List[str]]:
+        """Return every class in ``part`` with the names of its files, at any depth, sorted.
+
+        Hidden files and folders are left out.
+
+        Raises:
+            UserError: a folder cannot be read.
+        """
+        found: Dict[str, List[str]] = {}
+        for name in self._names(part):
+            _, label, *within = name.split("/")
+            if not any(word.startswith(".") for word in (label, *within)):
+                files = found.setdefault(label, [])
+                files += [name] if within and within[-1] else []
+        return {label: sorted(found[label]) for label in sorted(found)}
+
+    def _names(self, part: str) -> Iterator[str]:
+        """Yield all below ``part``, ``<part>/<class>/...``; folders end in ``/``."""
         if self.zipped:
             for name in self.archive().namelist():
-                words = name.split("/")
-                if len(words) == 3 and words[0] == part and words[2]:
-                    found.append((words[1], name))
-        else:
-            for label in os.scandir(self.path / part):
-                if label.is_dir():
-                    found += [
-                        (label.name, f"{part}/{label.name}/{file.name}")
-                        for file in os.scandir(label.path)
-                        if file.is_file()
-                    ]
-        return sorted(item for item in found if not item[1].rpartition("/")[2].startswith("."))
+                if name.startswith(f"{part}/") and name.count("/") >= 2:
+                    yield name
+            return
+
+        def refuse(error: OSError) -> None:
+            raise UserError(
+                f"data.path={str(self.path)!r}: {error.filename!r} cannot be read "
+                f"({error.strerror})"
+            ) from error
+
+        top = self.path / part
+        for folder, _, files in os.walk(top, onerror=refuse, followlinks=True):
+            if folder != str(top):
+                name = f"{part}/{Path(folder).relative_to(top).as_posix()}/"
+                yield name
+                yield from (f"{name}{file}" for file in files)
 
     def has(self, part: str) -> bool:
         """Tell whether there is a folder ``part``."""
@@ -93,7 +112,8 @@ class Store:
         """Return one image; see :func:`decode`."""
         try:
             content = self.archive().read(name) if self.zipped else (self.path / name).read_bytes()
-        except (OSError, zipfile.BadZipFile) as error:
+        # What unpacks an archive raises whatever the damage leads to.
+        except Exception as error:
             raise Unreadable(str(error)) from error
         return decode(content)
 
@@ -114,20 +134,28 @@ def list_images(store: Store, part: str) -> Listing:
     Raises:
         UserError: there is no class, or a class without an image.
     """
-    files = store.listing(part)
-    strangers = [name for _, name in files if not name.lower().endswith(IMG_EXTENSIONS)]
-    images = [(label, name) for label, name in files if name.lower().endswith(IMG_EXTENSIONS)]
-    classes = sorted({label for label, _ in files})
-    empty = sorted(set(classes) - {label for label, _ in images})
+    listing = store.listing(part)
+    images = {
+        label: [name for name in names if name.lower().endswith(IMG_EXTENSIONS)]
+        for label, names in listing.items()
+    }
+    empty = [label for label, names in images.items() if not names]
     if not images or empty:
         where = f"{part}/{empty[0]}" if empty else part
         raise UserError(
             f"data.path={str(store.path)!r}: no image in {where!r}; expected class folders with "
             f"images ({', '.join(IMG_EXTENSIONS[:3])}, ...)"
         )
-    numbers = {label: number for number, label in enumerate(classes)}
     return Listing(
-        classes, [name for _, name in images], [numbers[label] for label, _ in images], strangers
+        classes=list(images),
+        names=[name for names in images.values() for name in names],
+        labels=[number for number, names in enumerate(images.values()) for _ in names],
+        strangers=[
+            name
+            for names in listing.values()
+            for name in names
+            if not name.lower().endswith(IMG_EXTENSIONS)
+        ],
     )
 
 

@@ -172,6 +172,10 @@ class ImageSet(Dataset[Sample]):
             return image, label
         return torch.zeros(self.shape, dtype=torch.uint8), IGNORED
 
+    def files(self) -> int:
+        """Return the number of images, and of files among them that are none."""
+        return len(self.images) + len(self.strangers)
+
     def damage(self) -> List[str]:
         """Return the names of the files found to be no images so far."""
         found = self.damaged.nonzero().flatten().tolist()

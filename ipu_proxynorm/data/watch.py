@@ -37,7 +37,7 @@ class DamageReport:
             say: print a warning of each; False where another process does.
 
         Raises:
-            DataError: there are more than the limit.
+            DataError: there are more than the limit, or no image is left.
         """
         for name in found:
             self._named.append(name)
@@ -53,6 +53,11 @@ class DamageReport:
                 f"data.max_corrupt={self._limit}: {len(self._named)} files are no images or "
                 f"damaged, {', '.join(map(repr, self._named[-3:]))} among them; repair or remove "
                 f"them, or raise the limit"
+            )
+        if self._images is not None and len(self._named) >= self._images.files():
+            raise DataError(
+                f"data.path: none of the files below it is an image that can be read, "
+                f"{', '.join(map(repr, self._named[-3:]))} among them; repair them"
             )
 
 

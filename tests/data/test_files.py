@@ -1,6 +1,8 @@
 """Image files in folders and archives, good and bad."""
 
+import random
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -99,6 +101,43 @@ def test_damaged_files_are_replaced_in_training_left_out_in_validation_and_named
     assert data.validation.damage() == [str(folder / "test" / "dog" / "0.png")]
 
 
+def test_files_lie_at_any_depth_and_hidden_ones_are_left_out(folder):
+    names = [file.name for file in (folder / "train" / "cat").iterdir()]
+    (folder / "train" / "cat" / "images" / "more").mkdir(parents=True)
+    for name in names[:3]:
+        (folder / "train" / "cat" / name).rename(folder / "train/cat/images/more" / name)
+    for hidden in ("train/.cache", "train/dog/.thumbnails"):
+        (folder / hidden).mkdir()
+        (folder / hidden / "0.png").write_text("no image")
+    archive = shutil.make_archive(str(folder.parent / "images"), "zip", folder)
+    for path in (str(folder), archive):
+        data = create_data("cifar10", path, augment="none")
+        assert (data.sizes(), data.num_classes) == ((12, 4), 2)
+        assert [data.train[index][1] for index in range(12)] == 6 * [0] + 6 * [1]
+        assert data.train.damage() == []
+
+
+@pytest.mark.parametrize(
+    "kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_damage_of_any_kind_to_an_archive_is_an_unreadable_image(folder, kind):
+    archive = folder.parent / "images.zip"
+    with zipfile.ZipFile(archive, "w", kind) as written:
+        for file in sorted(folder.glob("t*/*/*.png")):
+            written.write(file, str(file.relative_to(folder)))
+    content, chance, unreadable = archive.read_bytes(), random.Random(0), 0
+    for _ in range(50):
+        damaged = bytearray(content)
+        damaged[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        archive.write_bytes(damaged)
+        try:
+            data = create_data("cifar10", str(archive), augment="none")
+        except UserError:  # the archive's own table of contents
+            continue
+        unreadable += [data.validation[index][1] for index in range(4)].count(IGNORED)
+    assert unreadable > 5
+
+
 def test_wrong_paths_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"data.path='/nowhere'.*cifar-10-batches-py"):
         create_data("cifar10", "/nowhere")
@@ -107,10 +146,14 @@ def test_wrong_paths_are_refused(folder, tmp_path):
         create_data("cifar100", str(tmp_path / "not.zip"))
     shutil.rmtree(folder / "test" / "dog")
     (folder / "test" / "dog").mkdir()
+    for _ in range(2):  # an empty folder, then one without an image; both in an archive, too
+        archive = shutil.make_archive(str(tmp_path / "empty"), "zip", folder)
+        for path in (str(folder), archive):
+            with pytest.raises(UserError, match=r"no image in 'test/dog'"):
+                create_data("cifar10", path)
+        (folder / "test" / "dog" / "x.txt").write_text("no image")
+    shutil.rmtree(folder / "test" / "dog")
     with pytest.raises(UserError, match=r"same classes.*dog"):
-        create_data("cifar10", str(folder))
-    (folder / "test" / "dog" / "x.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"no image in 'test/dog'"):
         create_data("cifar10", str(folder))
     with pytest.raises(UserError, match=r"data.augment.*'flip' is unknown.*crop"):
         create_data("digits", augment="flip")
