@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, Mapping, Optional
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from ipu_proxynorm.config import RunConfig
@@ -62,7 +63,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if not rows:
         console.print(f"no runs in {folder} (run_ipu.py train CONFIG makes one)")
         return
-    console.print(table(rows))
+    listing = fitting(rows, console)
+    console.print(listing, width=natural_width(listing, console), crop=False)
     for found in rows:
         if found.message:
             console.print(f"{found.name}: {found.message}")
@@ -105,32 +107,60 @@ def metrics(folder: Path) -> Iterator[Mapping[str, Any]]:
     path = folder / METRICS
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             with contextlib.suppress(ValueError):
-                yield json.loads(line)
+                values = json.loads(line)
+                if isinstance(values, dict):
+                    yield values
 
 
-def table(rows: List[Row]) -> Table:
-    """Return the runs as a table."""
-    averaged = any(found.average is not None for found in rows)
-    columns = ["run", "state", "network", "norm", "epochs", "accuracy", "best"]
-    result = Table(*columns, *(["average"] if averaged else []), "duration", "started")
-    for found in rows:
-        started = found.started and datetime.datetime.fromisoformat(found.started)
-        result.add_row(
-            found.name,
-            found.state,
-            found.network,
-            found.norm,
-            found.epochs,
-            share(found.last),
-            share(found.best),
-            *([share(found.average)] if averaged else []),
-            duration(found.seconds),
-            started.astimezone().strftime("%Y-%m-%d %H:%M") if started else "-",
-        )
+#: Columns that a narrow terminal does without, the first first.
+SPARED = ("started", "network", "average", "best")
+
+
+def fitting(rows: List[Row], console: Console) -> Table:
+    """Return the runs as a table that the terminal has room for, if need be with fewer columns."""
+    columns = {
+        "run": [found.name for found in rows],
+        "state": [found.state for found in rows],
+        "network": [found.network for found in rows],
+        "norm": [found.norm for found in rows],
+        "epoch": [found.epochs for found in rows],
+        "accuracy": [share(found.last) for found in rows],
+        "best": [share(found.best) for found in rows],
+        "average": [share(found.average) for found in rows],
+        "duration": [duration(found.seconds) for found in rows],
+        "started": [moment(found.started) for found in rows],
+    }
+    if all(found.average is None for found in rows):
+        del columns["average"]
+    for spared in SPARED:
+        # A file or a pipe has room for all of them.
+        if not console.is_terminal or natural_width(table(columns), console) <= console.width:
+            break
+        columns.pop(spared, None)
+    return table(columns)
+
+
+def table(columns: Mapping[str, List[str]]) -> Table:
+    """Return columns by name as a table."""
+    result = Table(*columns)
+    for row in zip(*columns.values()):
+        result.add_row(*row)
     return result
+
+
+def natural_width(listing: Table, console: Console) -> int:
+    """Return how wide a table is where there is room for all of it."""
+    return Measurement.get(console, console.options.update(max_width=1000), listing).maximum
+
+
+def moment(started: str) -> str:
+    """Return an ISO 8601 time as this machine's clock had it, to the minute."""
+    if not started:
+        return "-"
+    return datetime.datetime.fromisoformat(started).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def share(value: Optional[float]) -> str:

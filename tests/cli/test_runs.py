@@ -1,24 +1,28 @@
 """``run_ipu.py runs``: every run in one line, whatever has become of it."""
 
+import argparse
+import io
 import json
 import re
 
-from ipu_proxynorm.cli import main
+from rich.console import Console
+
+from ipu_proxynorm.cli import main, runs
 from ipu_proxynorm.config import load
 from ipu_proxynorm.training import RunDirectory
 from ipu_proxynorm.training.run_state import RunState, write_state
 
 
-def make(runs, name, *overrides, accuracies=(), averages=(), state=None):
+def make(folder, name, *overrides, accuracies=(), averages=(), state=None):
     """The folder of a run with these validations."""
-    config = load("configs/quickstart.yaml", [f"runs={runs}", f"name={name}", *overrides])
+    config = load("configs/quickstart.yaml", [f"runs={folder}", f"name={name}", *overrides])
     directory = RunDirectory.create(config)
     with (directory.path / "metrics.jsonl").open("w") as stream:
         for kind, values in (("validation", accuracies), ("average", averages)):
             for epoch, accuracy in enumerate(values, start=1):
                 line = {"kind": kind, "step": epoch, "epoch": epoch, "accuracy": accuracy}
                 stream.write(json.dumps(line) + "\n")
-        stream.write('{"kind": "train", "epo')  # cut short by a kill
+        stream.write('17\n[]\n{"kind": "train", "epo')  # cut short by a kill
     directory.close()
     if state is not None:
         write_state(directory.path, state)
@@ -31,7 +35,7 @@ def listed(capsys, *arguments):
 
 
 def test_each_run_with_state_norm_result_and_duration(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "40")  # what is no terminal has no narrow lines
     at = "2021-06-07T08:09:10+00:00"
     make(
         tmp_path, "first", "model.norm=ln+pn", accuracies=[0.5, 0.75, 0.7],
@@ -52,6 +56,17 @@ def test_each_run_with_state_norm_result_and_duration(tmp_path, capsys, monkeypa
         assert re.search(row, printed), row
     assert "second: the loss is nan" in printed
     assert "no run" not in printed
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_each_in_full(tmp_path):
+    at = "2021-06-07T08:09:10+00:00"
+    make(tmp_path, "first", accuracies=[0.5], state=RunState("finished", at, 3.0, 1, "here"))
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    runs.run(argparse.Namespace(folder=tmp_path), terminal)
+    printed = terminal.file.getvalue()
+    assert re.search(r"first .* finished .* gn4\+pn .* 1/10 .* 50.00% .* 0:00:03", printed)
+    assert "started" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_a_run_whose_configuration_is_of_another_version_is_listed(tmp_path, capsys, monkeypatch):
