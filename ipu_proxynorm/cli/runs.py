@@ -64,7 +64,9 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.print(f"no runs in {folder} (run_ipu.py train CONFIG makes one)")
         return
     listing = fitting(rows, console)
-    console.print(listing, width=natural_width(listing, console), crop=False)
+    if not console.is_terminal:
+        console.width = max(console.width, natural_width(listing, console))
+    console.print(listing)
     for found in rows:
         if found.message:
             console.print(f"{found.name}: {found.message}")
