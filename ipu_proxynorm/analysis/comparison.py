@@ -11,7 +11,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ipu_proxynorm.errors import UserError
 
-DONE, UNDEFINED = "done", "undefined"
+DONE, DIVERGED, UNDEFINED = "done", "diverged", "undefined"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,13 @@ class Row:
     Attributes:
         norm, micro_batch, seed, varied: the cell.
         fingerprint: of everything else in the configuration; rows of another one do not count.
-        status: ``done``, or ``undefined`` where the norm is not defined for the network or batch.
-        reason: why it is undefined; otherwise empty.
-        accuracy: of the validation images after the last epoch, 0 to 1.
+        status: ``done``; ``diverged`` where loss or weights did not stay finite; ``undefined``
+            where the norm is not defined for the network or batch.
+        reason: why it diverged or is undefined; otherwise empty.
+        accuracy: of the validation images after the last epoch, 0 to 1; of a run that diverged
+            that of the network as it was left.
         validation_loss: after the last epoch, nats.
-        loss: mean training loss of the last epoch, nats; None where it is not finite.
+        loss: mean training loss of the last epoch, nats; None where the run diverged.
         seconds_per_step: median wall time of a weight update (simulated or on IPUs).
         curve: per epoch ``loss``, ``accuracy`` (training), ``validation_loss`` and
             ``validation_accuracy``.
@@ -192,7 +194,18 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The rows of one norm, micro-batch size and variant, over their seeds."""
+    """The rows of one norm, micro-batch size and variant, over their seeds.
+
+    Attributes:
+        norm, micro_batch, variant: what the rows share.
+        seeds: how many runs there are.
+        undefined: why there is none; otherwise empty.
+        accuracy, loss, validation_loss, seconds_per_step: means; accuracy and time also of runs
+            that diverged.
+        diverged: for each run that did, its seed and why.
+        losses: training loss over the run, mean of the runs that did not diverge.
+
+    """
 
     norm: str
     micro_batch: int
@@ -203,7 +216,7 @@ class Summary:
     loss: Optional[Mean]
     validation_loss: Optional[Mean]
     seconds_per_step: Optional[Mean]
-    diverged: int
+    diverged: Tuple[Tuple[int, str], ...]
     losses: Tuple[Tuple[float, Optional[float]], ...]
 
 
@@ -216,7 +229,7 @@ def summarize(rows: Sequence[Row]) -> List[Summary]:
 
 
 def _summary(key: Tuple[str, int, str], rows: List[Row]) -> Summary:
-    done = [row for row in rows if row.status == DONE]
+    done = [row for row in rows if row.status in (DONE, DIVERGED)]
     reasons = [row.reason for row in rows if row.status == UNDEFINED]
     return Summary(
         *key,
@@ -226,8 +239,8 @@ def _summary(key: Tuple[str, int, str], rows: List[Row]) -> Summary:
         loss=Mean.of(row.loss for row in done),
         validation_loss=Mean.of(row.validation_loss for row in done),
         seconds_per_step=Mean.of(row.seconds_per_step for row in done),
-        diverged=sum(row.loss is None for row in done),
-        losses=_mean_losses(done),
+        diverged=tuple((row.seed, row.reason) for row in done if row.status == DIVERGED),
+        losses=_mean_losses([row for row in done if row.status == DONE]),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ipu_proxynorm.analysis import POWERS, Power
 from ipu_proxynorm.analysis.power_log import average, read_power_log
@@ -149,14 +149,14 @@ def measure(arguments: argparse.Namespace) -> Measure:
 
 
 def table(result: Result) -> Table:
-    """Return the first, the middle and the last normalization of each norm."""
-    shown = Table("norm", "layer", "P1", "P2", "P3", "P4", "sum", "mean power")
+    """Return the first, the middle and the last normalization of each norm, no name cut off."""
+    shown = Table("norm", Column("layer", overflow="fold"), "P1", "P2", "P3", "P4", "mean power")
     for norm, found in result.items():
         layers = list(found)
         for place in sorted({0, len(layers) // 2, len(layers) - 1}):
             power = found[layers[place]]
-            values = [getattr(power, name) for name in POWERS]
-            figures = [f"{v:.4f}" for v in (*values, power.total, power.mean_power)]
+            values = [getattr(power, name) for name in (*POWERS, "mean_power")]
+            figures = [f"{value:.4f}" for value in values]
             shown.add_row(norm, f"{place + 1}: {layers[place]}", *figures)
     return shown
 
@@ -179,6 +179,7 @@ def findings(
         for norm, found in result.items()
     }
     rows = table_rows(result)
+    title = f"Power after each normalization: {config.model.name} on {config.data.name}"
 
     def figures() -> Dict[str, Any]:
         from ipu_proxynorm.report.power import combined
@@ -190,7 +191,6 @@ def findings(
         from ipu_proxynorm.report.power import panels
 
         text = [[v if isinstance(v, str) else f"{v:.6g}" for v in row] for row in rows]
-        title = f"Power after each normalization: {config.model.name} on {config.data.name}"
         return Report(
             title=title,
             text=[
@@ -218,4 +218,4 @@ def findings(
             for norm, found in result.items()
         },
     }
-    return reporting.Findings(COLUMNS, rows, values, figures, report)
+    return reporting.Findings(COLUMNS, rows, values, figures, report, title)

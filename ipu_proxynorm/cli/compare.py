@@ -13,6 +13,7 @@ from typing import Any, List
 from rich.console import Console
 
 from ipu_proxynorm.analysis.comparison import (
+    DIVERGED,
     DONE,
     UNDEFINED,
     Cell,
@@ -37,6 +38,15 @@ from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.training.trial import train_trial, why_undefined
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
+#: Keys that a cell sets by itself, and what to vary them with.
+OWN = {
+    "name": "runs are named after what they vary",
+    "runs": "choose the folder with --out",
+    "seed": "choose with --seeds",
+    "model.norm": "choose with --norms",
+    "ipu.micro_batch_size": "choose with --micro-batch",
+    "ipu.gradient_accumulation": "it follows from --micro-batch and the images per weight update",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -81,17 +91,17 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     done = {row.cell: row for row in store.read() if row.fingerprint == fingerprint}
     missing = [(cell, config) for cell, config in zip(cells, configs) if cell not in done]
     console.print(
-        f"{base.name}: {len(cells)} runs of {epochs_of(base)}, "
-        f"{global_batch(base)} images per weight update; {len(cells) - len(missing)} are done"
+        f"{base.name}: {len(cells)} run{'' if len(cells) == 1 else 's'} of {epochs_of(base)}, "
+        f"{global_batch(base)} images per weight update; {len(cells) - len(missing)} of them done"
     )
     for number, (cell, config) in enumerate(missing, start=1):
         start = time.perf_counter()
         row = run_cell(cell, config, fingerprint, folder)
         store.add(row)
         done[cell] = row
-        result = row.reason or f"validation accuracy {row.accuracy:.2%}"
         console.print(
-            f"{number}/{len(missing)}  {cell.name}: {result}  ({time.perf_counter() - start:.0f} s)"
+            f"{number}/{len(missing)}  {cell.name}: {outcome(row)}  "
+            f"({time.perf_counter() - start:.0f} s)"
         )
     rows = [done[cell] for cell in cells]
     sram = predicted_sram(dict(zip(cells, configs)), rows, console)
@@ -108,9 +118,17 @@ def run_cell(cell: Cell, config: RunConfig, fingerprint: str, folder: Path) -> R
     if reason:
         return Row(**common, status=UNDEFINED, reason=reason)
     trial = train_trial(config)
-    losses = thin(trial.losses, config.training.epochs)
-    values = {**vars(trial), "curve": tuple(trial.curve), "losses": losses}
-    return Row(**common, status=DONE, **values)
+    values = {**vars(trial), "curve": tuple(trial.curve)}
+    values["losses"] = thin(trial.losses, values.pop("epochs"))
+    reason = values.pop("diverged")
+    return Row(**common, status=DIVERGED if reason else DONE, reason=reason, **values)
+
+
+def outcome(row: Row) -> str:
+    """Return what came out of one cell, in words."""
+    if row.status == DONE and row.accuracy is not None:
+        return f"validation accuracy {row.accuracy:.2%}"
+    return f"{row.status}: {row.reason}"
 
 
 def cells_of(arguments: argparse.Namespace, base: RunConfig) -> List[Cell]:
@@ -120,11 +138,17 @@ def cells_of(arguments: argparse.Namespace, base: RunConfig) -> List[Cell]:
         UserError: a list is empty or not of the kind that it should be.
     """
     norms = split(arguments.norms)
+    if not norms:
+        raise UserError(f"--norms={arguments.norms}: expected norm specs, e.g. {NORMS}")
     for norm in norms:
         with blame("--norms", arguments.norms):
             parse_norm_spec(norm)
     sizes = arguments.micro_batch or str(base.ipu.micro_batch_size)
     varied = [overrides_of(text) for text in arguments.vary]
+    keys = [overrides[0].partition("=")[0] for overrides in varied]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--vary {key}: given twice; give all its values at once: {key}=V1,V2")
     return plan_cells(
         norms, integers("--micro-batch", sizes, 1), integers("--seeds", arguments.seeds, 0), varied
     )
@@ -151,13 +175,15 @@ def overrides_of(text: str) -> List[str]:
     """Return the overrides of one ``KEY=V1,V2``.
 
     Raises:
-        UserError: it is not of that form.
+        UserError: it is not of that form, or the key is one that compare sets itself.
     """
     key, _, values = text.partition("=")
     if not key or not split(values):
         raise UserError(
             f"--vary {text!r}: expected KEY=VALUE,VALUE, e.g. training.label_smoothing=0,0.1"
         )
+    if key in OWN:
+        raise UserError(f"--vary {text!r}: compare sets {key} itself; {OWN[key]}")
     return [f"{key}={value}" for value in split(values)]
 
 
@@ -165,7 +191,8 @@ def cell_config(arguments: argparse.Namespace, base: RunConfig, cell: Cell) -> R
     """Return the checked configuration of one cell: the same images per weight update.
 
     Raises:
-        UserError: the micro-batch does not divide them, or the configuration is not allowed.
+        UserError: the micro-batch does not divide them, what is varied changes them, or the
+            configuration is not allowed.
     """
     images = cell.micro_batch * base.ipu.replication_factor
     if global_batch(base) % images:
@@ -180,7 +207,19 @@ def cell_config(arguments: argparse.Namespace, base: RunConfig, cell: Cell) -> R
         f"ipu.gradient_accumulation={global_batch(base) // images}",
         f"seed={cell.seed}",
     ]
-    return load(arguments.config, [*arguments.overrides, *own, *cell.varied])
+    config = load(arguments.config, [*arguments.overrides, *own, *cell.varied])
+    if global_batch(config) != global_batch(base):
+        raise UserError(
+            f"--vary {', '.join(cell.varied)}: that is {global_batch(config)} images per weight "
+            f"update instead of CONFIG's {global_batch(base)}; vary keys that leave them as they "
+            f"are, or compare twice"
+        )
+    if config.training.validate == "never":
+        raise UserError(
+            "training.validate=never: a comparison needs the accuracy after the last epoch; set "
+            "it to epoch or end"
+        )
+    return config
 
 
 def fingerprint_of(base: RunConfig) -> str:
@@ -188,19 +227,11 @@ def fingerprint_of(base: RunConfig) -> str:
 
     Keys at their defaults do not enter: rows stay valid when the program gains keys.
     """
-    own = (
-        "name",
-        "runs",
-        "seed",
-        "model.norm",
-        "ipu.micro_batch_size",
-        "ipu.gradient_accumulation",
-    )
     defaults = {key.name: key.default for key in documentation()}
     shared = {
         name: get(base, name)
         for name, default in sorted(defaults.items())
-        if name not in own and get(base, name) != default
+        if name not in OWN and get(base, name) != default
     }
     text = json.dumps({**shared, "images per weight update": global_batch(base)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

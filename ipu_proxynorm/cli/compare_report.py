@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ipu_proxynorm.analysis.comparison import DONE, Cell, Mean, Row, Summary, summarize
+from ipu_proxynorm.analysis.comparison import UNDEFINED, Cell, Mean, Row, Summary, summarize
 from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli import reporting
 from ipu_proxynorm.config import RunConfig, dump
@@ -32,6 +32,19 @@ COLUMNS = (
     "time per step, ms",
     "predicted SRAM, MiB",
 )
+#: Of the CSV file: numbers alone, empty where there is none.
+CSV_COLUMNS = (
+    *COLUMNS[:4],
+    "diverged",
+    COLUMNS[4],
+    "its standard error, %",
+    COLUMNS[5],
+    "its standard error, nats",
+    COLUMNS[6],
+    "its standard error, ms",
+    COLUMNS[7],
+    "why undefined",
+)
 
 
 def predicted_sram(
@@ -41,7 +54,7 @@ def predicted_sram(
     found: Sram = {}
     for row in rows:
         key = (row.norm, row.micro_batch, row.cell.variant)
-        if row.status != DONE or key in found:
+        if row.status == UNDEFINED or key in found:
             continue
         config = configs[row.cell]
         run = build(config)
@@ -75,7 +88,7 @@ def table_rows(summaries: Sequence[Summary], sram: Sram) -> List[Tuple[str, ...]
         if not s.undefined:
             figures = (
                 plus_minus(s.accuracy, 100, 2),
-                plus_minus(s.loss, 1, 4) + (f" ({s.diverged} diverged)" if s.diverged else ""),
+                plus_minus(s.loss, 1, 4) + (f" ({len(s.diverged)} diverged)" if s.diverged else ""),
                 plus_minus(s.seconds_per_step, 1000, 0),
                 "-" if predicted is None else f"{predicted / 2**20:.1f}",
             )
@@ -91,18 +104,68 @@ def plus_minus(mean: Optional[Mean], scale: float, digits: int) -> str:
     return f"{mean.mean * scale:.{digits}f}{error}"
 
 
+def csv_rows(summaries: Sequence[Summary], sram: Sram) -> List[Tuple[Any, ...]]:
+    """Return the table as numbers, by `CSV_COLUMNS`."""
+
+    def pair(mean: Optional[Mean], scale: float) -> Tuple[Optional[float], Optional[float]]:
+        if mean is None:
+            return None, None
+        return mean.mean * scale, None if mean.error is None else mean.error * scale
+
+    rows: List[Tuple[Any, ...]] = []
+    for s in summaries:
+        predicted = sram.get((s.norm, s.micro_batch, s.variant))
+        rows.append(
+            (
+                *(s.norm, s.micro_batch, s.variant, s.seeds, len(s.diverged)),
+                *(*pair(s.accuracy, 100), *pair(s.loss, 1), *pair(s.seconds_per_step, 1000)),
+                *(None if predicted is None else predicted / 2**20, s.undefined),
+            )
+        )
+    return rows
+
+
+def without_variant(
+    columns: Sequence[str], rows: Sequence[Tuple[str, ...]]
+) -> Tuple[Sequence[str], Sequence[Tuple[str, ...]]]:
+    """Return the table without the column of variants where there are none."""
+    place = COLUMNS.index("variant")
+    if any(row[place] != "-" for row in rows):
+        return columns, rows
+    short = [tuple(row[:place] + row[place + 1 :]) for row in (tuple(columns), *rows)]
+    return short[0], short[1:]
+
+
 def table(summaries: Sequence[Summary], sram: Sram) -> Table:
-    """Return the comparison as a table of the terminal."""
-    result = Table(*COLUMNS)
-    for row in table_rows(summaries, sram):
+    """Return the comparison as a table of the terminal, no heading cut off."""
+    columns, rows = without_variant(COLUMNS, table_rows(summaries, sram))
+    result = Table()
+    for column in columns:
+        words = column.replace("-", "- ").split()
+        result.add_column(" ".join(words), min_width=max(map(len, words)), overflow="fold")
+    for row in rows:
         result.add_row(*row)
     return result
+
+
+def notes(summaries: Sequence[Summary]) -> List[str]:
+    """Return, a sentence each, why norms are undefined and why runs diverged."""
+    undefined = dict.fromkeys(s.undefined for s in summaries if s.undefined)
+    diverged = [
+        f"{', '.join(part for part in (s.norm, s.variant) if part)} at micro-batch "
+        f"{s.micro_batch}, seed {seed}, diverged: {why}"
+        for s in summaries
+        for seed, why in s.diverged
+    ]
+    counted = "Its accuracy, of the network as it was left, counts in the mean; its loss does not."
+    return [*undefined, *diverged, *([counted] if diverged else [])]
 
 
 def findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> reporting.Findings:
     """Return what to write."""
     summaries = summarize(rows)
-    cells = table_rows(summaries, sram)
+    columns, cells = without_variant(COLUMNS, table_rows(summaries, sram))
+    title = f"Norms compared: {base.model.name} on {base.data.name}"
 
     def figures() -> Dict[str, Any]:
         from ipu_proxynorm.report import comparison
@@ -116,8 +179,8 @@ def findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> reporting.Find
     def report() -> Any:
         from ipu_proxynorm.report.html import HtmlTable, Report, Section
 
-        title = f"Norms compared: {base.model.name} on {base.data.name}"
-        caption = "Means over seeds ± standard error"
+        several = any(s.seeds > 1 for s in summaries)
+        caption = "Means over seeds ± standard error" if several else "One seed"
         return Report(
             title=title,
             text=[
@@ -126,19 +189,20 @@ def findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> reporting.Find
                 f"training loss as the mean of the last epoch, time as the median of a weight "
                 f"update{' on the simulator' if SIMULATED else ''}, SRAM as predicted for the "
                 f"fullest IPU. Seeds set weights and the order of the images.",
-                *dict.fromkeys(s.undefined for s in summaries if s.undefined),
+                *notes(summaries),
             ],
             command=reporting.command_line(),
             configuration=dump(base),
             versions=reporting.versions(),
             sections=[
                 *plots(summaries, title),
-                Section("Table", tables=[HtmlTable(caption, COLUMNS, cells)]),
+                Section("Table", tables=[HtmlTable(caption, columns, cells)]),
             ],
         )
 
     values = {"config": dump(base), "rows": [dataclasses.asdict(row) for row in rows]}
-    return reporting.Findings(COLUMNS, cells, values, figures, report)
+    numbers = csv_rows(summaries, sram)
+    return reporting.Findings(CSV_COLUMNS, numbers, values, figures, report, title)
 
 
 CURVE = "training loss, nats"

@@ -39,6 +39,7 @@ class Findings:
         values: everything, for JSON.
         figures: draws the plots, by file name.
         report: draws the page.
+        title: what the plots are of, for those who cannot see them.
 
     """
 
@@ -47,6 +48,7 @@ class Findings:
     values: Dict[str, Any]
     figures: Callable[[], Dict[str, Figure]]
     report: Callable[[], Report]
+    title: str = ""
 
 
 def add_format(parser: Any) -> None:
@@ -132,7 +134,8 @@ def _svg(folder: Path, findings: Findings) -> List[Path]:
     paths = []
     for name, figure in findings.figures().items():
         paths.append(folder / f"{name}.svg")
-        paths[-1].write_text(standalone_svg(figure, name), encoding="utf-8")
+        title = f"{findings.title}: {name}" if findings.title else name
+        paths[-1].write_text(standalone_svg(figure, title), encoding="utf-8")
     return paths
 
 

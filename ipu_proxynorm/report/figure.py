@@ -17,6 +17,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:
     raise UserError(
         f"plots and HTML reports need matplotlib ({error}): pip install 'ipu-proxynorm[report]', "
@@ -59,7 +60,8 @@ def new_figure(
     """Return a figure and its axes, row by row; ``size`` in inches, of one panel."""
     width, height = size or PANEL_SIZE
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06)  # inches between panels
+        figure = Figure(figsize=(width * columns, height * rows), layout=layout)
         FigureCanvasAgg(figure)
         axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
     return figure, axes

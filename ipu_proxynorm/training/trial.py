@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -27,18 +27,23 @@ class Trial:
         accuracy: of the validation images, 0 to 1.
         validation_loss: nats.
         loss: mean training loss, nats; None where it is not finite.
-        seconds_per_step: median wall time of a weight update, without the first, compiling, call.
+        seconds_per_step: median wall time of a weight update, without the first, compiling, call;
+            None of a run that diverged in its first call.
         curve: per epoch ``loss``, ``accuracy``, ``validation_loss``, ``validation_accuracy``.
         losses: training loss of each host call, nats.
+        epochs: that these host calls took together.
+        diverged: why the run could not go on; empty if it ended.
 
     """
 
     accuracy: float
     validation_loss: Optional[float]
     loss: Optional[float]
-    seconds_per_step: float
+    seconds_per_step: Optional[float]
     curve: List[Dict[str, Optional[float]]]
     losses: List[float]
+    epochs: float
+    diverged: str = ""
 
 
 def why_undefined(config: RunConfig) -> str:
@@ -96,7 +101,7 @@ def train_trial(config: RunConfig) -> Trial:
     epochs: List[EpochResult] = []
     seconds: List[float] = []
     losses: List[float] = []
-    diverged = False
+    diverged = ""
     try:
         for result in fit(run, directory):
             if isinstance(result, EpochResult):
@@ -104,19 +109,24 @@ def train_trial(config: RunConfig) -> Trial:
             else:
                 losses.append(result.loss)
                 seconds.append(_seconds_per_update(run, result.images_per_second))
-    except Diverged:
-        diverged = True
+    except Diverged as error:
+        diverged = str(error)
     finally:
         directory.close()
+    left: Dict[str, Any] = {
+        "seconds_per_step": statistics.median(seconds[1:] or seconds) if seconds else None,
+        "curve": [_point(epoch) for epoch in epochs],
+        "losses": losses,
+        "epochs": len(losses) / run.arithmetic.host_calls,
+    }
     if diverged:
         evaluation = evaluate(run)
         return Trial(
             accuracy=evaluation.accuracy,
             validation_loss=None,
             loss=None,
-            seconds_per_step=statistics.median(seconds[1:] or seconds or [math.nan]),
-            curve=[_point(epoch) for epoch in epochs],
-            losses=losses,
+            diverged=diverged,
+            **left,
         )
     last = epochs[-1]
     if last.validation is None:
@@ -128,9 +138,7 @@ def train_trial(config: RunConfig) -> Trial:
         accuracy=last.validation.accuracy,
         validation_loss=_finite(last.validation.loss),
         loss=_finite(last.loss),
-        seconds_per_step=statistics.median(seconds[1:] or seconds),
-        curve=[_point(epoch) for epoch in epochs],
-        losses=losses,
+        **left,
     )
 
 

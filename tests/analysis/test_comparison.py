@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from ipu_proxynorm.analysis.comparison import (
+    DIVERGED,
     DONE,
     UNDEFINED,
     Cell,
@@ -45,11 +46,12 @@ def test_mean_and_standard_error_as_scipy_has_them():
 
 def test_summaries_are_over_seeds_only():
     rows = [row(seed=0, accuracy=0.5), row(seed=1, accuracy=0.7), row(norm="bn", accuracy=0.1)]
-    ln, bn = summarize([*rows, row(micro_batch=4, seed=2, accuracy=0.6, loss=None)])
-    assert (ln.norm, ln.seeds, ln.diverged) == ("ln", 3, 1)
+    broken = {"status": DIVERGED, "reason": "nan", "loss": None, "losses": ((0.1, 9.0),)}
+    ln, bn = summarize([*rows, row(micro_batch=4, seed=2, accuracy=0.6, **broken)])
+    assert (ln.norm, ln.seeds, ln.diverged) == ("ln", 3, ((2, "nan"),))
     assert ln.accuracy.mean == pytest.approx(0.6)
     assert ln.loss.n == 2
-    assert ln.losses == ((0.5, 2.0), (1.0, pytest.approx(0.6)))
+    assert ln.losses == ((0.5, 2.0), (1.0, pytest.approx(0.6)))  # of those that did not diverge
     assert bn.accuracy.error is None
 
 

@@ -1,5 +1,6 @@
 """``run_ipu.py compare``: what is run, what is kept, and what is undefined."""
 
+import csv
 import json
 
 import pytest
@@ -44,8 +45,19 @@ def test_rows_report_and_runs(compared):
         "curves.png",
         "table.csv",
     }
-    table = (folder / "table.csv").read_text(encoding="utf-8")
-    assert "gn5,32,-,0,undefined,-,-,-" in table
+    with (folder / "table.csv").open(encoding="utf-8") as stream:
+        done, undefined = csv.DictReader(stream)
+    accuracies = [100 * rows[0]["accuracy"], 100 * rows[2]["accuracy"]]
+    assert float(done["validation accuracy, %"]) == pytest.approx(sum(accuracies) / 2)
+    error = abs(accuracies[0] - accuracies[1]) / 2
+    assert float(done["its standard error, %"]) == pytest.approx(error)
+    assert float(done["predicted SRAM, MiB"]) > 1
+    assert (undefined["norm"], undefined["seeds"], undefined["time per step, ms"]) == (
+        "gn5",
+        "0",
+        "",
+    )
+    assert "5 groups do not divide 16 channels" in undefined["why undefined"]
     assert "5 groups do not divide 16 channels" in (folder / "report.html").read_text("utf-8")
     assert (folder / "runs" / "gn4+pn_mb32_seed1" / "last.pt").is_file()
 
@@ -56,16 +68,16 @@ def test_a_rerun_does_only_what_is_missing(compared, capsys):
     (folder / "rows.jsonl").write_text("".join(lines[1:]) + lines[0][:50])  # killed in a write
     status, output = run(capsys, "compare", *SMALL, *options, "--format", "csv")
     assert status == 0
-    assert "4 runs of 1 epoch, 32 images per weight update; 3 are done" in output.out
+    assert "4 runs of 1 epoch, 32 images per weight update; 3 of them done" in output.out
     assert "1/1  gn4+pn_mb32_seed0" in output.out
     again = (folder / "rows.jsonl").read_text().splitlines()
     assert json.loads(again[-1])["accuracy"] == json.loads(lines[0])["accuracy"]  # reproduced
     status, output = run(capsys, "compare", *SMALL, *options, "--format", "csv")
-    assert "; 4 are done" in output.out
+    assert "; 4 of them done" in output.out
     # Rows of another configuration are not these.
     options = [*options, "optimizer.lr=0.05", "--norms", "gn5"]
     status, output = run(capsys, "compare", *SMALL, *options, "--format", "csv")
-    assert "; 0 are done" in output.out
+    assert "; 0 of them done" in output.out
 
 
 def test_batch_norm_at_micro_batch_1_is_undefined_at_one_pixel_only(capsys, tmp_path):
@@ -84,12 +96,40 @@ def test_batch_norm_at_micro_batch_1_is_undefined_at_one_pixel_only(capsys, tmp_
     assert "the variance of one value is none" in output.out
 
 
+def test_a_run_that_diverges_is_a_row_that_says_why(capsys, tmp_path):
+    options = ["--norms", "none", "optimizer.lr=1e6", "--out", tmp_path, "--format", "html,json"]
+    status, output = run(capsys, "compare", *SMALL, *options)
+    assert status == 0
+    assert "1/1  none_mb32_seed0: diverged: the loss is" in output.out
+    assert "diverged)" in output.out
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    (row,) = results["rows"]
+    assert (row["status"], row["loss"]) == ("diverged", None)
+    assert "try a lower optimizer.lr" in row["reason"]
+    assert row["losses"][-1][0] < 1  # its curve ends where the run did
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "none at micro-batch 32, seed 0, diverged: the loss is" in page
+    status, output = run(capsys, "compare", *SMALL, *options)
+    assert "1 run of 1 epoch, 32 images per weight update; 1 of them done" in output.out
+
+
 WRONG = {
     "divisor": (["--micro-batch", "3"], ["--micro-batch 3", "does not divide the 32 images"]),
     "sizes": (["--micro-batch", "0,1"], ["--micro-batch=0,1", "from 1 up"]),
     "seeds": (["--seeds", "a"], ["--seeds=a", "from 0 up"]),
     "norms": (["--norms", "ln+pm"], ["--norms=ln+pm", "'ln+pn'"]),
+    "no norm": (["--norms", ","], ["--norms=,", "expected norm specs"]),
     "vary": (["--vary", "training.label_smoothing"], ["expected KEY=VALUE,VALUE"]),
+    "vary seed": (["--vary", "seed=1,2"], ["--vary 'seed=1,2'", "choose with --seeds"]),
+    "vary twice": (
+        ["--vary", "optimizer.lr=0.1", "--vary", "optimizer.lr=0.2"],
+        ["--vary optimizer.lr: given twice"],
+    ),
+    "vary images": (
+        ["--vary", "ipu.replication_factor=1,2"],
+        ["--vary ipu.replication_factor=2", "64 images per weight update", "CONFIG's 32"],
+    ),
+    "not validated": (["training.validate=never"], ["training.validate=never", "epoch or end"]),
     "vary key": (["--vary", "training.label_smooth=0,1"], ["training.label_smooth", "unknown"]),
     "format": (["--format", "pdf"], ["--format 'pdf'"]),
 }

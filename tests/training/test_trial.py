@@ -25,3 +25,5 @@ def test_a_run_that_diverges_has_no_loss_and_ends_no_comparison(tmp_path):
     assert (trial.loss, trial.validation_loss, trial.curve) == (None, None, [])
     assert trial.accuracy == pytest.approx(0.1, abs=0.05)  # of ten digits, one is guessed
     assert trial.losses[0] == pytest.approx(2.3, abs=0.3)
+    assert trial.diverged.startswith("the loss is")
+    assert trial.epochs == 1 / 2  # one host call of 512 images, of two
