@@ -22,6 +22,8 @@ from ipu_proxynorm.training.run_directory import CHECKPOINTS
 
 NORMS = "bn,in,ln,gn4,ln+pn,ln+ws"
 COLUMNS = ("norm", "number", "layer", *POWERS, "sum", "mean power", "instances")
+#: Of the short table, on the terminal and at the head of the page.
+EXCERPT = ("norm", "layer", "P1", "P2", "P3", "P4", "mean power")
 #: For each curve of the plots its power after each normalization, by layer.
 Result = Dict[str, Dict[str, Power]]
 
@@ -150,15 +152,24 @@ def measure(arguments: argparse.Namespace) -> Measure:
 
 def table(result: Result) -> Table:
     """Return the first, the middle and the last normalization of each norm, no name cut off."""
-    shown = Table("norm", Column("layer", overflow="fold"), "P1", "P2", "P3", "P4", "mean power")
+    norm, layer, *figures = EXCERPT
+    shown = Table(norm, Column(layer, overflow="fold"), *figures)
+    for row in excerpt(result):
+        shown.add_row(*row)
+    return shown
+
+
+def excerpt(result: Result) -> List[Tuple[str, ...]]:
+    """Return the first, the middle and the last normalization of each norm, by `EXCERPT`."""
+    rows = []
     for norm, found in result.items():
         layers = list(found)
         for place in sorted({0, len(layers) // 2, len(layers) - 1}):
             power = found[layers[place]]
             values = [getattr(power, name) for name in (*POWERS, "mean_power")]
             figures = [f"{value:.4f}" for value in values]
-            shown.add_row(norm, f"{place + 1}: {layers[place]}", *figures)
-    return shown
+            rows.append((norm, f"{layers[place]} ({place + 1})", *figures))
+    return rows
 
 
 def table_rows(result: Result) -> List[Tuple[Any, ...]]:
@@ -206,7 +217,15 @@ def findings(
                 Section("Over depth", norms=list(curves), panels=panels(curves, title)),
                 Section(
                     "Figures",
-                    tables=[HtmlTable("Every normalization, in order of depth", COLUMNS, text)],
+                    tables=[
+                        HtmlTable("First, middle and last normalization", EXCERPT, excerpt(result)),
+                        HtmlTable(
+                            f"Every normalization, in order of depth ({len(text)} rows)",
+                            [name.upper() if name in POWERS else name for name in COLUMNS],
+                            text,
+                            folded=True,
+                        ),
+                    ],
                 ),
             ],
         )

@@ -13,19 +13,28 @@ from ipu_proxynorm.report.style import THEME_CSS, norm_style
 
 @dataclasses.dataclass(frozen=True)
 class HtmlTable:
-    """A table: text cells; columns of figures are aligned to the right."""
+    """A table: text cells; columns of figures are aligned to the right.
+
+    ``folded``: only its caption shows, until the reader opens it: for long ones.
+    """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    folded: bool = False
 
     @property
     def numeric(self) -> Set[int]:
-        """Return the columns whose every cell begins as a number does, or is a dash."""
+        """Return the columns whose every cell begins as a number does, or says that there is none.
+
+        A dash says so, and ``undefined``.
+        """
         return {
             column
             for column in range(len(self.columns))
-            if all(row[column][:1] in "0123456789-−" for row in self.rows)
+            if all(
+                row[column][:1] in "0123456789-−" or row[column] == "undefined" for row in self.rows
+            )
         }
 
 

@@ -83,6 +83,15 @@ def test_what_others_wrote_is_escaped_and_figures_stand_to_the_right():
     assert "<td>ln+pn</td>" in text
 
 
+def test_a_long_table_is_folded_and_a_missing_figure_stands_among_figures():
+    table = HtmlTable("All of it", ["norm", "loss"], [["bn", "0.5"], ["in", "undefined"]], True)
+    text = render(Report("t", "c", "", {}, sections=[Section("s", tables=[table])]))
+    assert "<details><summary>All of it</summary>" in text
+    assert "<caption>" not in text
+    assert '<td class="n">undefined</td>' in text
+    assert "<td>in</td>" in text
+
+
 def test_ids_on_a_page_are_unique():
     ids = re.findall(r'\bid="([^"]*)"', page())
     # Glyphs that one figure draws several times are defined once.
