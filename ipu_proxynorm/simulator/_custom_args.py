@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Iterator, Optional, Type
+from typing import Any, Dict, Iterator, Optional, Type
 
 import torch
 
-from . import _impl, _utils
+from . import _impl
 
 
 class ICustomArgParser(abc.ABC):
@@ -25,6 +25,9 @@ class ICustomArgParser(abc.ABC):
         """
 
 
+custom_arg_parsers: Dict[type, ICustomArgParser] = {}
+
+
 def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArgParser]) -> None:
     """Use ``arg_parser`` for arguments of this type; None forgets the present one.
 
@@ -33,8 +36,16 @@ def registerCustomArgParser(arg_data_type: Type, arg_parser: Optional[ICustomArg
 
     """
     if arg_parser is None:
-        _utils.custom_arg_parsers.pop(arg_data_type, None)
+        custom_arg_parsers.pop(arg_data_type, None)
         return
     if not isinstance(arg_parser, ICustomArgParser):
         raise _impl.createPoptorchError("arg_parser must inherit from ICustomArgParser")
-    _utils.custom_arg_parsers[arg_data_type] = arg_parser
+    custom_arg_parsers[arg_data_type] = arg_parser
+
+
+def getCustomParser(instance: Any) -> Optional[ICustomArgParser]:
+    """Return the parser registered for the type of ``instance`` or for one of its bases."""
+    for base in type(instance).__mro__ if custom_arg_parsers else ():
+        if base in custom_arg_parsers:
+            return custom_arg_parsers[base]
+    return None

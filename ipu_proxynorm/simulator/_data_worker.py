@@ -22,8 +22,9 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
+from ._custom_args import getCustomParser
 from ._logging import logger
-from ._utils import flattenTensorStructure, getCustomParser, reconstructTensorStructure
+from ._utils import flattenTensorStructure, reconstructTensorStructure
 from .poptorch_core import createError
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence
 
 import torch
-
-if TYPE_CHECKING:
-    from ._recorder import Recorder
 
 aten = torch.ops.aten
 _INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
@@ -91,10 +88,17 @@ round_stochastically.is_random = True  # type: ignore[attr-defined]
 round_stochastically.runs_anywhere = True  # type: ignore[attr-defined]
 
 
+class Emitter(Protocol):
+    """Takes operations into the program."""
+
+    def emit(self, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run an operation and note it."""
+
+
 class DtypeRules:
     """Turns an operation into the ones that give the device's numbers, and emits these."""
 
-    def __init__(self, recorder: Recorder, stochastic_rounding: bool) -> None:
+    def __init__(self, recorder: Emitter, stochastic_rounding: bool) -> None:
         self._recorder = recorder
         self._stochastic_rounding = stochastic_rounding
         # int32 tensors that were int64 a moment ago, so that widening them again costs nothing.

@@ -1,21 +1,43 @@
-"""Options from a text file of setter calls, one call a line."""
+"""Options from text: a file of setter calls, one call a line, or JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from .options import Options
+from . import enums
 
 
 class ConfigFileError(Exception):
     """A line of an options file that is not a valid call."""
 
 
-def parseAndSetOptions(options: Options, filepath: str) -> None:
-    """Run each line of the file as ``options.<line>``; blank lines and ``#`` comments are skipped.
+def _parseEnum(value: Any) -> Any:
+    """``"OutputMode.All"`` as the enum's member; anything else unchanged."""
+    if not isinstance(value, str) or value.count(".") != 1:
+        return value
+    enum_name, member = value.split(".")
+    return getattr(getattr(enums, enum_name, None), member, value)
+
+
+def setFromJson(options: Any, string: str) -> None:
+    """Call setters of ``poptorch.Options`` by their dotted names, with the values as arguments."""
+    for option, value in json.loads(string).items():
+        setter = options
+        for attribute in option.split("."):
+            setter = getattr(setter, attribute)
+        arguments = value if isinstance(value, list) else [_parseEnum(value)]
+        setter(*arguments)
+
+
+def parseAndSetOptions(options: Any, filepath: str) -> None:
+    """Run each line of a file as ``options.<line>``; blank lines and ``#`` comments are skipped.
+
+    Args:
+        options: ``poptorch.Options``.
+        filepath: of the file.
 
     Raises:
         ConfigFileError: a line is not Python; the message names line and file.

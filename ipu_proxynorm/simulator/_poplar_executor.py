@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
@@ -12,11 +13,9 @@ from . import (
     _args_parser,
     _batching,
     _compute_device,
-    _export,
     _hooks,
     _impl,
     _machine,
-    _model_state,
     _printing,
     _program,
     _utils,
@@ -26,11 +25,12 @@ from . import (
 )
 from ._device import Device
 from ._executor_checks import check_program, own_options
+from ._export import Exporting
 from ._inspection import Inspection
 from ._logging import logger
 from ._optimizer_link import OptimizerLink
-from ._poptorch_data import PoptorchData
 from ._replica_groups import GroupedParameter, Grouping, ReplicaGroups
+from ._weights_link import WeightsLink
 from .options import Options
 
 NO_EXECUTABLE_ERR = "Model has not been compiled or has been destroyed."
@@ -46,7 +46,7 @@ def _refuse_backward() -> None:
     raise _impl.createPoptorchError(_BACKWARD_ERR)
 
 
-class PoplarExecutor(Inspection):
+class PoplarExecutor(Inspection, Exporting):
     """A model made by ``trainingModel`` or ``inferenceModel``.
 
     Args:
@@ -82,14 +82,14 @@ class PoplarExecutor(Inspection):
         self._device: Optional[Device] = None
         self._is_attached = False
         self._executable_inputs: Optional[_args_parser.Args] = None
-        self._dirty_host_weights = False
-        self._host_weights_version = 0
+        self._weights = WeightsLink(self._model)
+        self._weights_version = 0  # of the training model's that an inference model has taken over
         self._rng_state: Optional[List[int]] = None
         self._compilation_time: Optional[datetime.timedelta] = None
         self.per_replica_params: Dict[str, Grouping] = {}
         self._link: Optional[OptimizerLink] = None
         if training:
-            self._link = OptimizerLink(self._options, self._host_parameters)
+            self._link = OptimizerLink(self._options, self._weights.parameters)
             self.setOptimizer(optimizer or optim.SGD(self._user_model.parameters(), lr=0.01))
         self._options._freeze()
         if training:
@@ -189,8 +189,7 @@ class PoplarExecutor(Inspection):
             self._is_attached = True
         self._device = Device(program, self._options, groups, self._seed())
         self._executable_inputs = inputs
-        parameters, buffers = self._host_tensors()
-        self._device.load(parameters, buffers)
+        self._weights.upload(self._device)
         if self._link is not None:
             with torch.inference_mode(False):
                 self._device.optimizer = self._link.create(self._device.parameters, groups)
@@ -199,7 +198,7 @@ class PoplarExecutor(Inspection):
             self._on_attach()
 
     def _replica_groups(self) -> Dict[str, ReplicaGroups]:
-        parameters = self._host_tensors()[0]
+        parameters = self._weights.parameters()
         groups = {}
         for name, (kind, shards, _) in self.per_replica_params.items():
             groups[name] = ReplicaGroups.make(kind, shards, self._options.replication_factor)
@@ -232,7 +231,9 @@ class PoplarExecutor(Inspection):
             _wrapping.unwrap(self._user_model)
 
     def __del__(self) -> None:
-        if self.__dict__.get("_is_attached"):
+        # The weights outlive whoever trained them.
+        if self.__dict__.get("_is_attached") and not sys.is_finalizing():
+            self.copyWeightsToHostIfNeeded()
             _machine.detach(self._options)
 
     # ---- running ------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ class PoplarExecutor(Inspection):
             self._link.upload_state()
         outputs = device.run(flat)
         if self._training:
-            self._dirty_host_weights = True
+            self._weights.are_stale = True
         if self._link is not None:
             self._link.stepped()
         for output in outputs:
@@ -278,10 +279,10 @@ class PoplarExecutor(Inspection):
             return
         fetch()
         version = self._user_model._host_weights_version
-        if version is not None and version != self._host_weights_version:
+        if version is not None and version != self._weights_version:
             logger.debug("Implicit copyWeightsToDevice()")
             self.copyWeightsToDevice()
-            self._host_weights_version = version
+            self._weights_version = version
 
     @staticmethod
     def _structured(program: _program.Program, outputs: List[torch.Tensor]) -> Any:
@@ -292,17 +293,13 @@ class PoplarExecutor(Inspection):
 
     # ---- weights ------------------------------------------------------------------------------
 
-    def _host_tensors(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
-        if not isinstance(self._model, torch.nn.Module):
-            return {}, {}
-        return _model_state.unique_tensors(self._model)
-
-    def _host_parameters(self) -> Dict[str, torch.Tensor]:
-        return self._host_tensors()[0]
+    @property
+    def _host_weights_version(self) -> int:
+        return self._weights.version
 
     def copyWeightsToHostIfNeeded(self) -> bool:
         """Fetch the weights if they have been trained since; tell whether they had."""
-        if not self._dirty_host_weights:
+        if not self._weights.are_stale:
             return False
         logger.debug("Implicit copyWeightsToHost()")
         self.copyWeightsToHost()
@@ -315,10 +312,7 @@ class PoplarExecutor(Inspection):
             poptorch.Error: not compiled.
 
         """
-        device = self._compiled()
-        self._dirty_host_weights = False  # first: writing is a look at the weights, too
-        device.store(*self._host_tensors())
-        self._host_weights_version += 1
+        self._weights.fetch(self._compiled())
 
     def copyWeightsToDevice(self) -> None:
         """Write the model's weights to the device; what was trained since the last look is lost.
@@ -328,10 +322,9 @@ class PoplarExecutor(Inspection):
 
         """
         device = self._compiled()
-        self._dirty_host_weights = False
         if self._link is not None:
             self._link.fetch()
-        device.load(*self._host_tensors())
+        self._weights.upload(device)
 
     def copyNamedBuffersToDevice(self) -> None:
         """Write the buffers of ``updatableNamedBuffers`` to the device.
@@ -346,11 +339,9 @@ class PoplarExecutor(Inspection):
             raise _impl.createPoptorchError(
                 "No named buffers marked as updatable via updatableNamedBuffers option"
             )
-        self._dirty_host_weights = False
         if self._link is not None:
             self._link.fetch()
-        buffers = self._host_tensors()[1]
-        device.load({}, {name: buffers[name] for name in names})
+        self._weights.upload_buffers(device, names)
 
     # ---- optimiser ----------------------------------------------------------------------------
 
@@ -428,44 +419,3 @@ class PoplarExecutor(Inspection):
         streams.seed = state[0]
         streams.set_state(list(state[1:]))
         self._rng_state = list(state)
-
-    # ---- files --------------------------------------------------------------------------------
-
-    def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
-        """Write the compiled model to a file, or into a folder.
-
-        Args:
-            filename: the file or folder.
-            export_model: with the model, so that ``poptorch.load`` can restore it; otherwise only
-                ``loadExecutable`` of a model made anew can use the file.
-            save_rng_state: with the state of the random number generators.
-
-        Raises:
-            poptorch.Error: not compiled.
-
-        """
-        self._compiled()
-        data = PoptorchData(self._poptorch_version, self._executable_inputs, self._options)
-        if save_rng_state:
-            data.rng_state = self.rng_state
-        if export_model:
-            data.model, data.training = self._user_model, self._training
-            data.optimizer = self._optimizer
-        _export.write(data, filename)
-
-    def compileAndExport(
-        self, filename: str, *args: Any, export_model: bool = True, **kwargs: Any
-    ) -> None:
-        """Compile for these inputs and write the result to a file, as ``save`` does."""
-        self.compile(*args, **kwargs)
-        self.save(filename, export_model)
-
-    def loadExecutable(self, filename: str) -> None:
-        """Compile as the model in a file was, with this model's weights.
-
-        Raises:
-            poptorch.Error: the file was not written by this version of the simulator.
-
-        """
-        data = _export.read_inputs(filename, self._poptorch_version)
-        self._compile(data.executable_inputs)

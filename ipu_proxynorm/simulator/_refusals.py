@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import Any, Optional, Protocol, Sequence
 
 import torch
 
 from . import _operators, poptorch_core
-from ._tape import Origin
+from ._tape import Origin, Slot
 
-if TYPE_CHECKING:
-    from ._recorder import Recorder
+
+class Recording(Protocol):
+    """What there is to know of the program that an operation is to become part of."""
+
+    user_code: bool
+
+    @property
+    def function(self) -> Optional[str]:
+        """The torch function that the model has called, if it is in one."""
+
+    @property
+    def checks_operators(self) -> bool:
+        """Tell whether operators are the model's, rather than made of an accepted operation."""
+
+    def slot_of(self, tensor: torch.Tensor) -> Optional[Slot]:
+        """Return the tensor's slot, or None if the program does not know it."""
+
+    def where(self) -> Origin:
+        """Return where in the user's program the present operation comes from."""
 
 
 def refuse(message: str, origin: Origin) -> poptorch_core.Error:
@@ -128,7 +145,7 @@ def dynamic_shape(function: Any, origin: Origin) -> poptorch_core.Error:
     return error
 
 
-def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) -> None:
+def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recording) -> None:
     """Refuse an operation that the device has no means for.
 
     Args:
@@ -164,7 +181,7 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recorder) ->
         )
 
 
-def check_result(result: Any, recorder: Recorder) -> None:
+def check_result(result: Any, recorder: Recording) -> None:
     """Refuse tensors without elements that an operation computes.
 
     Raises:

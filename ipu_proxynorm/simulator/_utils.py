@@ -1,24 +1,13 @@
-"""Nested structures of tensors: flattening, rebuilding, and parsers for the user's own types."""
+"""Nested structures of tensors: flattening, rebuilding, joining."""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Generator, Iterable, Iterator, List
 
 import torch
 
-if TYPE_CHECKING:
-    from ._custom_args import ICustomArgParser
-
-custom_arg_parsers: Dict[type, ICustomArgParser] = {}
-
-
-def getCustomParser(instance: Any) -> Optional[ICustomArgParser]:
-    """Return the parser registered for the type of ``instance`` or for one of its bases."""
-    for base in type(instance).__mro__ if custom_arg_parsers else ():
-        if base in custom_arg_parsers:
-            return custom_arg_parsers[base]
-    return None
+from ._custom_args import getCustomParser
 
 
 def _tensors(structure: Any, canonical: Any) -> Iterator[torch.Tensor]:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type
+from typing import Any, Dict, Optional, Protocol, Tuple, Type
 
 import torch
 
 from . import _impl
 
-if TYPE_CHECKING:
-    from ._poplar_executor import PoplarExecutor
+
+class Executor(Protocol):
+    """What a marked model asks of the executor that trains it."""
+
+    @property
+    def _host_weights_version(self) -> int:
+        """How often the host's weights have been renewed."""
+
+    def copyWeightsToHostIfNeeded(self) -> bool:
+        """Fetch the weights if they have been trained since; tell whether they had."""
+
+    def destroy(self) -> None:
+        """Give up program and device."""
 
 
 class _Wrapped:
@@ -26,7 +37,7 @@ def is_wrapped(value: Any) -> bool:
 
 
 def _refresh(marked: Type[_Wrapped]) -> bool:
-    executor: Optional[PoplarExecutor] = marked._executor()
+    executor: Optional[Executor] = marked._executor()
     return executor.copyWeightsToHostIfNeeded() if executor is not None else False
 
 
@@ -71,6 +82,8 @@ class _WrappedModel(_Wrapped):
         executor = type(self)._executor()
         if executor is not None:
             executor.destroy()
+        else:
+            unwrap(self)
 
     def __getattribute__(self, name: str) -> Any:
         if name == "_host_weights_version":
@@ -109,7 +122,7 @@ def plain_view(model: Any) -> Any:
     return view
 
 
-def wrap(model: torch.nn.Module, executor: PoplarExecutor) -> None:
+def wrap(model: torch.nn.Module, executor: Executor) -> None:
     """Mark a model, its parameters and its buffers, in place.
 
     Raises:
@@ -131,7 +144,7 @@ def wrap(model: torch.nn.Module, executor: PoplarExecutor) -> None:
     model.__class__ = type(f"Poptorch{type(model).__name__}", bases, link)
 
 
-def unwrap(model: torch.nn.Module) -> None:
+def unwrap(model: Any) -> None:
     """Take the marks off, in place.
 
     Raises:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-from types import TracebackType
-from typing import Any, ClassVar, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
 from . import _options_config, _options_impl, enums
+from ._attribute import Attribute
 from ._execution_strategy import (
     BlockId,
     BlockPlacement,
@@ -52,42 +51,6 @@ __all__ = [
 ]
 
 _NO_LIMIT = (1 << 64) - 1
-
-
-class Attribute:
-    """Context in which new operators carry the given attributes, ``Attribute(name={key: value})``.
-
-    The simulator computes the same values with or without them; they nest and are restored on exit.
-    """
-
-    _current_attrs: ClassVar[Dict[str, Dict[str, Any]]] = {}
-
-    def __init__(self, **kwargs: Dict[str, Any]) -> None:
-        self._kwargs = kwargs
-        self._saved: Dict[str, Dict[str, Any]] = {}
-
-    def __enter__(self) -> None:
-        self._saved = Attribute._current_attrs
-        merged = copy.deepcopy(self._saved)
-        for name, attributes in self._kwargs.items():
-            merged.setdefault(name, {}).update(attributes)
-        Attribute._current_attrs = merged
-
-    def __exit__(
-        self,
-        exc_type: Optional[Type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        Attribute._current_attrs = self._saved
-
-
-def _parseEnum(value: Any) -> Any:
-    """``"OutputMode.All"`` as the enum's member; anything else unchanged."""
-    if not isinstance(value, str) or value.count(".") != 1:
-        return value
-    enum_name, member = value.split(".")
-    return getattr(getattr(enums, enum_name, None), member, value)
 
 
 class Options(_options_impl.OptionsDict):
@@ -137,12 +100,7 @@ class Options(_options_impl.OptionsDict):
 
         A list is a list of arguments; a string such as ``"OutputMode.All"`` stands for the enum.
         """
-        for option, value in json.loads(string).items():
-            setter: Any = self
-            for attribute in option.split("."):
-                setter = getattr(setter, attribute)
-            arguments = value if isinstance(value, list) else [_parseEnum(value)]
-            setter(*arguments)
+        _options_config.setFromJson(self, string)
         return self
 
     def loadFromFile(self, filepath: str) -> Options:

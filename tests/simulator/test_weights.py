@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import types
 
@@ -138,6 +139,22 @@ def test_detaching_brings_the_weights_home(trained):
     assert copies == [1]
     assert not torch.equal(model.linear.weight, before)
     assert copies == [1]
+
+
+def test_weights_outlive_their_executor():
+    model, reference = Model(), Model()
+    reference.load_state_dict(model.state_dict())
+    poptorch.trainingModel(model)(torch.ones(3), torch.zeros(2))
+    gc.collect()
+    reference(torch.ones(3), torch.zeros(2))[1].backward()
+    expected = reference.linear.weight.detach() - 0.01 * reference.linear.weight.grad
+    torch.testing.assert_close(model.linear.weight.detach(), expected)
+    with pytest.raises(RuntimeError, match="Model has already been wrapped"):
+        poptorch.trainingModel(model)
+    model.destroy()
+    assert type(model) is Model
+    assert type(model.linear.weight) is torch.nn.Parameter
+    poptorch.trainingModel(model)
 
 
 def test_wrapping_twice_is_refused_until_destroyed(trained):
