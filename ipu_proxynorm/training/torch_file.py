@@ -13,6 +13,10 @@ import torch
 from ipu_proxynorm.errors import UserError
 
 
+class NotPlain(UserError):
+    """A file holds more than tensors and plain values."""
+
+
 def read_torch(path: Path, what: str, legacy: bool = False) -> Any:
     """Return what ``torch.save`` wrote to ``path``: nothing but tensors and plain values.
 
@@ -22,7 +26,8 @@ def read_torch(path: Path, what: str, legacy: bool = False) -> Any:
         legacy: read files of torch 1.5 and before, too, which carry no checksums.
 
     Raises:
-        UserError: it is damaged, of another kind, or holds something else.
+        UserError: it is damaged or of another kind.
+        NotPlain: it holds something else.
     """
     name = f"{what} {str(path)!r}"
     try:
@@ -38,7 +43,7 @@ def read_torch(path: Path, what: str, legacy: bool = False) -> Any:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        raise UserError(
+        raise NotPlain(
             f"{name} is not a {what}: it holds something else than tensors and plain values, "
             f"which was not executed"
         ) from error

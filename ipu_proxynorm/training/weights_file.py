@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training.torch_file import read_torch
+from ipu_proxynorm.training.torch_file import NotPlain, read_torch
 from ipu_proxynorm.training.whole_file import replacing
 
 SAFETENSORS = ".safetensors"
@@ -149,6 +149,8 @@ def may_be_checkpoint(path: Path) -> bool:
     """Tell whether a file is a run's checkpoint, or cannot be read: its reader then says why."""
     try:
         content = read_file(path)
+    except NotPlain:
+        return False
     except UserError:
         return True
     return isinstance(content, Mapping) and {"format", "content"} <= set(content)
