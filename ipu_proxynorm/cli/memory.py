@@ -22,7 +22,6 @@ from ipu_proxynorm.memory import (
     ensemble,
     find_chip,
     ipu_budgets,
-    predict_capture,
 )
 from ipu_proxynorm.memory.largest import Large, largest_layers, largest_tensors
 from ipu_proxynorm.memory.predict import verdict_name
@@ -30,6 +29,7 @@ from ipu_proxynorm.memory.table import aligned, describe, term_name
 from ipu_proxynorm.memory.timeline import timelines
 from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.training.footprint import Footprint, footprint
+from ipu_proxynorm.training.memory_advice import predict_run
 
 if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         memory_measured.refuse_without_sdk()
     found = {norm: footprint(with_norm(config, norm)) for norm in norms_of(arguments.norms, config)}
     predictions = {
-        norm: predict_capture(one.capture, one.layout, advise=True, points=one.points)
+        norm: predict_run(one.config, one.capture, one.layout, one.points)
         for norm, one in found.items()
     }
     first = predictions[next(iter(predictions))]
@@ -202,14 +202,19 @@ def sweep_rows(sweeps: Mapping[str, Sweep]) -> List[List[str]]:
 def show(config: RunConfig, predictions: Mapping[str, Prediction], console: Console) -> None:
     """Print verdicts, tables, advice and what is largest."""
     for norm, prediction in predictions.items():
-        streamed = prediction.streaming_memory_bytes / MIB
+        ipus, replicas = len(prediction.ipus), prediction.layout.replicas
+        sizes = (
+            prediction.replica_bytes,
+            prediction.system_bytes,
+            prediction.streaming_memory_bytes,
+        )
+        replica, system, streamed = (f"{size / MIB:,.0f} MiB" for size in sizes)
         console.print(
             f"{config.name}: {config.model.name} ({norm}), micro-batch "
             f"{prediction.capture.micro_batch}, {config.ipu.chip}, precision "
-            f"{prediction.layout.precision}; {len(prediction.ipus)} IPUs a replica x "
-            f"{prediction.layout.replicas} replicas: {prediction.replica_bytes / MIB:,.0f} MiB a "
-            f"replica, {prediction.system_bytes / MIB:,.0f} MiB in all, Streaming Memory "
-            f"{streamed:,.0f} MiB"
+            f"{prediction.layout.precision}; {counted(ipus, 'IPU')} a replica x "
+            f"{counted(replicas, 'replica')}: {replica} a replica, {system} in all, Streaming "
+            f"Memory {streamed}"
         )
         console.print(f"{describe(prediction)}\n")
     if len(predictions) > 1:
@@ -218,6 +223,11 @@ def show(config: RunConfig, predictions: Mapping[str, Prediction], console: Cons
     console.print(aligned(large_rows("largest tensors", largest_tensors(capture, 8))))
     console.print()
     console.print(aligned(large_rows("largest layers (kept)", largest_layers(capture, 8))))
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def norm_rows(predictions: Mapping[str, Prediction]) -> List[List[str]]:

@@ -49,6 +49,14 @@ class _Trial:
         self.budgets, self.fullest = budgets, fullest
         self.used, self.utilisation = fullest.used, fullest.utilisation
 
+    @property
+    def splits(self) -> Optional[List[str]]:
+        """Layers at which stages begin, one IPU each; None: stages are not made of whole layers."""
+        layers = self.capture.split_layers()
+        if layers is None or len(self.budgets) != self.capture.stages:
+            return None
+        return list(layers)
+
 
 def advise(
     capture: Capture, layout: Layout, points: Sequence[str] = (), count: int = 3
@@ -158,36 +166,71 @@ def _checkpoints(now: _Trial, places: List[Boundary]) -> Iterator[Tuple[str, _Tr
 
 
 def _more_stages(now: _Trial, places: List[Boundary]) -> Iterator[Tuple[str, _Trial]]:
-    """Yield one IPU more: the fullest IPU's part cut in two where both are about as full."""
-    if len(now.fullest.stages) > 1:
+    """Yield the next power of two of IPUs, which PopTorch wants; the fullest is cut in two first.
+
+    A pipeline of S stages gets the 2S - 1 micro-batches that it needs.
+    """
+    before = now.splits
+    if before is None:
         return
-    stage = now.fullest.stages[0]
+    wanted = 1 << len(now.budgets).bit_length()
+    trial: Optional[_Trial] = now
+    while trial is not None and len(trial.budgets) < wanted:
+        trial = _cut_in_two(trial, places)
+    if trial is not None:
+        new = [name for name in trial.capture.stage_names if name not in before]
+        what = "another stage" if len(new) == 1 else "other stages"
+        text = f"{wanted} IPUs a replica, {what} from {', '.join(new)}"
+        if trial.layout.gradient_accumulation != now.layout.gradient_accumulation:
+            text += f", gradient accumulation {trial.layout.gradient_accumulation}"
+        yield text, trial
+
+
+def _cut_in_two(now: _Trial, places: List[Boundary]) -> Optional[_Trial]:
+    """Return the fullest stage cut where both parts are about as full; None: nowhere can it be."""
+    stage, before = now.fullest.stages[0], now.splits or []
     inside = [p for p in places if now.capture.operators[p.operator].stage == stage]
+    inside = [p for p in inside if p.operator != now.capture.forward(stage)[0].index]
+    best: Optional[_Trial] = None
     low, high = 0, len(inside) - 1
     while low <= high:
         middle = (low + high) // 2
-        names = list(now.capture.stage_names)
-        names.insert(stage, inside[middle].layer)
-        trial = _Trial(now.capture.with_splits(names), now.layout)
-        ipus = len(trial.budgets)
-        yield f"{ipus} IPUs a replica, another stage from {inside[middle].layer}", trial
+        names = [*before[:stage], inside[middle].layer, *before[stage:]]
+        trial = _Trial(now.capture.with_splits(names), _with_a_stage(now.layout, stage, len(names)))
+        if best is None or trial.used < best.used:
+            best = trial
         first, second = trial.budgets[stage], trial.budgets[stage + 1]
         if first.used > second.used:
             high = middle - 1
         else:
             low = middle + 1
+    return best
+
+
+def _with_a_stage(layout: Layout, stage: int, splits: int) -> Layout:
+    """Return the layout of a program whose ``stage`` has become two, with so many splits now."""
+    shares = list(layout.available_memory_proportion)
+    if len(shares) > 1:
+        shares.insert(stage, layout.proportion(stage))
+    least = 2 * splits + 1 if layout.optimizer and layout.schedule == "pipelined" else 1
+    return dataclasses.replace(
+        layout,
+        available_memory_proportion=tuple(shares),
+        gradient_accumulation=max(layout.gradient_accumulation, least),
+    )
 
 
 def _moved_splits(now: _Trial, places: List[Boundary]) -> Iterator[Tuple[str, _Trial]]:
     """Yield splits next to the fullest IPU moved, so that it has less to hold."""
-    if len(now.fullest.stages) > 1 or now.capture.stages == 1:
+    splits = now.splits
+    if not splits:
         return
     stage = now.fullest.stages[0]
     inside = [p.layer for p in places if now.capture.operators[p.operator].stage == stage]
     for step in (1, 2, 4):
         if step < len(inside):
             for index, layer in ((stage - 1, inside[step]), (stage, inside[-step])):
-                names = list(now.capture.stage_names)
+                names = list(splits)
                 if 0 <= index < len(names):
                     text = f"stage {index + 1} from {layer} instead of {names[index]}"
                     names[index] = layer
@@ -214,7 +257,11 @@ def _lower_proportion(now: _Trial, _: List[Boundary]) -> Iterator[Tuple[str, _Tr
 
 
 def _precision(now: _Trial, _: List[Boundary]) -> Iterator[Tuple[str, _Trial]]:
-    """Yield float16 weights and float16 partial sums."""
+    """Yield float16 activations; where they are, float16 weights and float16 partial sums."""
+    if now.layout.precision == "32.32":
+        layout = dataclasses.replace(now.layout, precision="16.32")
+        yield "precision 16.32 instead of 32.32", _Trial(now.capture.in_half_precision(), layout)
+        return
     if now.layout.precision == "16.32":
         yield _changed(now, "precision 16.16 instead of 16.32", precision="16.16")
     if not now.layout.half_partials:

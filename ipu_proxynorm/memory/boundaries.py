@@ -1,4 +1,4 @@
-"""Where a captured program can be cut: layers at whose beginning exactly one tensor crosses."""
+"""Where a captured program can be cut: layers at whose beginning exactly one activation crosses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Boundary:
     Attributes:
         layer: that begins there.
         operator: its first forward operator.
-        before: the layer that ends there; the tensor that crosses is its output.
-        bytes: of that tensor.
+        before: the layer that ends there; the activation that crosses is its output.
+        bytes: of that activation.
     """
 
     layer: str
@@ -53,10 +53,15 @@ def boundaries(capture: Capture, points: Sequence[str] = ()) -> List[Boundary]:
 
 
 def _crossing(capture: Capture) -> List[Tuple[int, int]]:
-    """Return, for each operator, how many tensors come to it or pass it by, and their bytes."""
+    """Return, for each operator, how many activations come to it or pass it by, and their bytes.
+
+    Inputs (a loss's labels, say) come from the host, which sends them to the stage that reads them.
+    What does not grow with the micro-batch (a proxy's moments, say) is made of weights, and small.
+    """
     change = [[0, 0] for _ in range(len(capture.operators) + 1)]
     for tensor in capture.tensors:
-        if tensor.role in ("activation", "input") and tensor.last_forward_use > tensor.producer:
+        moves = tensor.role == "activation" and tensor.scales
+        if moves and tensor.last_forward_use > tensor.producer:
             for position, sign in ((tensor.producer + 1, 1), (tensor.last_forward_use + 1, -1)):
                 change[position][0] += sign
                 change[position][1] += sign * tensor.bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
@@ -17,6 +18,12 @@ from ipu_proxynorm.memory.recorder import Recorder, tensors_in
 from ipu_proxynorm.norm import plain_operators
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151)
+
+# Operators whose results, or whose sizes, depend on values: no later torch traces them either.
+_BY_VALUE = frozenset(
+    f"aten::{name}"
+    for name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+)
 
 
 def capture(
@@ -70,13 +77,24 @@ def capture(
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"{type(model).__name__} cannot be traced without its values "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}): "
-                "shapes and control flow must not depend on values, on an IPU as here"
-            ) from error
+            raise UserError(_why_untraced(model, error)) from error
         traced = dataclasses.replace(traced, fixed_batch=True)
     return traced.with_splits(splits) if splits else traced
+
+
+def _why_untraced(model: nn.Module, error: Exception) -> str:
+    """Return why a model could not be traced, in a sentence."""
+    name, reason = type(model).__name__, next(iter(str(error).splitlines()), "")
+    missing = re.search(r"'(aten::\w+)[^']*' .*'Meta' backend", reason)
+    if missing is not None and missing[1] not in _BY_VALUE:
+        return (
+            f"{name} cannot be traced: torch {torch.__version__} does not know the shapes that "
+            f"{missing[1]} makes; a later torch may, or replace the layer that calls it"
+        )
+    return (
+        f"{name} cannot be traced without its values ({type(error).__name__}: {reason}): shapes "
+        "and control flow must not depend on values, on an IPU as here"
+    )
 
 
 def _free_prime(model: nn.Module, inputs: Sequence[Tensor]) -> int:

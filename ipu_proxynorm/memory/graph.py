@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Dict, FrozenSet, List, Sequence, Tuple, TypeVar
+import math
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple, TypeVar
 
 from ipu_proxynorm.errors import UserError, nearest
 
@@ -228,6 +229,20 @@ class Capture:
             self, tensors=tensors, operators=operators, micro_batch=micro_batch
         )
 
+    def in_half_precision(self) -> Capture:
+        """Return a capture in float32 as it is about to be in float16: half of what moves.
+
+        What has four bytes an element is taken for float32; integers that are not (a loss's labels)
+        are few.
+        """
+        tensors = tuple(
+            _changed(t, bytes=t.bytes // 2)
+            if t.role not in ("parameter", "constant") and t.bytes == 4 * math.prod(t.shape)
+            else t
+            for t in self.tensors
+        )
+        return dataclasses.replace(self, tensors=tensors)
+
     def with_splits(self, splits: Sequence[str]) -> Capture:
         """Return the capture cut into stages that begin at these layers, one IPU each.
 
@@ -253,6 +268,32 @@ class Capture:
             stage_names=tuple(splits),
             stage_ipus=tuple(range(len(splits) + 1)),
         )
+
+    def split_layers(self) -> Optional[Tuple[str, ...]]:
+        """Return the layers that cut the capture as it is cut, for `with_splits`; None: none do.
+
+        A block that the model begins has any name; it may begin within a layer, or be gone back to.
+        """
+        forward = [o for o in self.operators if not o.backward]
+        if any(after.stage < before.stage for before, after in zip(forward, forward[1:])):
+            return None
+        first: Dict[str, int] = {}
+        starts: Dict[int, OperatorRecord] = {}
+        for operator in forward:
+            starts.setdefault(operator.stage, operator)
+            for layer in _prefixes(operator.layer):
+                first.setdefault(layer, operator.index)
+        names = []
+        for stage in range(1, self.stages):
+            start = starts.get(stage)
+            begun = [] if start is None else _prefixes(start.layer)
+            begun = [layer for layer in begun if start and first[layer] == start.index]
+            if not begun:
+                return None
+            # The layer that the stage is named after, or the outermost.
+            named = [x for x in begun if f".{x}".endswith(f".{self.stage_names[stage - 1]}")]
+            names.append((named or begun)[0])
+        return tuple(names)
 
     def _first_operator(self, layer: str, splits: Sequence[str]) -> int:
         for operator in self.operators:

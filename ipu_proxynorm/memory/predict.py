@@ -29,8 +29,8 @@ class Verdict:
         name: ``fits`` (at most 85 % predicted), ``uncertain`` or ``out of memory`` (over 115 %).
         ipu: the fullest IPU of a replica.
         utilisation: of that IPU, by the central calibration; 1.0 is its SRAM.
-        low: the 10th percentile of the ensemble of calibrations.
-        high: the 90th percentile.
+        low: the 10th percentile of the ensemble of calibrations, at most ``utilisation``.
+        high: the 90th percentile, at least ``utilisation``.
     """
 
     name: str
@@ -164,8 +164,8 @@ def predict_capture(
         name=verdict_name(fullest.utilisation),
         ipu=fullest.ipu,
         utilisation=fullest.utilisation,
-        low=spread[round(0.1 * (len(spread) - 1))],
-        high=spread[round(0.9 * (len(spread) - 1))],
+        low=min(fullest.utilisation, spread[round(0.1 * (len(spread) - 1))]),
+        high=max(fullest.utilisation, spread[round(0.9 * (len(spread) - 1))]),
     )
     wanted = verdict.name != FITS if advise is None else advise
     advice = look_for_advice(captured, layout, points) if wanted else ()

@@ -16,8 +16,9 @@ from ipu_proxynorm.memory.graph import MATMULS, Capture, OperatorRecord, TensorR
 # What an element takes on an IPU: no 64-bit types there.
 _ELEMENT_BYTES = {torch.int64: 4, torch.float64: 4, torch.bool: 1}
 # Not work: new names for memory, or memory that is about to be written.
-_NO_WORK = ("detach", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh", "_to_copy")
-_SILENT = frozenset(n for n in _NO_WORK if n != "_to_copy")
+_SILENT = frozenset(("detach", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"))
+# Where aten's convolution says whether it is a transposed one; its gradient one further.
+_TRANSPOSED = 6
 
 
 def tensors_in(tree: Any) -> List[Tensor]:
@@ -295,13 +296,16 @@ def _unique(indices: Any) -> Tuple[int, ...]:
 def multiply_adds(name: str, args: Any, results: Sequence[Tensor]) -> int:
     """Return an operator's multiply-adds; 0 where it is no convolution or matrix product.
 
-    A convolution costs outputs × input channels of a group × kernel positions; its backward pass
-    as much again for each of the gradients (input, weight) asked for.
+    A convolution costs outputs × input channels of a group × kernel positions, a transposed one
+    inputs × output channels of a group × kernel positions; its backward pass as much again for each
+    of the gradients (input, weight) asked for.
     """
     if name == "convolution":
-        return results[0].numel() * math.prod(args[1].shape[1:])
+        most = args[0] if args[_TRANSPOSED] else results[0]
+        return most.numel() * math.prod(args[1].shape[1:])
     if name == "convolution_backward":
-        return args[0].numel() * math.prod(args[2].shape[1:]) * _passes(name, args)
+        most = args[1] if args[_TRANSPOSED + 1] else args[0]
+        return most.numel() * math.prod(args[2].shape[1:]) * _passes(name, args)
     if name in MATMULS:
         left = args[1] if name in ("addmm", "baddbmm") else args[0]
         return results[0].numel() * int(left.shape[-1])
@@ -315,5 +319,11 @@ def _passes(name: str, args: Any) -> int:
 
 
 def _group_channels(name: str, args: Any) -> int:
-    weight = {"convolution": 1, "convolution_backward": 2}.get(name)
-    return 0 if weight is None else int(args[weight].shape[1])
+    """Return the input channels of each group of a convolution; 0 where it is none."""
+    at = {"convolution": 1, "convolution_backward": 2}.get(name)
+    if at is None:
+        return 0
+    weight, further = args[at], args[at + 1 :]  # bias (or its size), stride, padding, dilation ...
+    if further[_TRANSPOSED - 2]:
+        return int(weight.shape[0]) // int(further[_TRANSPOSED])
+    return int(weight.shape[1])

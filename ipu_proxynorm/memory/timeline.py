@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Dict, List, Sequence, Tuple
 
-from ipu_proxynorm.memory.budget import keeping
+from ipu_proxynorm.memory.budget import keeping, stash_depth
 from ipu_proxynorm.memory.liveness import Moment, stage_moments
 from ipu_proxynorm.memory.predict import Prediction
 
@@ -22,12 +22,24 @@ class Timeline:
     bytes: Tuple[float, ...]
 
 
-def passes_of(step: int, stage: int, stages: int, micro_batches: int) -> Tuple[bool, bool, int]:
+def steps_of(stages: int, micro_batches: int, schedule: str = "pipelined") -> int:
+    """Return the steps of a weight update; one after the other, each micro-batch has its own."""
+    there_and_back = 2 * (stages - 1)
+    if schedule == "sequential":
+        return micro_batches * (there_and_back + 1)
+    return micro_batches + there_and_back
+
+
+def passes_of(
+    step: int, stage: int, stages: int, micro_batches: int, schedule: str = "pipelined"
+) -> Tuple[bool, bool, int]:
     """Return whether a stage runs forward and backward at a step, and its micro-batches in flight.
 
     Stage s sees micro-batch m at step m + s, and again for its gradients at step
-    m + 2(S - 1) - s.
+    m + 2(S - 1) - s; in a sequential schedule at s and 2(S - 1) - s of the micro-batch's own steps.
     """
+    if schedule == "sequential":
+        step, micro_batches = step % steps_of(stages, 1), 1
     forward, backward = step - stage, step - (2 * (stages - 1) - stage)
     begun = min(max(forward + 1, 0), micro_batches)
     ended = min(max(backward, 0), micro_batches)
@@ -56,6 +68,7 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
     capture, layout = prediction.capture, prediction.layout
     stages = capture.stages
     micro_batches = max(1, min(layout.gradient_accumulation, max(most_micro_batches, 2 * stages)))
+    steps = steps_of(stages, micro_batches, layout.schedule)
     found = []
     for budget in prediction.ipus:
         (stage, *_) = budget.stages
@@ -69,10 +82,12 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
         }
         scale = working / max(1.0, *passes[True], *passes[False])
         level = budget.used - working - terms["stash"]
-        depth = max(1, 2 * (stages - 1 - stage) + 1)
+        depth = max(1, stash_depth(layout.schedule, stage, stages))
         times, sizes = [], []
-        for step in range(micro_batches + 2 * (stages - 1)):
-            forward, backward, flying = passes_of(step, stage, stages, micro_batches)
+        for step in range(steps):
+            forward, backward, flying = passes_of(
+                step, stage, stages, micro_batches, layout.schedule
+            )
             base = level + terms["stash"] * min(1.0, flying / depth)
             for runs, kind, begin, length in (
                 (forward, True, 0, 1 / 3),
@@ -84,7 +99,7 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
                 if not values:
                     times.append(step + begin)
                     sizes.append(base)
-        times.append(float(micro_batches + 2 * (stages - 1)))
+        times.append(float(steps))
         sizes.append(float(level))
         found.append(Timeline(budget.ipu, tuple(map(float, times)), tuple(sizes)))
     return found

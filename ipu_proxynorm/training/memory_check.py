@@ -22,11 +22,11 @@ from ipu_proxynorm.memory import (
     capture,
     ensemble,
     find_chip,
-    predict_capture,
 )
 from ipu_proxynorm.memory.convolutions import temporaries
 from ipu_proxynorm.memory.table import describe, sentence
 from ipu_proxynorm.training.footprint import run_layout
+from ipu_proxynorm.training.memory_advice import predict_run
 
 Check = Callable[[Sequence[Tensor]], None]
 
@@ -53,7 +53,7 @@ def memory_check(
             return
         captured = capture(program, micro_batch, precision=config.ipu.precision, options=options)
         points = [f"model.{point}" for point in split_points(program.model)]  # type: ignore[arg-type]
-        judge(predict_capture(captured, layout, advise=None, points=points))
+        judge(predict_run(config, captured, layout, points, advice=None))
 
     return check
 

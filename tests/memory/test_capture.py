@@ -34,6 +34,15 @@ def test_multiply_adds_are_those_of_the_textbook():
     assert captured.macs(backward=True) == 6 * (first + 2 * second + 2 * linear)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_transposed_convolution_multiplies_each_input_by_a_whole_kernel(groups):
+    layer = nn.ConvTranspose2d(16, 8, 2, stride=2, groups=groups, bias=False)
+    captured = memory.capture(layer, [torch.zeros(3, 16, 5, 5)])
+    each = 3 * (16 * 25) * (8 // groups) * 4
+    assert captured.macs() == captured.macs(backward=True) == each  # the image has no gradient
+    assert {o.group_channels for o in captured.operators if o.passes} == {16 // groups}
+
+
 def test_tensors_have_the_bytes_of_the_micro_batch_asked_for():
     captured = memory.capture(network(), [IMAGES], precision="16.16")
     convolutions = [o for o in captured.operators if o.name == "convolution"]
@@ -121,6 +130,20 @@ class _ByValue(nn.Module):
 def test_a_model_that_looks_at_values_cannot_be_traced():
     with pytest.raises(UserError, match="_ByValue cannot be traced without its values"):
         memory.capture(_ByValue(), [IMAGES], training=False)
+
+
+class _NoShapes(nn.Module):
+    def forward(self, x):
+        raise NotImplementedError(
+            "Could not run 'aten::max_pool3d_with_indices' with arguments from the 'Meta' backend. "
+            "This could be because the operator doesn't exist for this backend"
+        )
+
+
+def test_an_operator_whose_shapes_torch_does_not_know_is_named():
+    with pytest.raises(UserError, match=r"^_NoShapes cannot be traced: torch \S+ does not know the "
+                       r"shapes that aten::max_pool3d_with_indices makes; a later"):  # fmt: skip
+        memory.capture(_NoShapes(), [IMAGES], training=False)
 
 
 class _FixedBatch(nn.Module):

@@ -54,6 +54,10 @@ def test_the_verdict_is_the_fullest_ipus_and_lies_in_its_interval(resnet50):
     verdict = memory.predict(resnet50.with_micro_batch(8), TRAINING, splits=["layer2.0"]).verdict
     assert verdict.low <= verdict.utilisation <= verdict.high
     assert verdict.low < verdict.high
+    # Here most of the ensemble says more than its centre: wide images and little else.
+    layer = nn.Conv2d(64, 64, 3, padding=1)
+    wide = memory.predict(layer, memory.Layout(), [torch.zeros(64, 64, 224, 224)]).verdict
+    assert wide.low == wide.utilisation < wide.high
 
 
 def test_more_of_anything_never_takes_less(resnet50):

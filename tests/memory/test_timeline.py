@@ -1,5 +1,7 @@
 """Memory over the schedule's time: it peaks at what the budget says, and drains."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from ipu_proxynorm.ipu import Classification
 from ipu_proxynorm.memory import Layout, capture, optimizer_memory, predict_capture
 from ipu_proxynorm.memory.largest import largest_layers, largest_tensors
 from ipu_proxynorm.memory.table import aligned, describe, rows
-from ipu_proxynorm.memory.timeline import passes_of, timelines
+from ipu_proxynorm.memory.timeline import passes_of, steps_of, timelines
 from models import create_model
 
 
@@ -34,7 +36,23 @@ def test_micro_batches_in_flight():
     assert backward.index(True) == 3
 
 
-def test_each_ipu_peaks_at_its_budget_and_drains(prediction):
+def test_one_micro_batch_after_the_other():
+    """Sequentially: three stages take five steps a micro-batch, and keep one at most."""
+    assert steps_of(3, 2, "sequential") == 10
+    runs = [[passes_of(step, stage, 3, 2, "sequential") for step in range(10)] for stage in (0, 2)]
+    assert [in_flight for _, _, in_flight in runs[0]] == [1] * 10
+    assert [at for at, (forward, _, _) in enumerate(runs[0]) if forward] == [0, 5]
+    assert [at for at, (_, backward, _) in enumerate(runs[0]) if backward] == [4, 9]
+    assert [at for at, (forward, backward, _) in enumerate(runs[1]) if forward and backward] == [
+        2, 7
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", ["pipelined", "grouped", "sequential"])
+def test_each_ipu_peaks_at_its_budget_and_drains(prediction, schedule):
+    prediction = predict_capture(
+        prediction.capture, dataclasses.replace(prediction.layout, schedule=schedule)
+    )
     lines = timelines(prediction)
     assert len(lines) == 3
     for line, budget in zip(lines, prediction.ipus):

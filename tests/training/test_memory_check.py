@@ -1,5 +1,7 @@
 """A program that cannot fit is refused when it compiles, with advice that makes it fit."""
 
+import dataclasses
+import re
 import time
 import warnings
 
@@ -8,13 +10,14 @@ import torch
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.cli.main import notices_alone
-from ipu_proxynorm.config import load
+from ipu_proxynorm.config import dump, load, loads
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.ipu import training_options
-from ipu_proxynorm.memory import predict_capture
+from ipu_proxynorm.memory import advise, predict_capture
 from ipu_proxynorm.memory.predict import Verdict
 from ipu_proxynorm.training.executor import TrainingExecutor
 from ipu_proxynorm.training.footprint import describe_data, footprint, micro_batch
+from ipu_proxynorm.training.memory_advice import changed_keys, run_advice
 from ipu_proxynorm.training.memory_check import before_compiling, judge, memory_check, surely_fits
 from ipu_proxynorm.training.run import create_program
 
@@ -22,6 +25,11 @@ QUICKSTART = "configs/quickstart.yaml"
 RESNET50 = [
     "model.name=resnetv2_50", "model.norm=gn4", "data.name=image_folder", "data.image_size=224",
     "ipu.precision=16.16", "ipu.splits=[]", "ipu.replication_factor=1", "ipu.micro_batch_size=64",
+]  # fmt: skip
+
+SMALLER = [
+    "model.name=resnetv2_14", "model.norm=gn4+pn", "data.name=image_folder", "data.image_size=64",
+    "ipu.precision=16.32", "ipu.micro_batch_size=256",
 ]  # fmt: skip
 
 
@@ -49,18 +57,62 @@ def test_resnet50_at_micro_batch_64_on_one_mk2_is_refused_with_advice_that_helps
     text = str(caught.value)
     for words in ("ipu.check_memory=false", "activations", "capacity", "897", "- micro-batch"):
         assert words in text
-    # The advice, followed.
+    followed = [predicted(config, overrides) for overrides, _ in advice_in(text)]
+    assert [f"{verdict.utilisation:.0%}" for verdict in followed] == [x for _, x in advice_in(text)]
+    assert "fits" in {verdict.name for verdict in followed}
+
+
+def advice_in(text):
+    """The overrides of each piece of advice in a message, and what is then full, e.g. 81%."""
+    found = re.findall(
+        r"^- .* \((ipu\.[^)]*)\): .* MiB less, then (\d+%) full$", text, re.MULTILINE
+    )
+    assert len(found) == text.count("\n- ")
+    return [(keys.split(" "), full) for keys, full in found]
+
+
+def predicted(config, overrides):
+    """What is said of a run with these overrides."""
+    again = footprint(loads(dump(config), overrides))
+    return predict_capture(again.capture, again.layout).verdict
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        # One IPU: a pipeline needs three micro-batches.
+        (["ipu.splits=[]", "ipu.gradient_accumulation=1"], ["splits", "gradient_accumulation"]),
+        (["ipu.splits=[layer3.0]", "ipu.gradient_accumulation=8"], ["recomputation_checkpoints"]),
+        (["ipu.splits=[layer3.0]", "ipu.gradient_accumulation=8",
+          "ipu.recomputation_checkpoints=[stem]"], ["splits", "recomputation_checkpoints"]),
+    ],
+)  # fmt: skip
+def test_advice_can_be_followed_by_the_keys_that_it_names(changes, kinds):
+    config = load(QUICKSTART, [*SMALLER, *changes])
     found = footprint(config)
-    advice = predict_capture(found.capture, found.layout, advise=True, points=found.points).advice
-    assert str(advice[0]) in text
-    smaller = load(
-        QUICKSTART, [*RESNET50, "ipu.gradient_accumulation=1",
-                     f"ipu.micro_batch_size={advice[0].micro_batch}"]
-    )  # fmt: skip
-    again = footprint(smaller)
-    verdict = predict_capture(again.capture, again.layout).verdict
-    assert verdict.name == "fits"
-    assert verdict.utilisation == pytest.approx(advice[0].utilisation, abs=0.01)
+    every = run_advice(config, found.capture, found.layout, found.points, count=9)
+    keys = [changed_keys(config, found.layout, advice) for advice in every]
+    assert set(kinds) <= {key for changed in keys for key in changed}
+    for advice in every:
+        (words,) = re.findall(r"\((ipu\.[^)]*)\)$", advice.text)
+        utilisation = predicted(config, words.split(" ")).utilisation
+        assert utilisation == pytest.approx(advice.utilisation, rel=0.01), advice.text
+
+
+def test_advice_that_no_key_follows_is_left_out():
+    config = load(QUICKSTART, [*SMALLER, "ipu.splits=[]", "ipu.gradient_accumulation=1"])
+    found = footprint(config)
+    plain = advise(found.capture, found.layout, found.points, count=9)
+    assert any("recomputation from" in advice.text for advice in plain)
+    for advice in run_advice(config, found.capture, found.layout, found.points, count=9):
+        assert "recomputation" not in advice.text
+    mixing = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, mixup_alpha=0.2)
+    )
+    (smaller,) = [advice for advice in plain if advice.text.startswith("micro-batch")]
+    assert changed_keys(mixing, found.layout, smaller) is not None
+    alone = dataclasses.replace(smaller, micro_batch=1)
+    assert changed_keys(mixing, found.layout, alone) is None
 
 
 def test_the_check_can_be_turned_off_and_is_not_made_for_others(monkeypatch):
