@@ -170,10 +170,15 @@ def findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> reporting.Find
     def figures() -> Dict[str, Any]:
         from ipu_proxynorm.report import comparison
 
-        drawn: Dict[str, Any] = {"accuracy": comparison.accuracy_figure(points_of(summaries))}
+        drawn: Dict[str, Any] = {}
+        points = points_of(summaries)
+        if points:
+            drawn["accuracy"] = comparison.accuracy_figure(points)
         for variant in variants_of(summaries):
             name = f"curves-{variant}".rstrip("-").replace(", ", "-")
-            drawn[name] = comparison.curves_figure(curves_of(summaries, variant), CURVE)
+            curves = curves_of(summaries, variant)
+            if curves:
+                drawn[name] = comparison.curves_figure(curves, CURVE)
         return drawn
 
     def report() -> Any:
@@ -215,7 +220,7 @@ def plots(summaries: Sequence[Summary], title: str) -> List[Any]:
     from ipu_proxynorm.report.html import Section
 
     norms = list(dict.fromkeys(s.norm for s in summaries))
-    accuracy, curves = [], []
+    accuracy, curves, scaled = [], [], []
     for variant, points in points_of(summaries).items():
         for zoom in comparison.zooms([points]):
             figure, (ax,) = new_figure()
@@ -226,11 +231,14 @@ def plots(summaries: Sequence[Summary], title: str) -> List[Any]:
             figure, (ax,) = new_figure()
             heading = ", ".join(part for part in (f"micro-batch {size}", variant) if part)
             comparison.curves_axes(ax, by_norm, heading, CURVE)
-            curves.append(svg(figure, f"{title}: training loss, {heading}"))
-    return [
+            curves.append((figure, f"{title}: training loss, {heading}"))
+            scaled.append(ax)
+    comparison.share_scale(scaled)
+    sections = [
         Section("Accuracy against micro-batch size", norms=norms, panels=accuracy),
-        Section("Training curves", norms=norms, panels=curves),
+        Section("Training curves", norms=norms, panels=[svg(*curve) for curve in curves]),
     ]
+    return [section for section in sections if section.panels]
 
 
 def variants_of(summaries: Sequence[Summary]) -> List[str]:
@@ -241,14 +249,17 @@ def variants_of(summaries: Sequence[Summary]) -> List[str]:
 def points_of(
     summaries: Sequence[Summary],
 ) -> Dict[str, Dict[str, List[Tuple[int, float, Optional[float]]]]]:
-    """Return micro-batch, accuracy and standard error in percent, by variant and norm."""
+    """Return micro-batch, accuracy and standard error in percent, by variant and norm.
+
+    Variants of which nothing ran are left out.
+    """
     result: Dict[str, Dict[str, List[Tuple[int, float, Optional[float]]]]] = {}
     for s in summaries:
         points = result.setdefault(s.variant, {}).setdefault(s.norm, [])
         if s.accuracy is not None:
             error = None if s.accuracy.error is None else 100 * s.accuracy.error
             points.append((s.micro_batch, 100 * s.accuracy.mean, error))
-    return result
+    return {variant: norms for variant, norms in result.items() if any(norms.values())}
 
 
 def curves_of(

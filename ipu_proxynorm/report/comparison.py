@@ -33,11 +33,16 @@ def accuracy_figure(variants: Mapping[str, Points]) -> Figure:
         drawn = axes[column :: len(views)]
         for ax, (variant, points) in zip(drawn, variants.items()):
             accuracy_axes(ax, points, variant, zoom)
-        low, high = zip(*(ax.get_ylim() for ax in drawn))
-        for ax in drawn:
-            ax.set_ylim(min(low), max(high))
+        share_scale(drawn)
     legend(figure, 3 * len(views))
     return figure
+
+
+def share_scale(panels: Sequence[Axes]) -> None:
+    """Give panels the same vertical axis, the one that shows all of them."""
+    limits = [ax.get_ylim() for ax in panels]
+    for ax in panels:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def accuracy_axes(ax: Axes, points: Points, variant: str, zoom: Optional[float] = None) -> None:
@@ -84,9 +89,7 @@ def curves_figure(by_size: Mapping[int, Curves], name: str) -> Figure:
     figure, axes = new_figure(1, len(by_size), (3.4, 3.0))
     for ax, (size, curves) in zip(axes, sorted(by_size.items())):
         curves_axes(ax, curves, f"micro-batch {size}", name)
-    low, high = zip(*(ax.get_ylim() for ax in axes))
-    for ax in axes:
-        ax.set_ylim(min(low), max(high))
+    share_scale(axes)
     legend(figure, min(6, 2 * len(by_size)))
     return figure
 

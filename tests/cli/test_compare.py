@@ -113,6 +113,16 @@ def test_a_run_that_diverges_is_a_row_that_says_why(capsys, tmp_path):
     assert "1 run of 1 epoch, 32 images per weight update; 1 of them done" in output.out
 
 
+def test_nothing_but_undefined_norms_is_a_report_without_plots(capsys, tmp_path):
+    options = ["--norms", "gn5,gn7", "--out", tmp_path, "--format", "html,png,csv"]
+    status, _ = run(capsys, "compare", *SMALL, *options)
+    assert status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "rows.jsonl", "table.csv"}
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "7 groups do not divide 16 channels" in page
+    assert "Training curves" not in page
+
+
 WRONG = {
     "divisor": (["--micro-batch", "3"], ["--micro-batch 3", "does not divide the 32 images"]),
     "sizes": (["--micro-batch", "0,1"], ["--micro-batch=0,1", "from 1 up"]),
