@@ -83,11 +83,26 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             raise
         failure = error
         status = report(error)
+    except (MemoryError, RuntimeError) as error:
+        if parsed.traceback or not out_of_memory(error):
+            raise
+        failure = error
+        status = report(
+            UserError(
+                f"this machine's memory does not suffice ({str(error).strip()[-160:]}); lower "
+                f"ipu.micro_batch_size, data.image_size, model.width or data.workers"
+            )
+        )
     else:
         status = 0
     if failure is None or getattr(failure, "agreed", False):
         parsed.processes.leave()
     return status
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether memory was asked for that the machine does not have."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
 
 
 def takes_part(parsed: argparse.Namespace) -> bool:

@@ -59,6 +59,8 @@ ABOVE_ZERO = (
     "training.checkpoint_every",
     "training.checkpoint_minutes",
 )
+#: More processes than any host of IPUs has cores: a slip of the pen, which no machine survives.
+MOST_WORKERS = 1024
 FRACTIONS = (
     "model.drop_path",
     "model.dropout",
@@ -96,17 +98,22 @@ def check(config: RunConfig) -> None:
         value = get(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{name}={value}: expected a finite number above 0")
+    workers = config.data.workers
+    if workers > MOST_WORKERS:
+        raise UserError(f"data.workers={workers}: expected at most {MOST_WORKERS} processes")
     for name in FRACTIONS:
         value = get(config, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{name}={value}: expected a number from 0 to 1")
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed}: expected an integer from 0 to 2**63 - 1")
-    if config.name in ("", ".", "..") or "/" in config.name:
-        raise UserError(f"name={config.name!r}: expected a folder's name without '/'")
+    if config.name in ("", ".", "..") or "/" in config.name or len(config.name.encode()) > 255:
+        raise UserError(
+            f"name={config.name!r}: expected a folder's name without '/', of up to 255 bytes"
+        )
     check_pipeline(config)
     check_optimizer(config.optimizer)
-    check_schedule(config.schedule)
+    check_schedule(config.schedule, config.training.epochs)
     check_precision(config)
     check_mixing(config)
     if config.training.average_from_epoch > config.training.epochs:
@@ -148,8 +155,15 @@ def check_pipeline(config: RunConfig) -> None:
         )
 
 
-def check_schedule(config: ScheduleConfig) -> None:
+def check_schedule(config: ScheduleConfig, epochs: int) -> None:
     """Refuse keys that the chosen schedule does not have, and ask for those that it needs."""
+    try:
+        (config.decay or 1.0) ** (epochs / (config.decay_epochs or 1.0))
+    except OverflowError as error:
+        raise UserError(
+            f"schedule.decay={config.decay}: in {epochs} epochs the learning rate grows beyond all "
+            f"numbers; expected a number below 1"
+        ) from error
     needed = {"step": ("decay", "step_epochs"), "exponential": ("decay",)}.get(config.name, ())
     optional = ("decay_epochs",) if config.name == "exponential" else ()
     for name in ("decay", "decay_epochs", "step_epochs"):

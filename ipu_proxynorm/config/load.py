@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union, cast
@@ -65,23 +66,38 @@ def _read(path: Path, wanted_by: str) -> str:
                 f"{str(path.parent)!r} {listed}"
             ) from error
         found = [str(p) for p in recipes()]
-        listed = ", ".join(nearest(str(path), found) or found[:8]) or "none in configs/"
+        listed = ", ".join(nearest(str(path), found) or found[:8])
+        hint = f", e.g. {listed}" if listed else "; there is none in configs/ here"
         raise UserError(
-            f"CONFIG {str(path)!r} cannot be read ({error.strerror}): expected a YAML file, "
-            f"e.g. {listed}"
+            f"CONFIG {str(path)!r} cannot be read ({error.strerror}): expected a YAML file{hint}"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"CONFIG {str(path)!r}: expected UTF-8 text ({error})") from error
 
 
 def _parse(text: str, source: str) -> DictConfig:
+    layer: Any = None
     try:
-        layer = OmegaConf.create(text)
+        with contextlib.suppress(AssertionError):  # OmegaConf's, where there is one value alone
+            layer = OmegaConf.create(text)
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise _unresolved(source, error) from error
     if not isinstance(layer, DictConfig):
         raise UserError(f"{source}: expected 'key: value' lines, got {text[:40]!r}")
+    for key in layer:
+        if not isinstance(key, str):  # YAML reads on, off, yes and no as such
+            raise UserError(f"{source}: key {key!r} is unknown (run_ipu.py train --keys lists all)")
     return layer
+
+
+def _unresolved(source: str, error: Exception) -> UserError:
+    """Return the error for a ``${...}`` in a value that leads nowhere, or is none."""
+    return UserError(
+        f"{source}: {' '.join(str(error).split())}; expected ${{KEY}} with another key, e.g. "
+        f"${{model.norm}}, or no $"
+    )
 
 
 def _given(layer: DictConfig) -> Any:
@@ -124,7 +140,13 @@ def _build(
             layer = OmegaConf.from_dotlist([override])
         except yaml.YAMLError as error:
             raise UserError(f"override {override!r}: the value is not valid YAML") from error
+        except omegaconf.errors.OmegaConfBaseException as error:
+            raise _unresolved(f"override {override!r}", error) from error
         merged = _merge(merged, layer, source)
+    try:
+        OmegaConf.resolve(merged)
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise _unresolved(source, error) from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         texts = {key.name: key.text for key in documentation()}

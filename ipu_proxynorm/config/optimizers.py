@@ -60,8 +60,8 @@ def check_optimizer(config: OptimizerConfig) -> None:
         )
     initial = config.initial_loss_scaling
     if initial is not None:
-        doublings = math.log2(config.loss_scaling / initial)
-        if doublings < 0 or not doublings.is_integer():
+        ratio = config.loss_scaling / initial
+        if ratio < 1 or math.frexp(ratio)[0] != 0.5:  # a power of 2 has this mantissa
             raise UserError(
                 f"optimizer.initial_loss_scaling={initial:g}: expected loss_scaling "
                 f"({config.loss_scaling:g}) divided by a power of 2, as it doubles up to it"

@@ -119,9 +119,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
             the same run where there is one.
     """
     if not path.is_file():
+        others = sorted(other.stem for other in path.parent.glob("*.pt") if other.is_file())
         raise UserError(
-            f"{str(path)!r}: no such checkpoint; expected a run that finished an epoch "
-            f"(run_ipu.py train CONFIG writes it)"
+            f"{str(path)!r}: no such checkpoint; "
+            + (
+                f"there are {', '.join(others)}: use one of them with --checkpoint"
+                if others
+                else "expected a run that finished an epoch (run_ipu.py train CONFIG writes it)"
+            )
         )
     try:
         return _read(path)

@@ -132,9 +132,10 @@ def load_origin(run: Run, origin: str) -> str:
             check_stated(run, path)
             load(run.model, weights)
         return f"{f'{provider} ' if provider else ''}weights in {path}"
-    checkpoint = load_checkpoint(path)
-    average = averaged(checkpoint)
-    load_weights(run, checkpoint if average is None else average)
+    with blame("training.init_from", origin):
+        checkpoint = load_checkpoint(path)
+        average = averaged(checkpoint)
+        load_weights(run, checkpoint if average is None else average)
     kind = "weights" if average is None else "averaged weights"
     return f"{kind} of {path} (epoch {checkpoint.epoch})"
 

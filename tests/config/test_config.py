@@ -118,6 +118,16 @@ PAIRS = [
         "initial_loss_scaling=16: expected loss_scaling (8) divided by a power of 2",
     ),
     (
+        ["optimizer.loss_scaling=1e-300", "optimizer.initial_loss_scaling=1e300"],
+        "initial_loss_scaling=1e+300: expected loss_scaling (1e-300) divided by a power of 2",
+    ),
+    (
+        ["schedule.name=exponential", "schedule.decay=1e300", "schedule.decay_epochs=1e-300"],
+        "schedule.decay=1e+300: in 3 epochs the learning rate grows beyond all numbers",
+    ),
+    (["data.workers=100000"], "data.workers=100000: expected at most 1024 processes"),
+    (["name=" + 256 * "x"], "of up to 255 bytes"),
+    (
         ["training.cutmix_lambda_low=0.5", "training.cutmix_lambda_high=0.4"],
         "cutmix_lambda_low=0.5: expected at most cutmix_lambda_high (0.4)",
     ),
@@ -171,11 +181,19 @@ def test_a_pipeline_needs_2s_minus_1_accumulations(splits):
         ("a: [", "not valid YAML"),
         ("- a\n- b", "'key: value'"),
         ("name: a\nname: b", "duplicate key"),
+        ("42", "'key: value'"),
+        ("on: 1", "key True is unknown"),
+        (MINIMAL + "runs: ${nowhere}", "key 'nowhere' not found.*expected .{KEY}"),
+        (MINIMAL + "runs: ${a", "expected .{KEY} with another key"),
     ],
 )
 def test_text_that_is_no_configuration(text, expected):
     with pytest.raises(UserError, match=expected):
         loads(text)
+
+
+def test_a_value_may_be_made_of_others():
+    assert loads(MINIMAL, ["name=${model.name}_${model.norm}"]).name == "resnetv2_8_gn4+pn"
 
 
 def test_a_missing_file_names_the_nearest_there_is():

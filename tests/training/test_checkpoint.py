@@ -96,6 +96,9 @@ def test_something_else(tmp_path):
     sealed({"format": 2}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="expected format 3"):
         load_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"none.pt': no such checkpoint; there are other: use one"):
+        load_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "other.pt").unlink()
     with pytest.raises(UserError, match=r"none.pt': no such checkpoint.*run_ipu.py train"):
         load_checkpoint(tmp_path / "none.pt")
 
