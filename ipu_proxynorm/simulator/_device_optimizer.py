@@ -257,12 +257,13 @@ class DeviceOptimizer:
         """Compute one parameter's updater; what is stored in float16 is computed in float32."""
         param, state = self._parameters[name], self._state[name]
         stored = [t for t in (param, *state.values()) if t.dtype == torch.float16]
-        wide = {id(tensor): tensor.float() for tensor in stored}
-        param = wide.get(id(param), param)
-        state = {key: wide.get(id(tensor), tensor) for key, tensor in state.items()}
+        rounded = [(tensor, tensor.float()) for tensor in stored]
+        if rounded:
+            wide = {id(tensor): copied for tensor, copied in rounded}
+            param = wide.get(id(param), param)
+            state = {key: wide.get(id(tensor), tensor) for key, tensor in state.items()}
         scalars = self._scalars[name]
         updater = self._rule.updater(param, grad.to(param.dtype), scalars, state, unscale)
-        rounded = [(tensor, wide[id(tensor)]) for tensor in stored]
         return _Update(scalars, param, state, updater, rounded)
 
     def _clipped(self, updates: List[_Update], max_norm: float) -> List[_Update]:
