@@ -254,3 +254,43 @@ def test_what_lives_is_largest_at_the_end_of_the_forward_pass():
     sizes = np.array([m.bytes for m in moments])
     forward = [m.pass_ == "forward" for m in moments]
     assert abs(int(sizes.argmax()) - sum(forward)) <= 2
+
+
+def test_buffers_of_host_and_replicas():
+    """Images, of one byte each here, on the first stage; logits on the last."""
+    first, second = budgets(captured(splits=["2"]), dataclasses.replace(LAYOUT, eight_bit_io=True))
+    assert first.terms["io_buffers"] == 6 * 3 * 64
+    assert second.terms["io_buffers"] == 6 * 10 * 2
+    assert first.terms["replication_buffers"] == second.terms["replication_buffers"] == 0
+    replicated = budgets(captured(splits=["2"]), dataclasses.replace(LAYOUT, replicas=2))
+    # All gradients at once where they are fewer than 10 MiB.
+    assert [ipu.terms["replication_buffers"] for ipu in replicated] == [108 * 2, 1578 * 2]
+    wide = memory.capture(nn.Linear(4096, 2048, bias=False), [torch.zeros(2, 4096)])
+    (full,) = budgets(wide, dataclasses.replace(LAYOUT, replicas=2))
+    assert full.terms["weights"] == 16 << 20
+    assert full.terms["replication_buffers"] == 10 << 20
+
+
+def test_temporaries_of_a_program_are_those_of_its_fullest_moment():
+    """One convolution, by hand, with a calibration of round figures."""
+    parameters = dataclasses.replace(
+        PLAIN,
+        temporaries_macs=1e8,
+        temporaries_exponent=0.5,
+        temporaries_elements=3,
+        temporaries_depthwise=3,
+        temporaries_bound=1,
+    )
+    network = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+    capture = memory.capture(network, [torch.zeros(2, 16, 10, 10)], training=False)
+    layout = dataclasses.replace(LAYOUT, optimizer=None)
+    (ipu,) = budgets(capture, layout, parameters)
+    # 2·32·100 outputs of 16·9 multiply-adds; 2·16·100 and 2·32·100 elements.
+    macs, elements = 2 * 32 * 100 * 16 * 9, 2 * (16 + 32) * 100
+    assert ipu.terms["temporaries"] == pytest.approx(
+        1e8 * (macs / 1e8) ** 0.5 + 3 * elements, abs=1
+    )
+    # A proportion of a ten-thousandth allows less than a hundredth of that.
+    narrow = dataclasses.replace(layout, available_memory_proportion=(1e-4,))
+    (bounded,) = budgets(capture, narrow, parameters)
+    assert bounded.terms["temporaries"] == round(1e-4 * 940_572_672)
