@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Dict
 
@@ -11,6 +12,9 @@ from ipu_proxynorm.errors import UserError
 _SGD: Dict[str, Any] = {"momentum": 0.9, "nesterov": False}
 _RMSPROP: Dict[str, Any] = {"momentum": 0.9, "alpha": 0.99, "eps": 1e-8}
 _ADAM: Dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
+
+#: The numbers that float32 has at full precision, rounded inwards.
+SMALLEST, LARGEST = 1.2e-38, 3.4e38
 
 #: By optimiser: the keys that it has beyond those of all optimisers, and what null stands for.
 OPTIMIZERS: Dict[str, Dict[str, Any]] = {
@@ -47,6 +51,12 @@ def check_optimizer(config: OptimizerConfig) -> None:
             raise UserError(
                 f"optimizer.{name}={value}: optimizer.name={config.name} does not have it "
                 f"({having} do); leave it out"
+            )
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, float) and value and not SMALLEST <= value <= LARGEST:
+            raise UserError(
+                f"optimizer.{name}={value:g}: the device computes in float32; expected a number "
+                f"from {SMALLEST:g} to {LARGEST:g}"
             )
     betas = config.betas
     if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):

@@ -118,9 +118,10 @@ PAIRS = [
         "initial_loss_scaling=16: expected loss_scaling (8) divided by a power of 2",
     ),
     (
-        ["optimizer.loss_scaling=1e-300", "optimizer.initial_loss_scaling=1e300"],
-        "initial_loss_scaling=1e+300: expected loss_scaling (1e-300) divided by a power of 2",
+        ["optimizer.loss_scaling=2e-38", "optimizer.initial_loss_scaling=1e38"],
+        "initial_loss_scaling=1e+38: expected loss_scaling (2e-38) divided by a power of 2",
     ),
+    (["optimizer.lr=1e300"], "optimizer.lr=1e+300: the device computes in float32"),
     (
         ["schedule.name=exponential", "schedule.decay=1e300", "schedule.decay_epochs=1e-300"],
         "schedule.decay=1e+300: in 3 epochs the learning rate grows beyond all numbers",
