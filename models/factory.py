@@ -129,6 +129,8 @@ def architecture(name: str) -> Architecture:
     if not family:
         raise unknown_name("model", name, list(MODELS))
     wanted = _numbers(name)
+    if not wanted:
+        raise UserError(f"model {name!r} is unknown: expected one of {', '.join(family)}")
     nearest = min(family, key=lambda known: [abs(a - b) for a, b in zip(_numbers(known), wanted)])
     raise UserError(
         f"model {name!r} is unknown: nearest is {nearest!r}; of its kind there are "

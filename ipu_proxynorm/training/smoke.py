@@ -50,9 +50,10 @@ def smaller(config: RunConfig) -> RunConfig:
     images are noise of few pixels, and as few as fill the pipeline.
 
     Raises:
-        UserError: a split is no layer of the whole network, or its images are too small for it.
+        UserError: the network is unknown, a split no layer of it, or images are too small for it.
     """
-    known = architecture(config.model.name)
+    with blame("model.name", config.model.name):
+        known = architecture(config.model.name)
     for key in ("image_size", "eval_image_size"):
         size = getattr(config.data, key)
         if size is not None:

@@ -36,6 +36,7 @@ def test_resolutions_as_published():
         (lambda: create_model("resnetv2_21"), ["nearest is 'resnetv2_20'", "resnetv2_32"]),
         (lambda: create_model("efficientnet_b8"), ["nearest is 'efficientnet_b7'"]),
         (lambda: create_model("resnext50"), ["nearest is 'resnext50_32x4d'"]),
+        (lambda: create_model("resnet"), ["'resnet' is unknown: expected one of", "resnet50"]),
         (
             lambda: create_model("resnet50", group_dim=16),
             ["group_dim=16: resnet50 has no", "width"],
