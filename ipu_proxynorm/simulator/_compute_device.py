@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator
 import torch
 
 from ._impl import createPoptorchError
+from ._nested import map_tensors
 from ._tape import Block, Branch, Loop, Slot, Step, slots_in
 
 VARIABLE = "POPTORCH_SIM_DEVICE"
@@ -89,13 +90,7 @@ class _OnHost:
 
 
 def _sent(tree: Any, device: torch.device) -> Any:
-    if isinstance(tree, torch.Tensor):
-        return tree.to(device)
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_sent(element, device) for element in tree)
-    if isinstance(tree, dict):
-        return {key: _sent(value, device) for key, value in tree.items()}
-    return tree
+    return map_tensors(lambda tensor: tensor.to(device), tree)
 
 
 def sent(constants: Dict[Slot, torch.Tensor], device: torch.device) -> Dict[Slot, torch.Tensor]:

@@ -6,6 +6,8 @@ from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence
 
 import torch
 
+from ._nested import map_tensors, tensors_in
+
 aten = torch.ops.aten
 _INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
 
@@ -166,7 +168,7 @@ class DtypeRules:
         if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
             return False  # a view
         return kwargs.get("dtype") == torch.float16 or any(
-            tensor.dtype == torch.float16 for tensor in _tensors((args, kwargs))
+            tensor.dtype == torch.float16 for tensor in tensors_in((args, kwargs))
         )
 
     def _half(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
@@ -206,13 +208,10 @@ class DtypeRules:
         return target
 
     def _raised(self, tree: Any) -> Any:
-        if isinstance(tree, torch.Tensor):
-            return self._cast(tree, torch.float32) if tree.dtype == torch.float16 else tree
-        if isinstance(tree, (list, tuple)):
-            return type(tree)(self._raised(element) for element in tree)
-        if isinstance(tree, dict):
-            return {key: self._raised(value) for key, value in tree.items()}
-        return tree
+        def raised(tensor: torch.Tensor) -> torch.Tensor:
+            return self._cast(tensor, torch.float32) if tensor.dtype == torch.float16 else tensor
+
+        return map_tensors(raised, tree)
 
     def _rounded(self, result: Any, dtype: torch.dtype) -> Any:
         if isinstance(result, (list, tuple)):
@@ -242,21 +241,11 @@ class DtypeRules:
         position = _ACTIVATIONS.get(name)
         if position is not None:
             return args[position].dtype
-        floats = [t for t in _tensors((args, kwargs)) if t.is_floating_point()]
+        floats = [t for t in tensors_in((args, kwargs)) if t.is_floating_point()]
         deciding = [t for t in floats if t.dim() > 0] or floats
         if any(t.dtype == torch.float32 for t in deciding):
             return torch.float32
         return torch.float16
-
-
-def _tensors(tree: Any) -> List[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    if isinstance(tree, (list, tuple)):
-        return [tensor for element in tree for tensor in _tensors(element)]
-    return []
 
 
 def _functional(function: Any) -> Optional[Any]:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from . import _refusals
-from ._recorder import Recorder, tensors_in
+from ._nested import tensors_in
+from ._recorder import Recorder
 from ._replacements import REPLACEMENTS
 
 # The losses of torch that PopTorch takes as the model's loss without poptorch.identity_loss.

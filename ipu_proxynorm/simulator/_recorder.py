@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import _dtypes, _refusals
 from ._logging import logger
+from ._nested import map_tensors, tensors_in
 from ._tape import Block, Operation, Origin, Slot, find_location, find_origin
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
@@ -30,27 +31,6 @@ _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 # Called after each operation with the recorder, the operator, its input tensors and its results;
 # may emit operations of its own.
 Watch = Callable[["Recorder", Any, List[torch.Tensor], List[torch.Tensor]], None]
-
-
-def tensors_in(tree: Any) -> List[torch.Tensor]:
-    """Return the tensors in nested arguments."""
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    if isinstance(tree, (list, tuple)):
-        return [tensor for element in tree for tensor in tensors_in(element)]
-    return []
-
-
-def _map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
-    if isinstance(tree, torch.Tensor):
-        return function(tree)
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_map_tensors(function, element) for element in tree)
-    if isinstance(tree, dict):
-        return {key: _map_tensors(function, value) for key, value in tree.items()}
-    return tree
 
 
 def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
@@ -138,14 +118,14 @@ class Recorder(TorchDispatchMode):
         if self.placement is None and self.user_code:
             raise _refusals.no_active_block(self.where())
         statistics = self._real_statistics(function, args)
-        slots = _map_tensors(self.slot_of, (list(args), kwargs))
+        slots = map_tensors(self.slot_of, (list(args), kwargs))
         writes = self._writes(function, args, kwargs)
         with self.paused():
             result = self._run(function, args, kwargs)
         if function is torch.ops.aten.detach.default:
             self.same_slot(result, args[0])
             return result
-        outputs = _map_tensors(
+        outputs = map_tensors(
             lambda tensor: None if self.slot_of(tensor) is not None else self.new_slot(tensor),
             result,
         )
@@ -177,7 +157,7 @@ class Recorder(TorchDispatchMode):
         except (IndexError, RuntimeError):
             # While a model is compiled its inputs' values do not count: if only an index is out of
             # range, this tells the shape of the result.
-            valid = _map_tensors(_without_indices, (list(args), kwargs))
+            valid = map_tensors(_without_indices, (list(args), kwargs))
             if not any(t.dtype == torch.int64 and t.numel() for t in tensors_in(valid)):
                 raise
             try:
