@@ -3,7 +3,16 @@
 
 import sys
 
-from ipu_proxynorm.cli import main
+
+def run() -> int:
+    """Return the exit status of the command; Ctrl-C is one sentence while libraries load, too."""
+    try:
+        from ipu_proxynorm.cli import main
+    except KeyboardInterrupt:
+        print("run_ipu.py: interrupted", file=sys.stderr)
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())
