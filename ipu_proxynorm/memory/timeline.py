@@ -63,11 +63,13 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
 
     Args:
         prediction: of a program with one stage to an IPU.
-        most_micro_batches: shown; the steady state of more repeats itself.
+        most_micro_batches: shown, three of a sequential schedule; the steady state of more repeats
+            itself.
     """
     capture, layout = prediction.capture, prediction.layout
     stages = capture.stages
-    micro_batches = max(1, min(layout.gradient_accumulation, max(most_micro_batches, 2 * stages)))
+    most = max(most_micro_batches, 2 * stages) if layout.schedule != "sequential" else 3
+    micro_batches = max(1, min(layout.gradient_accumulation, most))
     steps = steps_of(stages, micro_batches, layout.schedule)
     found = []
     for budget in prediction.ipus:
@@ -81,6 +83,8 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
             for forward in (True, False)
         }
         scale = working / max(1.0, *passes[True], *passes[False])
+        # What one IPU keeps of its forward pass while the others work is no stash.
+        waiting = scale * passes[True][-1] if how == "live" else 0.0
         level = budget.used - working - terms["stash"]
         depth = max(1, stash_depth(layout.schedule, stage, stages))
         times, sizes = [], []
@@ -98,7 +102,7 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
                 sizes += [base + scale * value for value in values]
                 if not values:
                     times.append(step + begin)
-                    sizes.append(base)
+                    sizes.append(base + (waiting if flying else 0.0))
         times.append(float(steps))
         sizes.append(float(level))
         found.append(Timeline(budget.ipu, tuple(map(float, times)), tuple(sizes)))

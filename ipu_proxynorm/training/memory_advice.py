@@ -17,7 +17,7 @@ from ipu_proxynorm.memory import (
     advise,
     predict_capture,
 )
-from ipu_proxynorm.training.planning import layer_names, least_micro_batch
+from ipu_proxynorm.training.planning import layer_names
 
 #: More than there are kinds of advice.
 _ALL = 16
@@ -61,7 +61,8 @@ def run_advice(
 
 def changed_keys(config: RunConfig, layout: Layout, advice: Advice) -> Optional[Dict[str, Any]]:
     """Return the keys of ``ipu`` that follow a piece of advice; None: none do."""
-    new, changes = advice.layout, {}  # type: Layout, Dict[str, Any]
+    new = advice.layout
+    changes: Dict[str, Any] = {}
     if new.recomputation != layout.recomputation:
         return None  # whether a pipeline recomputes, and one IPU does not, is PopTorch's default
     if advice.micro_batch != config.ipu.micro_batch_size:
@@ -75,8 +76,8 @@ def changed_keys(config: RunConfig, layout: Layout, advice: Advice) -> Optional[
         changes["recomputation_checkpoints"] = [*kept, *layer_names(new.checkpoints)]
     if new.optimizer_location != layout.optimizer_location:
         changes["optimizer_state"] = new.optimizer_location
-    if new.available_memory_proportion != layout.available_memory_proportion:
-        changes["available_memory_proportion"] = list(new.available_memory_proportion)
+    if _shares(new) != _shares(layout):
+        changes["available_memory_proportion"] = _shares(new)
     if new.precision != layout.precision:
         changes["precision"] = new.precision
     if new.half_partials != layout.half_partials:
@@ -86,7 +87,13 @@ def changed_keys(config: RunConfig, layout: Layout, advice: Advice) -> Optional[
         check(changed)
     except UserError:
         return None
-    return changes if advice.micro_batch >= least_micro_batch(config) else None
+    return changes
+
+
+def _shares(layout: Layout) -> List[float]:
+    """Return the memory proportions, once where all IPUs have the same."""
+    given = layout.available_memory_proportion
+    return list(given[:1] if len(set(given)) == 1 else given)
 
 
 def _shown(value: Any) -> str:

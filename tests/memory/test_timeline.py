@@ -48,6 +48,14 @@ def test_one_micro_batch_after_the_other():
     ]  # fmt: skip
 
 
+def test_sharded_stages_keep_what_they_saved_while_others_work(prediction):
+    layout = dataclasses.replace(prediction.layout, schedule="sequential", recomputation="none")
+    first, *_ = timelines(predict_capture(prediction.capture, layout))
+    at = dict(zip(first.times, first.bytes))
+    assert at[2.0] > 1.5 * first.bytes[-1]  # the last stage works
+    assert at[15.0] == first.bytes[-1]  # three micro-batches of five steps are over
+
+
 @pytest.mark.parametrize("schedule", ["pipelined", "grouped", "sequential"])
 def test_each_ipu_peaks_at_its_budget_and_drains(prediction, schedule):
     prediction = predict_capture(
