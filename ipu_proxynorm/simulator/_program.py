@@ -224,6 +224,8 @@ def compile_program(
     host_parameters, host_buffers = _model_state.unique_tensors(module)
 
     def replace(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            raise _refusals.complex_type(tensor, name)
         parameter = name in host_parameters
         viewed = view_parameter(name, tensor) if parameter else tensor
         copied = trace.on_device(viewed, parameter)
@@ -239,6 +241,8 @@ def compile_program(
         for tensor in host_inputs:
             if tensor.numel() == 0:
                 raise _refusals.zero_sized(tensor, recorder.where())
+            if tensor.is_complex():
+                raise _refusals.complex_type(tensor, "an input")
         args, kwargs = _utils.reconstructTensorStructure(
             (inputs.args, inputs.kwargs), device_inputs
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Optional, Protocol, Sequence
 
 import torch
 
 from . import _operators, poptorch_core
 from ._tape import Origin, Slot
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
 class Recording(Protocol):
@@ -38,9 +41,11 @@ def refuse(message: str, origin: Origin) -> poptorch_core.Error:
 
 
 def definition(function: Any) -> str:
-    """Return where a function or method is defined, ``file:line``, or "" where that is unknown."""
+    """Return where the user's function or method is defined, ``file:line``; "" if it is torch's."""
     code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return "" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+    if code is None or code.co_filename.startswith(_TORCH):
+        return ""
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def no_active_block(origin: Origin) -> poptorch_core.Error:
@@ -196,6 +201,15 @@ def check_result(result: Any, recorder: Recording) -> None:
             check_result(element, recorder)
     elif isinstance(result, tuple) and result:
         check_result(result[0], recorder)  # further results may be unused placeholders
+
+
+def complex_type(tensor: torch.Tensor, name: str) -> poptorch_core.Error:
+    """Return the error for complex numbers given to a model, which the device does not have."""
+    return refuse(
+        f"Tensors of type {tensor.dtype} are unsupported (Got {name} of shape "
+        f"{list(tensor.shape)}): give real and imaginary parts as tensors of their own",
+        Origin("", 0, 0, 0, 0, False),
+    )
 
 
 def zero_sized(tensor: torch.Tensor, origin: Origin) -> poptorch_core.Error:

@@ -164,6 +164,28 @@ def test_errors_about_losses_name_their_lines():
     assert caught.value.location == ", ".join([f"{__file__}:{first + 3}"] * 2)
 
 
+def test_the_lines_of_torchs_own_modules_are_nobodys_concern():
+    with pytest.raises(poptorch.Error, match="Couldn't find a loss") as caught:
+        poptorch.trainingModel(torch.nn.Sequential(torch.nn.Linear(3, 2)))(torch.ones(1, 3))
+    assert caught.value.location == ""
+
+
+def test_complex_numbers():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+
+        def forward(self, x):
+            return x * 2
+
+    with pytest.raises(poptorch.Error, match=r"complex64 are unsupported \(Got an input of shape"):
+        compile_model(lambda x: x * 2, torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(poptorch.Error, match=r"complex64 are unsupported \(Got phase of shape"):
+        poptorch.inferenceModel(Model())(torch.ones(2))
+    assert not poptorch.isRunningOnIpu()
+
+
 def test_printing_a_tensor_shows_that_it_has_no_value_yet(capsys):
     def forward(x):
         print(x + 1)
