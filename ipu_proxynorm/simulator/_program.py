@@ -225,7 +225,7 @@ def compile_program(
 
     def replace(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_complex():
-            raise _refusals.complex_type(tensor, name)
+            raise _refusals.complex_type(tensor, name, recorder.where())
         parameter = name in host_parameters
         viewed = view_parameter(name, tensor) if parameter else tensor
         copied = trace.on_device(viewed, parameter)
@@ -242,7 +242,7 @@ def compile_program(
             if tensor.numel() == 0:
                 raise _refusals.zero_sized(tensor, recorder.where())
             if tensor.is_complex():
-                raise _refusals.complex_type(tensor, "an input")
+                raise _refusals.complex_type(tensor, "an input", recorder.where())
         args, kwargs = _utils.reconstructTensorStructure(
             (inputs.args, inputs.kwargs), device_inputs
         )

@@ -203,12 +203,12 @@ def check_result(result: Any, recorder: Recording) -> None:
         check_result(result[0], recorder)  # further results may be unused placeholders
 
 
-def complex_type(tensor: torch.Tensor, name: str) -> poptorch_core.Error:
+def complex_type(tensor: torch.Tensor, name: str, origin: Origin) -> poptorch_core.Error:
     """Return the error for complex numbers given to a model, which the device does not have."""
     return refuse(
         f"Tensors of type {tensor.dtype} are unsupported (Got {name} of shape "
         f"{list(tensor.shape)}): give real and imaginary parts as tensors of their own",
-        Origin("", 0, 0, 0, 0, False),
+        origin,
     )
 
 
