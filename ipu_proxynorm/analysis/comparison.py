@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
+from ipu_proxynorm.analysis.json_lines import append_line, read_lines
 from ipu_proxynorm.errors import UserError
 
 DONE, DIVERGED, UNDEFINED = "done", "diverged", "undefined"
@@ -129,25 +129,8 @@ class RowStore:
             UserError: a line is not a row.
 
         """
-        if not self.path.is_file():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
-                continue
-            try:
-                values = json.loads(line)
-                for key in ("varied", "curve"):
-                    values[key] = tuple(values[key])
-                values["losses"] = tuple((at, loss) for at, loss in values.get("losses", ()))
-                rows.append(Row(**values))
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{str(self.path)!r}: line {number} is not a row of a comparison; remove the "
-                    f"line, or choose another folder with --out"
-                ) from error
-        return rows
+        expected = "a row of a comparison; remove the line, or choose another folder with --out"
+        return read_lines(self.path, _row, expected)
 
     def add(self, row: Row) -> None:
         """Append a row.
@@ -156,19 +139,20 @@ class RowStore:
             UserError: the file cannot be written.
 
         """
-        text = json.dumps(dataclasses.asdict(row)) + "\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = self.path.read_bytes() if self.path.is_file() else b""
-            if not kept.endswith(b"\n"):
-                self.path.write_bytes(kept[: kept.rfind(b"\n") + 1])
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(text)
+            append_line(self.path, dataclasses.asdict(row))
         except OSError as error:
             raise UserError(
                 f"{str(self.path)!r} cannot be written ({error.strerror}); choose another folder "
                 f"with --out"
             ) from error
+
+
+def _row(values: Dict[str, Any]) -> Row:
+    for key in ("varied", "curve"):
+        values[key] = tuple(values[key])
+    values["losses"] = tuple((at, loss) for at, loss in values.get("losses", ()))
+    return Row(**values)
 
 
 @dataclasses.dataclass(frozen=True)

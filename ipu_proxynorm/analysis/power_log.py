@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple
 
+from ipu_proxynorm.analysis.json_lines import append_line, read_lines
 from ipu_proxynorm.analysis.power import POWERS, Power
 from ipu_proxynorm.errors import UserError
 
@@ -14,31 +14,41 @@ FILE = "power.jsonl"
 
 
 def append_power_log(folder: Path, epoch: int, powers: Mapping[str, Power]) -> None:
-    """Append the power after each normalization, measured after ``epoch``."""
+    """Append the power after each normalization, measured after ``epoch``.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    """
     layers = {name: dataclasses.asdict(power) for name, power in powers.items()}
-    with (folder / FILE).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"epoch": epoch, "layers": layers}) + "\n")
+    try:
+        append_line(folder / FILE, {"epoch": epoch, "layers": layers})
+    except OSError as error:
+        raise UserError(
+            f"{str(folder / FILE)!r} cannot be written ({error.strerror}); free the disk, or train "
+            f"without training.analyse_every"
+        ) from error
 
 
 def read_power_log(folder: Path) -> List[Dict[str, Power]]:
     """Return the power after each normalization for each epoch, in order.
 
     Raises:
-        UserError: the run recorded none.
+        UserError: the run recorded none, or a line is not a record.
 
     """
     path = folder / FILE
-    if not path.is_file():
+    epochs = dict(read_lines(path, _record, "the record of an epoch; remove the line"))
+    if not epochs:
         raise UserError(
-            f"RUN_DIR {str(folder)!r}: no {FILE} in it; expected a run trained with "
+            f"RUN_DIR {str(folder)!r}: no epoch in its {FILE}; expected a run trained with "
             f"training.analyse_every=1 or more"
         )
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    epochs = {line["epoch"]: line["layers"] for line in lines}  # of a repeated one the last
-    return [
-        {name: Power(**values) for name, values in epochs[epoch].items()}
-        for epoch in sorted(epochs)
-    ]
+    return [epochs[epoch] for epoch in sorted(epochs)]  # of a repeated one the last
+
+
+def _record(line: Dict[str, Any]) -> Tuple[int, Dict[str, Power]]:
+    return line["epoch"], {name: Power(**values) for name, values in line["layers"].items()}
 
 
 def average(epochs: List[Dict[str, Power]]) -> Dict[str, Power]:

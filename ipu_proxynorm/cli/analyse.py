@@ -72,6 +72,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         if getattr(arguments, option) < 1:
             name = option.replace("_", "-")
             raise UserError(f"--{name}={getattr(arguments, option)}: expected 1 or more")
+    if arguments.out:
+        reporting.check_writable(Path(arguments.out))
     folders = [word for word in arguments.overrides if "=" not in word]
     if Path(arguments.subject).is_dir():
         config, result = of_runs(arguments, [arguments.subject, *folders], console)
@@ -95,7 +97,8 @@ def of_config(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfi
     for option in ("checkpoint", "epochs"):
         if getattr(arguments, option) not in (None, False, "init"):
             raise UserError(f"--{option}: expected a run's folder, not CONFIG {arguments.subject}")
-    norms = [norm.strip() for norm in (arguments.norms or NORMS).split(",") if norm.strip()]
+    text = NORMS if arguments.norms is None else arguments.norms
+    norms = [norm.strip() for norm in text.split(",") if norm.strip()]
     with blame("--norms", arguments.norms):
         parsed = [parse_norm_spec(norm) for norm in norms]
     if not parsed:

@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     cells = cells_of(arguments, base)
     configs = [cell_config(arguments, base, cell) for cell in cells]  # all checked before any runs
     folder = out_folder(arguments, base)
+    reporting.check_writable(folder)
     store = RowStore(folder / "rows.jsonl")
     fingerprint = fingerprint_of(base)
     done = {row.cell: row for row in store.read() if row.fingerprint == fingerprint}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import sys
@@ -71,6 +72,21 @@ def formats_of(text: str) -> List[str]:
         if word not in FORMATS:
             raise unknown_name("--format", word, FORMATS)
     return words
+
+
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Check, before anything is computed, that ``folder`` can be made and written; make nothing.
+
+    Raises:
+        UserError: it cannot.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        why = "no permission to write" if existing.is_dir() else "not a folder"
+        raise UserError(
+            f"{str(folder)!r} cannot be written ({str(existing)!r}: {why}); choose another folder "
+            f"with {option}"
+        )
 
 
 def versions() -> Dict[str, str]:

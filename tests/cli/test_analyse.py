@@ -98,6 +98,7 @@ WRONG = {
     "groups": ([*RANDOM, "--norms", "gn5"], ["norm=gn5", "nearest number of groups", "4"]),
     "norm": ([*RANDOM, "--norms", "ln+pm"], ["--norms=ln+pm", "did you mean 'ln+pn'"]),
     "no norm": ([*RANDOM, "--norms", ","], ["--norms=,", "expected norm specs"]),
+    "empty norms": ([*RANDOM, "--norms", ""], ["--norms=: expected norm specs"]),
     "layers": (
         [*RANDOM, "--norms", "ln", "--layers", "layer.0.1"],
         ["'layer.0.1' matches none of the network's 50", "layers.0.1"],
@@ -128,9 +129,11 @@ def test_wrong_runs_get_one_sentence(trained, capsys, tmp_path):
         ([tmp_path], "no config.yaml in it; expected the folder of a run"),
         ([bare], "no such checkpoint"),
         ([bare, "--epochs"], "expected a run trained with training.analyse_every"),
+        ([trained, "--out", bare / "config.yaml"], "config.yaml': not a folder); choose another"),
         ([trained, "--norms", "ln"], "a run has one norm"),
         ([trained, "model.norm=ln"], "is what it was trained with"),
         ([trained, "--layers", "layer9.*"], "matches none of the network's 7 normalizations"),
     ):
-        status, output = run(capsys, "analyse", *arguments, "--out", tmp_path / "out")
+        status, output = run(capsys, "analyse", "--out", tmp_path / "out", *arguments)
         assert (status, part in output.err, output.err.count("\n")) == (2, True, 1), output.err
+        assert output.out == ""  # before anything was computed

@@ -80,6 +80,14 @@ def test_a_rerun_does_only_what_is_missing(compared, capsys):
     assert "; 0 of them done" in output.out
 
 
+def test_a_file_where_the_folder_should_be(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    status, output = run(capsys, "compare", *SMALL, "--norms", "ln", "--out", out)
+    assert (status, output.out, output.err.count("\n")) == (2, "", 1)
+    assert "not a folder); choose another folder with --out" in output.err
+
+
 def test_batch_norm_at_micro_batch_1_is_undefined_at_one_pixel_only(capsys, tmp_path):
     """ResNet-8 ends at a quarter of the resolution: 1x1 of images of 4x4."""
     options = ["--norms", "bn", "--micro-batch", "1", "--format", "json", "--out", tmp_path]
