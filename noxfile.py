@@ -80,7 +80,9 @@ def types(session: nox.Session) -> None:
 @both
 def tests(session: nox.Session) -> None:
     """Run the tests."""
-    session.run("pytest", *(session.posargs or ["--numprocesses", "auto"]))
+    # A worker for each core: the processes that tests start get one thread each, too.
+    arguments = session.posargs or ["--numprocesses", "auto"]
+    session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session(python=interpreter(TODAY[0]))

@@ -14,7 +14,7 @@ NOTEBOOK = Path("docs/first_hour.ipynb")
 def outputs():
     """What the executed cells printed, as one text."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": "docs"}})
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": "docs"}})
     client.execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in shown if output.output_type == "error"]
