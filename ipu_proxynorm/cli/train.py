@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any, List, Optional, Tuple, Union
 
@@ -160,12 +161,20 @@ class Observers:
 
     def __init__(self, wandb: Any, config: RunConfig, directory: RunDirectory) -> None:
         self._recorded = recorded(directory.path)
-        self._open = lambda: WandbTracker(wandb, config, str(directory.path))
-        self._wanted, self._step = wandb is not None, 0
+        self._wandb, self._config, self._folder = wandb, config, str(directory.path)
+        self.tracker: Optional[WandbTracker] = None
+        self._step = 0
 
     def __enter__(self) -> Observers:
         self.recorder = self._recorded.__enter__()
-        self.tracker = self._open() if self._wanted else None
+        try:
+            if self._wandb is not None:
+                self.tracker = WandbTracker(
+                    self._wandb, self._config, self._folder, self.recorder.started
+                )
+        except BaseException:
+            self._recorded.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from pathlib import Path
 from typing import Any, Dict, Union
 
 from ipu_proxynorm.config import RunConfig
@@ -35,15 +37,29 @@ class WandbTracker:
         wandb: the module, see :func:`load_wandb`.
         config: of the run; its values are shown beside it.
         folder: of the run, under which wandb keeps its files.
+        started: when training began first: a run that is gone on with is the same one there, too.
+
+    Raises:
+        UserError: Weights & Biases cannot be reached, or asks for a key.
     """
 
-    def __init__(self, wandb: Any, config: RunConfig, folder: str) -> None:
-        self._run = wandb.init(
-            project=config.training.wandb,
-            name=config.name,
-            dir=folder,
-            config=dataclasses.asdict(config),
-        )
+    def __init__(self, wandb: Any, config: RunConfig, folder: str, started: str) -> None:
+        identity = hashlib.sha256(f"{Path(folder).resolve()} {started}".encode()).hexdigest()
+        try:
+            self._run = wandb.init(
+                project=config.training.wandb,
+                name=config.name,
+                id=identity[:16],
+                resume="allow",
+                dir=folder,
+                config=dataclasses.asdict(config),
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"training.wandb={config.training.wandb}: {reason}; set WANDB_MODE=offline, or "
+                f"training.wandb=null"
+            ) from error
 
     def log(self, result: Union[StepResult, EpochResult], step: int) -> None:
         """Log the figures of a step or of an epoch at host call ``step``."""

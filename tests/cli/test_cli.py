@@ -1,6 +1,7 @@
 """The command: a run from beginning to end, and one sentence for everything that is wrong."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -219,3 +220,34 @@ def test_no_traceback_reaches_a_shell():
     assert done.stdout == ""
     assert done.stderr.startswith("run_ipu.py: error: model=(resnetv2_8, norm=gn5)")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 52 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_sentence_and_other_failures_are_not(monkeypatch, capsys, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("ipu_proxynorm.cli.train.build", fail)
+    assert main(["train", "configs/quickstart.yaml"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("run_ipu.py: error: this machine's memory does not suffice (")
+    error = RuntimeError("a mistake of the program")
+    with pytest.raises(RuntimeError, match="a mistake"):
+        main(["train", "configs/quickstart.yaml"])
+
+
+def test_ctrl_c_while_libraries_load_is_one_sentence(tmp_path):
+    # A package of the same name that takes its time, found first.
+    package = tmp_path / "ipu_proxynorm"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise KeyboardInterrupt")
+    shutil.copy("run_ipu.py", tmp_path)
+    ended = subprocess.run([sys.executable, "run_ipu.py"], cwd=tmp_path, capture_output=True)
+    assert (ended.returncode, ended.stderr.decode()) == (130, "run_ipu.py: interrupted\n")

@@ -5,9 +5,11 @@ import types
 
 import pytest
 
+from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training import EpochResult, Evaluation, StepResult
+from ipu_proxynorm.training.run_state import read_state
 from ipu_proxynorm.training.tracking import WandbTracker, load_wandb
 
 STEP = StepResult(
@@ -37,6 +39,22 @@ def test_it_is_one_sentence_where_wandb_is_not_installed(monkeypatch):
         load_wandb(config("training.wandb=digits"))
 
 
+def test_no_way_to_wandb_is_one_sentence_and_the_run_has_failed(monkeypatch, tmp_path, capsys):
+    def init(**arguments):
+        raise ConnectionError("api_key not configured\n(no-tty)")
+
+    module = types.SimpleNamespace(init=init, Error=ConnectionError)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    overrides = [f"runs={tmp_path}", "training.wandb=digits"]
+    assert main(["train", "configs/quickstart.yaml", *overrides]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "run_ipu.py: error: training.wandb=digits: api_key not configured (no-tty); set "
+        "WANDB_MODE=offline, or training.wandb=null"
+    ]
+    assert read_state(tmp_path / "quickstart").describe() == "failed"
+
+
 def test_steps_and_epochs_are_sent(monkeypatch):
     calls = []
 
@@ -51,9 +69,15 @@ def test_steps_and_epochs_are_sent(monkeypatch):
         calls.append(("init", arguments))
         return Run()
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    module = types.SimpleNamespace(init=init, Error=ConnectionError)
+    monkeypatch.setitem(sys.modules, "wandb", module)
     asked = config("training.wandb=digits")
-    tracker = WandbTracker(load_wandb(asked), asked, "runs/quickstart")
+    for started in ("yesterday", "yesterday", "today"):
+        WandbTracker(load_wandb(asked), asked, "runs/quickstart", started)
+    assert [given["id"] == calls[0][1]["id"] for _, given in calls] == [True, True, False]
+    assert calls[1][1]["resume"] == "allow"
+    calls.clear()
+    tracker = WandbTracker(load_wandb(asked), asked, "runs/quickstart", "today")
     tracker.log(STEP, 3)
     tracker.log(EPOCH, 3)
     tracker.close()
