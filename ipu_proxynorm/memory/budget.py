@@ -371,11 +371,12 @@ def _elements(shape: Sequence[int]) -> int:
 
 
 def io_bytes(capture: Capture, layout: Layout, stages: Sequence[int]) -> int:
-    """Return what waits for the host: the inputs of the first stage, the outputs of the last."""
-    total = 0
-    if 0 in stages:
-        inputs = [t for t in capture.tensors if t.role == "input"]
-        total += sum(_elements(t.shape) if layout.eight_bit_io else t.bytes for t in inputs)
+    """Return what waits for the host: inputs that these stages read first, outputs of the last.
+
+    Source: PopART's transform ``HostIOSetup``: an input is loaded in its lowest consumer's stage.
+    """
+    inputs = [t for stage in stages for t in capture.inputs(stage)]
+    total = sum(_elements(t.shape) if layout.eight_bit_io else t.bytes for t in inputs)
     if capture.stages - 1 in stages:
         total += sum(capture.tensors[i].bytes for i in capture.outputs)
     return total

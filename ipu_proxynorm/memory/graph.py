@@ -161,6 +161,10 @@ class Capture:
         """Return the buffers and constants of a stage."""
         return [t for t in self._owned(stage) if t.role in ("buffer", "constant")]
 
+    def inputs(self, stage: int) -> List[TensorRecord]:
+        """Return the inputs that the host sends to a stage: the first that reads them."""
+        return [t for t in self._owned(stage) if t.role == "input"]
+
     def _owned(self, stage: int) -> List[TensorRecord]:
         return self._owned_by.get(stage, [])
 

@@ -271,6 +271,22 @@ def test_buffers_of_host_and_replicas():
     assert full.terms["replication_buffers"] == 10 << 20
 
 
+class _WithLabels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x, labels):
+        return nn.functional.cross_entropy(self.second(self.first(x)), labels)
+
+
+def test_the_host_sends_labels_to_the_stage_that_reads_them():
+    inputs = [torch.zeros(6, 8), torch.zeros(6, dtype=torch.long)]
+    first, last = budgets(memory.capture(_WithLabels(), inputs, splits=["second"]))
+    assert first.terms["io_buffers"] == 6 * 8 * 4
+    assert last.terms["io_buffers"] == 6 * 4 + 4  # labels as int32, and the loss
+
+
 def test_temporaries_of_a_program_are_those_of_its_fullest_moment():
     """One convolution, by hand, with a calibration of round figures."""
     parameters = dataclasses.replace(
