@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -169,11 +170,9 @@ class Mean:
         found = [value for value in values if value is not None]
         if not found:
             return None
-        mean, n = math.fsum(found) / len(found), len(found)
-        if n == 1:
-            return cls(mean, None, 1)
-        variance = math.fsum((value - mean) ** 2 for value in found) / (n - 1)
-        return cls(mean, math.sqrt(variance / n), n)
+        n = len(found)
+        error = statistics.stdev(found) / math.sqrt(n) if n > 1 else None
+        return cls(statistics.fmean(found), error, n)
 
 
 @dataclasses.dataclass(frozen=True)

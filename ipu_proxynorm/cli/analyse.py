@@ -21,6 +21,7 @@ from ipu_proxynorm.training import RunDirectory, build, load_checkpoint, load_we
 from ipu_proxynorm.training.run_directory import CHECKPOINTS
 
 NORMS = "bn,in,ln,gn4,ln+pn,ln+ws"
+IMAGES, BATCH_SIZE = 128, 32
 COLUMNS = ("norm", "number", "layer", *POWERS, "sum", "mean power", "instances")
 #: Of the short table, on the terminal and at the head of the page.
 EXCERPT = ("norm", "layer", "P1", "P2", "P3", "P4", "mean power")
@@ -44,14 +45,16 @@ def add_parser(subparsers: Any) -> None:
         help="overrides, e.g. model.name=random_200; further runs to draw beside the first",
     )
     parser.add_argument("--norms", help=f"CONFIG: norm specs; default: {NORMS}")
-    parser.add_argument("--images", type=int, default=128, help="validation images; default: 128")
+    parser.add_argument("--images", type=int, help=f"validation images; default: {IMAGES}")
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="images at once; no figure depends on it"
+        "--batch-size",
+        type=int,
+        help=f"images at once, no figure depends on it; default: {BATCH_SIZE}",
     )
     parser.add_argument(
-        "--inputs", choices=("data", "random"), default="data", help="images, or Gaussian noise"
+        "--inputs", choices=("data", "random"), help="images, or Gaussian noise; default: data"
     )
-    parser.add_argument("--layers", default="*", help="only these, e.g. 'layer1.*'; default: all")
+    parser.add_argument("--layers", help="only these, e.g. 'layer1.*'; default: all")
     parser.add_argument(
         "--checkpoint", choices=(*CHECKPOINTS, "init"), help="RUN_DIR: which; default: last"
     )
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Analyse, print a table of first, middle and last layer, and write the report."""
     formats = reporting.formats_of(arguments.format)
     for option in ("images", "batch_size"):
-        if getattr(arguments, option) < 1:
+        if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
             name = option.replace("_", "-")
             raise UserError(f"--{name}={getattr(arguments, option)}: expected 1 or more")
     if arguments.out:
@@ -124,6 +127,8 @@ def of_runs(
     extra = [word for word in arguments.overrides if "=" in word]
     if extra:
         raise UserError(f"override {extra[0]!r}: a run's configuration is what it was trained with")
+    if arguments.epochs:
+        check_epochs(arguments)
     configs = [RunDirectory(folder).config() for folder in folders]
     names = [config.model.norm for config in configs]
     result: Result = {}
@@ -143,12 +148,27 @@ def of_runs(
     return configs[0], result
 
 
+def check_epochs(arguments: argparse.Namespace) -> None:
+    """Refuse what a record from training cannot be asked for any more.
+
+    Raises:
+        UserError: an option says how to measure.
+    """
+    for option in ("images", "batch_size", "inputs", "layers", "checkpoint"):
+        if getattr(arguments, option) is not None:
+            name = option.replace("_", "-")
+            raise UserError(
+                f"--epochs --{name}={getattr(arguments, option)}: what training recorded is shown "
+                f"as it is; leave out --{name}, or --epochs"
+            )
+
+
 def measure(arguments: argparse.Namespace) -> Measure:
     """Return what the command line asks to be measured."""
     return Measure(
-        images=arguments.images,
-        batch_size=arguments.batch_size,
-        layers=arguments.layers,
+        images=IMAGES if arguments.images is None else arguments.images,
+        batch_size=BATCH_SIZE if arguments.batch_size is None else arguments.batch_size,
+        layers="*" if arguments.layers is None else arguments.layers,
         noise=arguments.inputs == "random",
     )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
     from ipu_proxynorm.report.html import Report
 
 FORMATS = ("html", "png", "svg", "csv", "json")
+DRAWN = ("html", "png", "svg")
 DEFAULT = "html,png"
 
 
@@ -65,12 +66,14 @@ def formats_of(text: str) -> List[str]:
     """Return the formats between commas.
 
     Raises:
-        UserError: one is unknown, or there is none.
+        UserError: one is unknown, or there is none; or it is drawn, and matplotlib is missing.
     """
     words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     for word in words or [text]:
         if word not in FORMATS:
             raise unknown_name("--format", word, FORMATS)
+    if set(words) & set(DRAWN):
+        import ipu_proxynorm.report.figure  # noqa: F401  says what to install where it is missing
     return words
 
 
@@ -113,7 +116,7 @@ def write(
     """Write the findings into ``folder`` and return the files.
 
     Raises:
-        UserError: matplotlib is missing, or the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,6 @@ def write(
 
 
 def _html(folder: Path, findings: Findings) -> List[Path]:
-    import ipu_proxynorm.report.figure  # noqa: F401  says what to install where it is missing
     from ipu_proxynorm.report.html import render
 
     path = folder / "report.html"

@@ -68,12 +68,12 @@ def test_no_figure_depends_on_the_batch_size(capsys, tmp_path, norm, config):
 def test_a_trained_network_its_epochs_and_its_beginning(trained, capsys, tmp_path):
     results = {}
     for name, options in {
-        "last": [],
-        "init": ["--checkpoint", "init"],
-        "epochs": ["--epochs"],
+        "last": ["--images", 64],
+        "init": ["--images", 64, "--checkpoint", "init"],
+        "epochs": ["--epochs"],  # of 64 images
     }.items():
         folder = tmp_path / name
-        options = [*options, "--images", 64, "--format", "json", "--out", folder]
+        options = [*options, "--format", "json", "--out", folder]
         assert run(capsys, "analyse", trained, *options)[0] == 0
         results[name] = json.loads((folder / "results.json").read_text())["power"]["bn"]
     assert list(results["last"]) == list(results["init"]) == list(results["epochs"])
@@ -130,6 +130,8 @@ def test_wrong_runs_get_one_sentence(trained, capsys, tmp_path):
         ([bare], "no such checkpoint"),
         ([bare, "--epochs"], "expected a run trained with training.analyse_every"),
         ([trained, "--out", bare / "config.yaml"], "config.yaml': not a folder); choose another"),
+        ([trained, "--epochs", "--layers", "norm"], "--layers=norm: what training recorded"),
+        ([trained, "--epochs", "--batch-size", "8"], "leave out --batch-size, or --epochs"),
         ([trained, "--norms", "ln"], "a run has one norm"),
         ([trained, "model.norm=ln"], "is what it was trained with"),
         ([trained, "--layers", "layer9.*"], "matches none of the network's 7 normalizations"),
