@@ -129,11 +129,17 @@ def of_runs(
         raise UserError(f"override {extra[0]!r}: a run's configuration is what it was trained with")
     if arguments.epochs:
         check_epochs(arguments)
+    folders = list(dict.fromkeys(folders))
     configs = [RunDirectory(folder).config() for folder in folders]
-    names = [config.model.norm for config in configs]
+    networks = dict.fromkeys((config.model.name, config.data.name) for config in configs)
+    if len(networks) > 1:
+        shown = " and ".join(f"{model} on {data}" for model, data in networks)
+        raise UserError(
+            f"RUN_DIRs {', '.join(folders)}: these are {shown}; give runs of one network on one "
+            f"dataset, or analyse them one by one"
+        )
     result: Result = {}
-    for folder, config, norm in zip(folders, configs, names):
-        name = norm if names.count(norm) == 1 else f"{norm} ({Path(folder).name})"
+    for folder, config, name in zip(folders, configs, labels(folders, configs)):
         directory = RunDirectory(folder)
         if arguments.epochs:
             result[name] = average(read_power_log(directory.path))
@@ -146,6 +152,16 @@ def of_runs(
         result[name] = power_of(run, measure(arguments), trained=trained)
         console.print(f"{name}: {len(result[name])} normalizations of {folder}")
     return configs[0], result
+
+
+def labels(folders: Sequence[str], configs: Sequence[RunConfig]) -> List[str]:
+    """Return a name of its own for each run: its norm, and what tells it from others of that."""
+    norms = [config.model.norm for config in configs]
+    ends = [Path(folder).resolve().name for folder in folders]
+    return [
+        norm if norms.count(norm) == 1 else f"{norm} ({end if ends.count(end) == 1 else folder})"
+        for norm, end, folder in zip(norms, ends, folders)
+    ]
 
 
 def check_epochs(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Dict, List, Sequence, Set
 
 import jinja2
 
-from ipu_proxynorm.report.style import THEME_CSS, norm_style
+from ipu_proxynorm.report.style import THEME_CSS, NormStyle, norm_styles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +77,11 @@ def render(report: Report) -> str:
     template = environment.from_string(
         Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     )
-    return template.render(report=report, theme=THEME_CSS, swatch=swatch)
+    return template.render(report=report, theme=THEME_CSS, styles=norm_styles, swatch=swatch)
 
 
-def swatch(norm: str) -> str:
+def swatch(style: NormStyle) -> str:
     """Return a small ``<svg>`` of how a norm is drawn."""
-    style = norm_style(norm)
     dashes = f' stroke-dasharray="{" ".join(f"{2 * d:g}" for d in style.dashes)}"'
     return (
         f'<svg width="34" height="12" aria-hidden="true"><line x1="1" x2="33" y1="6" y2="6" '

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, List, Mapping, Sequence
 
 from ipu_proxynorm.report.figure import Axes, Figure, finish, legend, new_figure, svg
-from ipu_proxynorm.report.style import norm_style
+from ipu_proxynorm.report.style import norm_styles
 
 #: What each power is, as the panels' titles say it.
 TITLES = {
@@ -14,7 +14,8 @@ TITLES = {
     "p3": "P3: (E σ)², inside an image",
     "p4": "P4: Var σ, between images",
 }
-#: For each norm, for each power, its value after each normalization, in order of depth.
+#: For each norm, or run of a norm (see `norm_styles`), and each power, its value after each
+#: normalization, in order of depth.
 Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
 
@@ -39,8 +40,9 @@ def combined(curves: Curves) -> Figure:
 
 def _draw(ax: Axes, curves: Curves, power: str) -> None:
     top = 0.0
+    styles = norm_styles(curves)
     for norm, values in curves.items():
-        style = norm_style(norm)
+        style = styles[norm]
         depth = range(1, len(values[power]) + 1)
         dashes: Any = {"dashes": style.dashes} if style.dashes else {}
         ax.plot(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Dict, Tuple
+from typing import Dict, Iterable, Tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,31 @@ _NORMS: Dict[str, NormStyle] = {
 def norm_style(spec: str) -> NormStyle:
     """Return how a norm spec is drawn; the number of groups does not change its colour."""
     return _NORMS.get(re.sub(r"^gn\d+", "gn", str(spec).strip()), _NORMS["other"])
+
+
+#: Marker and dashes of the second, third, ... curve of one norm: runs drawn together.
+_REPEATED = (("<", (3, 3)), (">", (1, 1)), ("p", (7, 2, 2, 2)), ("d", (2, 4)))
+
+
+def norm_styles(names: Iterable[str]) -> Dict[str, NormStyle]:
+    """Return how each of several curves is drawn.
+
+    Args:
+        names: norm specs, or ``spec (run)`` where several runs are of one norm: these share the
+            norm's colour and are told apart by marker and dashes.
+
+    """
+    styles: Dict[str, NormStyle] = {}
+    seen: Dict[str, int] = {}
+    for name in names:
+        spec = name.partition(" (")[0]
+        style, number = norm_style(spec), seen.get(spec, 0)
+        seen[spec] = number + 1
+        if number:
+            marker, dashes = _REPEATED[(number - 1) % len(_REPEATED)]
+            style = dataclasses.replace(style, marker=marker, dashes=dashes)
+        styles[name] = style
+    return styles
 
 
 def colours() -> Tuple[Colour, ...]:

@@ -92,6 +92,16 @@ def test_several_runs_are_drawn_together(trained, capsys, tmp_path):
     assert status == 0
     assert "bn (quickstart): 7 normalizations" in output.out
     assert "bn (other): 7 normalizations" in output.out
+    namesake = tmp_path / "more" / "other"
+    shutil.copytree(trained, namesake)
+    status, output = run(capsys, "analyse", other, namesake, other, *options)
+    assert f"bn ({other}): 7 normalizations" in output.out
+    assert f"bn ({namesake}): 7 normalizations" in output.out
+    config = (namesake / "config.yaml").read_text()
+    (namesake / "config.yaml").write_text(config.replace("resnetv2_8", "resnetv2_20"))
+    status, output = run(capsys, "analyse", other, namesake, *options)
+    assert status == 2
+    assert "these are resnetv2_8 on digits and resnetv2_20 on digits" in output.err
 
 
 WRONG = {

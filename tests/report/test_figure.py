@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from ipu_proxynorm.report.figure import finish, legend, new_figure, save_png, standalone_svg, svg
-from ipu_proxynorm.report.style import PAPER, THEME_CSS, colours, norm_style
+from ipu_proxynorm.report.style import PAPER, THEME_CSS, colours, norm_style, norm_styles
 
 SPECS = ["bn", "in", "ln", "gn4", "ln+pn", "gn4+pn", "ln+ws", "gn4+ws", "none"]
 
@@ -47,6 +47,16 @@ def test_norms_differ_without_colour_and_keep_theirs():
     assert len({style.marker for style in drawn}) == len(SPECS)
     assert norm_style("gn32+pn") == norm_style("gn4+pn")
     assert norm_style("ln+pn+ws") == norm_style("bn+ws")  # others share one
+
+
+def test_runs_of_one_norm_share_its_colour_and_differ_otherwise():
+    styles = norm_styles(["ln", "bn (one)", "bn (other)", "bn (third)"])
+    assert styles["ln"] == norm_style("ln")
+    assert {style.colour for name, style in styles.items() if name != "ln"} == {
+        norm_style("bn").colour
+    }
+    assert len({style.marker for style in styles.values()}) == 4
+    assert len({style.dashes for style in styles.values()}) == 4
 
 
 def test_every_colour_is_found_again_in_a_plot():
