@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -17,7 +18,13 @@ from ._tape import Block, Operation, Origin, Slot, find_location, find_origin
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
 _MARK = "_simulated_slot"
-_NOT_THE_USERS = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
+_NOT_THE_USERS = (
+    os.path.dirname(__file__) + os.sep,
+    os.path.dirname(torch.__file__) + os.sep,
+    contextlib.__file__,
+    copy.__file__,
+    functools.__file__,
+)
 
 # Batch Norm writes to its running statistics (arguments 3 and 4) when it trains (argument 5) and
 # never else, whatever the schema says: torch 2.0's never announces it, newer ones always do.
@@ -66,6 +73,10 @@ class Recorder(TorchDispatchMode):
         self._functions: List[str] = []
         self._slots = 0
         self._foreign: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Recorder:
+        """Return itself, where a tensor is copied with the mark that it carries."""
+        return self
 
     # ---- slots ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import types
 
@@ -63,6 +64,10 @@ def _host_tensor(model, x):
     return x + torch.ones(3, device="cpu")  # HERE
 
 
+def _copies(model, x):
+    return x + copy.deepcopy(x)  # HERE
+
+
 def _moves(model, x):
     return x.to("cuda")  # HERE
 
@@ -114,6 +119,7 @@ def _rebinds(model, x):  # HERE
     [
         (_reads, "reads a tensor's value"),
         (_host_tensor, r"Expected an IPU tensor but got tensor\(device=cpu"),
+        (_copies, "Expected an IPU tensor"),
         (_moves, "Illegal move"),
         (_slices, r"slice \(2\) must be a factor of the slicing dimension \(3\)"),
         (_counts, "minlength` must be specified"),
