@@ -11,12 +11,23 @@ from typing import Any, Iterator, Optional, Sequence
 from rich.console import Console
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.cli import analyse, compare, doctor, export, memory, plan, runs, train, validate
+from ipu_proxynorm.cli import (
+    analyse,
+    benchmark,
+    compare,
+    doctor,
+    export,
+    memory,
+    plan,
+    runs,
+    train,
+    validate,
+)
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.ipu import launched
 from ipu_proxynorm.training import Interrupted, Processes, connect
 
-COMMANDS = (train, validate, export, memory, plan, runs, analyse, compare, doctor)
+COMMANDS = (train, validate, export, memory, plan, runs, analyse, compare, benchmark, doctor)
 
 
 def create_parser() -> argparse.ArgumentParser:
