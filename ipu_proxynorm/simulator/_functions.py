@@ -12,6 +12,7 @@ from . import _refusals
 from ._nested import tensors_in
 from ._recorder import Recorder
 from ._replacements import REPLACEMENTS
+from ._torch_scatter import replacement as torch_scatter_replacement
 
 # The losses of torch that PopTorch takes as the model's loss without poptorch.identity_loss.
 _LOSS_NAMES = (
@@ -126,7 +127,8 @@ class FunctionMode(TorchFunctionMode):
             with self._recorder.paused():
                 return func(*args, **kwargs)
         args, kwargs = self._moved(func, args, kwargs)
-        return REPLACEMENTS.get(func, func)(*args, **kwargs)
+        function = REPLACEMENTS.get(func) or torch_scatter_replacement(func) or func
+        return function(*args, **kwargs)
 
     def _is_made_on_host(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> bool:
         """Tell whether a factory is asked for a tensor of the host: it gets the real device."""
