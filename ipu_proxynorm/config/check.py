@@ -46,8 +46,6 @@ AT_LEAST = {
 ABOVE_ZERO = (
     "model.norm_eps",
     "model.width",
-    "model.expansion",
-    "model.group_dim",
     "data.image_size",
     "data.eval_image_size",
     "optimizer.loss_scaling",
@@ -191,10 +189,10 @@ def check_precision(config: RunConfig) -> None:
             "ipu.half_partials=True: float16 sums need float16 activations; set "
             "ipu.precision=16.32 or 16.16"
         )
-    if config.optimizer.auto_loss_scaling and precision != "16.16":
+    if config.optimizer.auto_loss_scaling and precision == "32.32":
         raise UserError(
-            f"optimizer.auto_loss_scaling=True: it looks at float16 gradients of weights, which "
-            f"ipu.precision={precision} does not have; set ipu.precision=16.16"
+            "optimizer.auto_loss_scaling=True: it looks at float16 gradients, which "
+            "ipu.precision=32.32 does not have; set ipu.precision=16.32 or 16.16"
         )
     if config.optimizer.auto_loss_scaling and config.optimizer.initial_loss_scaling is not None:
         raise UserError(

@@ -180,8 +180,11 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
         name = str(error.full_key)
         given = OmegaConf.select(layer, name, throw_on_resolution_failure=False)
         if name in keys:
+            wanted = keys[name].type
+            one = wanted.startswith("list of ") and isinstance(given, (str, int, float))
+            example = f", e.g. [{given}]" if one else ""
             raise UserError(
-                f"{source}: {name}={given!r}: expected {keys[name].type} ({keys[name].text})"
+                f"{source}: {name}={given!r}: expected {wanted}{example} ({keys[name].text})"
             ) from error
         close = nearest(name, keys) or [
             key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]

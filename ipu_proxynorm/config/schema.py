@@ -198,7 +198,7 @@ class OptimizerConfig:
         "though not of sgd_combined); null: loss_scaling",
     )
     auto_loss_scaling: bool = key(
-        False, "let the device adjust the loss scaling to the gradients (needs precision 16.16)"
+        False, "let the device adjust the loss scaling to the gradients (needs 16 bit activations)"
     )
 
 

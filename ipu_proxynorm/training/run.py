@@ -34,7 +34,14 @@ from ipu_proxynorm.training.weights_file import (
     read_metadata,
     read_weights,
 )
-from models import PROVIDERS, Network, default_resolution, load_timm, load_torchvision
+from models import (
+    PROVIDERS,
+    Network,
+    check_resolution,
+    default_resolution,
+    load_timm,
+    load_torchvision,
+)
 from models import load_weights as load_named
 
 
@@ -92,6 +99,9 @@ def build(
     model, stages, program, optimizer = create_program(
         config, data, arithmetic.global_batch, shallow
     )
+    if config.data.eval_image_size is not None:
+        with blame("data.eval_image_size", config.data.eval_image_size):
+            check_resolution(config.model.name, config.data.eval_image_size)
     run = Run(
         config=config,
         data=data,

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
-from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.config import RunConfig, load
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training import build
 from ipu_proxynorm.training.run import own_image_size
 
 
@@ -22,3 +24,9 @@ def test_size_of_training_images(dataset, network, given, size):
     model = dataclasses.replace(config.model, name=network)
     data = dataclasses.replace(config.data, name=dataset, image_size=given)
     assert own_image_size(dataclasses.replace(config, model=model, data=data)) == size
+
+
+def test_validation_images_that_are_too_small_are_refused_before_training():
+    config = load("configs/quickstart.yaml", ["data.eval_image_size=2"])
+    with pytest.raises(UserError, match=r"data\.eval_image_size=2: images of 2x2 are too small"):
+        build(config)

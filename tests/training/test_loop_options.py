@@ -154,15 +154,19 @@ def test_a_run_in_float16_follows_float32(tmp_path):
         assert evaluate(again) == epochs[-1].validation
 
 
-def test_the_loss_scaling_adjusts_itself_or_doubles(tmp_path):
+@pytest.mark.parametrize("precision", ["16.16", "16.32"])
+def test_the_loss_scaling_adjusts_itself(precision, tmp_path):
     _, steps, _ = train(
         tmp_path,
-        "ipu.precision=16.16",
+        f"ipu.precision={precision}",
         "optimizer.auto_loss_scaling=true",
         "optimizer.accumulation=float16",
         "optimizer.lr=0.01",
     )
     assert all(math.isfinite(step.loss) for step in steps)
+
+
+def test_the_loss_scaling_doubles(tmp_path):
     _, steps, _ = train(
         tmp_path / "doubling", "optimizer.loss_scaling=8", "optimizer.initial_loss_scaling=2"
     )
