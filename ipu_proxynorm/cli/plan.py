@@ -167,7 +167,7 @@ def reasons(planned: RunPlan) -> List[str]:
             f"{second.batch.replicas}, micro-batch {second.batch.micro_batch})"
         )
     if batch.stages == 1:
-        found.append("the network fits on one IPU: no bubble, and a replica on every IPU")
+        found.append("the network fits on one IPU: no pipeline, no bubble")
     else:
         found.append(
             f"{batch.stages} stages, balanced to {best.balance:.0%}; the pipeline fills and drains "

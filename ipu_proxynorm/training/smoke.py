@@ -67,7 +67,8 @@ def smaller(config: RunConfig) -> RunConfig:
         "data": {"workers": 0},
         "ipu": {
             "micro_batch_size": min(config.ipu.micro_batch_size, 2),
-            "replication_factor": 1,
+            # A state that is sharded over replicas needs two of them.
+            "replication_factor": 2 if config.ipu.optimizer_state == "sharded" else 1,
             "gradient_accumulation": 2 * stages - 1 if pipelined else 1,
             "device_iterations": 1,
             "inference_device_iterations": 1,

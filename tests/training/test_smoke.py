@@ -46,6 +46,18 @@ def test_what_is_smaller_is_said(capsys):
     assert not list(Path("runs").glob("efficientnet-b5*"))
 
 
+@pytest.mark.parametrize(
+    ("where", "change"), [("sharded", "4 -> 2"), ("off-chip", "4 -> 1"), ("on-chip", "4 -> 1")]
+)
+def test_the_optimiser_state_stays_where_it_is(where, change, capsys):
+    place = f"ipu.optimizer_state={where}"
+    assert main(["train", QUICKSTART, "--smoke", place, "ipu.replication_factor=4"]) == 0
+    printed = capsys.readouterr().out
+    assert f"ipu.replication_factor: {change}\n" in printed
+    assert "ipu.optimizer_state" not in printed
+    assert "smoke: passed: loss" in printed
+
+
 def test_stages_begin_in_the_same_groups_of_blocks():
     config = load(B5)  # block2e, block4f, block6e
     assert shallow_splits(config) == ["blocks.1.0", "blocks.3.0", "blocks.5.1"]
