@@ -11,8 +11,8 @@ from ipu_proxynorm.memory.chip import MIB
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
 
-# Predicted utilisation up to which a program surely fits.
-_SAFE = 0.85
+#: Predicted utilisation up to which a program surely fits.
+SAFE = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _smaller_micro_batch(now: _Trial, _: List[Boundary]) -> Iterator[Tuple[str, 
     while low <= high:
         middle = (low + high + 1) // 2
         trial = _Trial(now.capture.with_micro_batch(middle), now.layout)
-        if trial.utilisation <= _SAFE or middle == 1:
+        if trial.utilisation <= SAFE or middle == 1:
             best, low = trial, middle + 1
         else:
             high = middle - 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import budget, calibration
-from ipu_proxynorm.memory.advice import Advice
+from ipu_proxynorm.memory.advice import SAFE, Advice
 from ipu_proxynorm.memory.advice import advise as look_for_advice
 from ipu_proxynorm.memory.capture import capture as capture_model
 from ipu_proxynorm.memory.graph import Capture
@@ -17,8 +17,8 @@ from ipu_proxynorm.memory.layout import Layout, OptimizerMemory, read_optimizer
 from ipu_proxynorm.memory.options import precision_of, read_options
 
 FITS, UNCERTAIN, OUT_OF_MEMORY = "fits", "uncertain", "out of memory"
-#: Predicted utilisations of the fullest IPU up to which a program fits, and above which it cannot.
-SAFE, HOPELESS = 0.85, 1.15
+#: Predicted utilisation of the fullest IPU above which a program cannot fit; up to SAFE it does.
+HOPELESS = 1.15
 
 
 @dataclasses.dataclass(frozen=True)

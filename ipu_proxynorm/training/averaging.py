@@ -14,6 +14,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 from torch import Tensor, nn
 
 from ipu_proxynorm.config import TrainingConfig
+from ipu_proxynorm.training.checkpoint import plain
 
 
 class WeightAverage:
@@ -59,12 +60,7 @@ class WeightAverage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.readings = int(state["readings"])
-        self._values = {name: plain(value) for name, value in state["values"].items()}
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Return a copy on the host; the wrapped model's tensors belong to classes of their own."""
-    return tensor.detach().as_subclass(Tensor).to("cpu", copy=True)
+        self._values = plain(state["values"])
 
 
 @contextlib.contextmanager
@@ -73,7 +69,7 @@ def weights_replaced(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterato
 
     To be entered while the IPUs are left to no program that trains ``model``.
     """
-    own = {name: plain(tensor) for name, tensor in model.state_dict().items()}
+    own = plain(model.state_dict())
     model.load_state_dict(dict(weights))
     try:
         yield

@@ -13,8 +13,8 @@ from torch import Tensor
 from ipu_proxynorm.config import TrainingConfig, dump
 from ipu_proxynorm.data import DamageReport, DataError, training_loader, training_share, watched
 from ipu_proxynorm.ipu import training_options
-from ipu_proxynorm.training.averaging import plain, weights_replaced
-from ipu_proxynorm.training.checkpoint import Checkpoint
+from ipu_proxynorm.training.averaging import weights_replaced
+from ipu_proxynorm.training.checkpoint import Checkpoint, plain
 from ipu_proxynorm.training.executor import TrainingExecutor
 from ipu_proxynorm.training.fine_tuning import set_training_mode
 from ipu_proxynorm.training.interruption import Interrupted, Interruption

@@ -10,7 +10,8 @@ from typing import Any, Dict, Mapping, Sequence
 
 from torch import Tensor
 
-from ipu_proxynorm.training.averaging import WeightAverage, plain
+from ipu_proxynorm.training.averaging import WeightAverage
+from ipu_proxynorm.training.checkpoint import plain
 from ipu_proxynorm.training.diagnosis import (
     Diverged,
     loss_not_finite,
@@ -34,9 +35,7 @@ class Readings:
         self._read(step)
 
     def _read(self, step: int) -> None:
-        self.weights: Dict[str, Tensor] = {
-            name: plain(tensor) for name, tensor in self.run.model.state_dict().items()
-        }
+        self.weights: Dict[str, Tensor] = plain(self.run.model.state_dict())
         self.step = step
 
     def due(self, step: int, call: int) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.training.checkpoint import plain
 from ipu_proxynorm.training.torch_file import NotPlain, read_torch
 from ipu_proxynorm.training.whole_file import replacing
 
@@ -67,17 +68,14 @@ def write_weights(
         UserError: see :func:`check_target`, or the file cannot be written.
     """
     check_target(path, overwrite)
-    plain = {
-        name: value.detach().as_subclass(Tensor).to("cpu", copy=True).contiguous()
-        for name, value in weights.items()
-    }
+    values = plain(weights)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as stream:
             if path.suffix == SAFETENSORS:
-                stream.write(_safetensors().torch.save(plain, dict(metadata)))
+                stream.write(_safetensors().torch.save(values, dict(metadata)))
             else:
-                torch.save(plain, stream)
+                torch.save(values, stream)
     # torch's archive writer turns some of the system's errors into its own.
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
