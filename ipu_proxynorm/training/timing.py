@@ -17,6 +17,7 @@ from ipu_proxynorm.data import ImageData, training_loader, watched
 from ipu_proxynorm.ipu import Classification, training_options
 from ipu_proxynorm.training.arithmetic import BatchArithmetic
 from ipu_proxynorm.training.executor import TrainingExecutor
+from ipu_proxynorm.training.fine_tuning import set_training_mode
 from ipu_proxynorm.training.footprint import describe_data
 from ipu_proxynorm.training.memory_check import memory_check
 from ipu_proxynorm.training.mixing import draw
@@ -81,6 +82,7 @@ def time_on_images(config: RunConfig, calls: int) -> Timing:
         UserError: the run cannot be built, or its images cannot be read.
     """
     run = build(config)
+    set_training_mode(run.model, config.training.trainable)
     options = training_options(config.ipu, config.seed, config.optimizer.auto_loss_scaling)
     check = memory_check(config, run.program, options, run.optimizer)
     executor = TrainingExecutor(run.program, options, run.optimizer, config.seed, check=check)
@@ -100,7 +102,8 @@ def time_on_device(config: RunConfig, calls: int) -> Timing:
     data = describe_data(dataclasses.replace(config.data, image_size=own_image_size(config)))
     arithmetic = BatchArithmetic.of(config.ipu, _combined_batch(config))
     torch.manual_seed(config.seed)
-    _, _, program, optimizer = create_program(config, data, arithmetic.global_batch)
+    model, _, program, optimizer = create_program(config, data, arithmetic.global_batch)
+    set_training_mode(model, config.training.trainable)
     options = training_options(config.ipu, config.seed, config.optimizer.auto_loss_scaling)
     options.enableSyntheticData(True)
     check = memory_check(config, program, options, optimizer)

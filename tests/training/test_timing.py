@@ -82,6 +82,21 @@ def test_on_the_device_no_image_need_be_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["away.yaml"]
 
 
+@pytest.mark.parametrize("time_run", [timing.time_on_images, timing.time_on_device])
+def test_what_is_frozen_is_frozen_in_what_is_timed(time_run, monkeypatch):
+    seen = []
+
+    def look(executor, batches, calls):
+        timed = executor.executor.model
+        network = getattr(timed, "program", timed).model
+        seen.extend([network.layer1.training, network.fc.training])
+        return 0.0, [1.0], [1.0]
+
+    monkeypatch.setattr(timing, "_time", look)
+    time_run(load("configs/quickstart.yaml", ["training.trainable=[norm, fc]"]), 1)
+    assert seen == [False, True]
+
+
 def test_random_labels_are_brought_to_classes():
     run = build(load("configs/quickstart.yaml"))
     program = run.program.eval()
