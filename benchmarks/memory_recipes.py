@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.memory import MIB, Verdict, predict_capture
-from ipu_proxynorm.training.footprint import footprint
+from ipu_proxynorm.prediction.footprint import footprint
 
 HEAD = ["recipe", "IPUs", "micro-batch", "fullest IPU", "MiB", "utilisation", "interval", "verdict"]
 

@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from ipu_proxynorm import memory
 from ipu_proxynorm.errors import UserError
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 DATA = pathlib.Path(__file__).parent / "data"
 

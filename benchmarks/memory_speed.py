@@ -10,7 +10,7 @@ import sys
 
 PROGRAM = """
 import time, torch
-from models import create_model
+from ipu_proxynorm.models import create_model
 from ipu_proxynorm import memory
 from ipu_proxynorm.ipu.pipeline import place
 torch.set_num_threads(2)

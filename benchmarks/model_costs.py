@@ -13,7 +13,7 @@ import csv
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
-from models import MODELS, EfficientNet, cost
+from ipu_proxynorm.models import MODELS, EfficientNet, cost
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "models.md"

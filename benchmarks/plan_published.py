@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ipu_proxynorm.config import load
 from ipu_proxynorm.memory.planner import Plan
-from ipu_proxynorm.training.planning import global_batch, layer_names, plan_run
+from ipu_proxynorm.prediction.planning import global_batch, layer_names, plan_run
 
 IPUS = 16
 HEAD = ["recipe", "published", "images/s", "fullest IPU", "planned", "images/s", "fullest IPU",

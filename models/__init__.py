@@ -1,8 +1,8 @@
 """Networks by name. Each takes a norm spec, knows the norms and nothing of IPUs."""
 
-from models.cost import Cost, cost, multiply_adds
-from models.efficientnet import EfficientNet
-from models.factory import (
+from ipu_proxynorm.models.cost import Cost, cost, multiply_adds
+from ipu_proxynorm.models.efficientnet import EfficientNet
+from ipu_proxynorm.models.factory import (
     MODELS,
     Architecture,
     architecture,
@@ -10,12 +10,18 @@ from models.factory import (
     create_model,
     default_resolution,
 )
-from models.layers import Network
-from models.random_net import RandomNet
-from models.resnet import ResNet
-from models.resnetv2 import ResNetV2
-from models.theirs import PROVIDERS, creating_call
-from models.weights import load_timm, load_torchvision, load_weights, to_timm, to_torchvision
+from ipu_proxynorm.models.layers import Network
+from ipu_proxynorm.models.random_net import RandomNet
+from ipu_proxynorm.models.resnet import ResNet
+from ipu_proxynorm.models.resnetv2 import ResNetV2
+from ipu_proxynorm.models.theirs import PROVIDERS, creating_call
+from ipu_proxynorm.models.weights import (
+    load_timm,
+    load_torchvision,
+    load_weights,
+    to_timm,
+    to_torchvision,
+)
 
 __all__ = [
     "MODELS",

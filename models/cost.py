@@ -8,7 +8,7 @@ from typing import Any, List, Optional
 import torch
 from torch import Tensor, nn
 
-from models.factory import create_model, default_resolution
+from ipu_proxynorm.models.factory import create_model, default_resolution
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipu_proxynorm.errors import UserError, nearest_number
-from models.layers import DropPath, Layers, Network, initialize_convolutions
+from ipu_proxynorm.models.layers import DropPath, Layers, Network, initialize_convolutions
 
 #: Kernel, stride, channels and blocks of each stage of B0.
 STAGES: Tuple[Tuple[int, int, int, int], ...] = (

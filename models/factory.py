@@ -7,11 +7,11 @@ import re
 from typing import Any, Dict, List, Optional, Tuple, Type
 
 from ipu_proxynorm.errors import UserError, unknown_name
-from models.efficientnet import EfficientNet
-from models.layers import Network
-from models.random_net import RandomNet
-from models.resnet import BasicBlock, Bottleneck, ResNet
-from models.resnetv2 import PreActBasicBlock, PreActBottleneck, ResNetV2
+from ipu_proxynorm.models.efficientnet import EfficientNet
+from ipu_proxynorm.models.layers import Network
+from ipu_proxynorm.models.random_net import RandomNet
+from ipu_proxynorm.models.resnet import BasicBlock, Bottleneck, ResNet
+from ipu_proxynorm.models.resnetv2 import PreActBasicBlock, PreActBottleneck, ResNetV2
 
 
 @dataclasses.dataclass(frozen=True)

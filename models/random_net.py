@@ -10,8 +10,8 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
+from ipu_proxynorm.models.layers import Network
 from ipu_proxynorm.norm import create_conv, create_norm_act
-from models.layers import Network
 
 
 class RandomNet(Network):

@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Sequence
 from torch import nn
 
 from ipu_proxynorm.errors import UserError
-from models.layers import Network
+from ipu_proxynorm.models.layers import Network
 
 
 class ResidualNetwork(Network):

@@ -14,8 +14,8 @@ from typing import Dict, List, Optional, Sequence, Type, Union
 import torch
 from torch import Tensor, nn
 
-from models.layers import Layers, initialize_convolutions, zero_branch
-from models.residual import ResidualNetwork, bottleneck_width, published_splits
+from ipu_proxynorm.models.layers import Layers, initialize_convolutions, zero_branch
+from ipu_proxynorm.models.residual import ResidualNetwork, bottleneck_width, published_splits
 
 
 def projection(inputs: int, outputs: int, stride: int, layers: Layers) -> Optional[nn.Conv2d]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ipu_proxynorm.errors import UserError, unknown_name
-from models.efficientnet import EfficientNet
-from models.factory import MODELS, architecture
+from ipu_proxynorm.models.efficientnet import EfficientNet
+from ipu_proxynorm.models.factory import MODELS, architecture
 
 #: Who else has networks of ours.
 PROVIDERS = ("torchvision", "timm")

@@ -13,9 +13,9 @@ from typing import Dict, List, Mapping, Tuple
 from torch import Tensor
 
 from ipu_proxynorm.errors import UserError
-from models.efficientnet import EfficientNet
-from models.layers import Network
-from models.resnetv2 import ResNetV2
+from ipu_proxynorm.models.efficientnet import EfficientNet
+from ipu_proxynorm.models.layers import Network
+from ipu_proxynorm.models.resnetv2 import ResNetV2
 
 #: Beginnings of names, theirs and ours; ``#`` is a number. The first that fits holds.
 Names = List[Tuple[str, str]]

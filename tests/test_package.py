@@ -26,9 +26,9 @@ def test_the_package_norm_and_simulator_need_torch_and_numpy_only():
         "                                      'sklearn', 'rich', 'tensorboard', 'scipy'}:\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Blocker())\n"
-        "import ipu_proxynorm, ipu_proxynorm.norm, ipu_proxynorm.simulator, models\n"
+        "import ipu_proxynorm, ipu_proxynorm.norm, ipu_proxynorm.simulator, ipu_proxynorm.models\n"
         "from ipu_proxynorm.backend import poptorch\n"
-        "models.create_model('resnetv2_8', norm='ln+pn')\n"
+        "ipu_proxynorm.models.create_model('resnetv2_8', norm='ln+pn')\n"
         "print(poptorch.__name__)"
     )
     assert python(code) == (0, "ipu_proxynorm.simulator", "")

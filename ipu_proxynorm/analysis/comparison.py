@@ -9,8 +9,8 @@ import statistics
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ipu_proxynorm.analysis.json_lines import append_line, read_lines
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.json_lines import append_line, read_lines
 
 DONE, DIVERGED, UNDEFINED = "done", "diverged", "undefined"
 

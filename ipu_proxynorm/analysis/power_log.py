@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
-from ipu_proxynorm.analysis.json_lines import append_line, read_lines
 from ipu_proxynorm.analysis.power import POWERS, Power
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.json_lines import append_line, read_lines
 
 FILE = "power.jsonl"
 

@@ -17,8 +17,8 @@ from ipu_proxynorm.cli.measure import Measure, on_the_host, power_of
 from ipu_proxynorm.config import RunConfig, dump, load
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm import parse_norm_spec
+from ipu_proxynorm.run.directory import CHECKPOINTS
 from ipu_proxynorm.training import RunDirectory, build, load_checkpoint, load_weights
-from ipu_proxynorm.training.run_directory import CHECKPOINTS
 
 NORMS = "bn,in,ln,gn4,ln+pn,ln+ws"
 IMAGES, BATCH_SIZE = 128, 32

@@ -16,8 +16,8 @@ from ipu_proxynorm.config import RunConfig, dump
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import predict
+from ipu_proxynorm.run.mixing import draw
 from ipu_proxynorm.training import build
-from ipu_proxynorm.training.mixing import draw
 
 #: Predicted bytes on the fullest IPU, by norm, micro-batch and variant.
 Sram = Dict[Tuple[str, int, str], int]

@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.weights import SAFETENSORS, check_target, write_weights
+from ipu_proxynorm.models import PROVIDERS
 from ipu_proxynorm.training import RunDirectory, load_checkpoint
 from ipu_proxynorm.training.export import WEIGHTS, export
-from ipu_proxynorm.training.weights_file import SAFETENSORS, check_target, write_weights
-from models import PROVIDERS
 
 
 def add_parser(subparsers: Any) -> None:

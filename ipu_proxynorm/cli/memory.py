@@ -28,8 +28,8 @@ from ipu_proxynorm.memory.predict import verdict_name
 from ipu_proxynorm.memory.table import aligned, describe, term_name
 from ipu_proxynorm.memory.timeline import timelines
 from ipu_proxynorm.norm import parse_norm_spec
-from ipu_proxynorm.training.footprint import Footprint, footprint
-from ipu_proxynorm.training.memory_advice import predict_run
+from ipu_proxynorm.prediction.advice import predict_run
+from ipu_proxynorm.prediction.footprint import Footprint, footprint
 
 if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import MIB, Prediction
 from ipu_proxynorm.memory.table import aligned
-from ipu_proxynorm.training.footprint import describe_data, micro_batch
-from ipu_proxynorm.training.run import create_program
+from ipu_proxynorm.prediction.footprint import describe_data, micro_batch
+from ipu_proxynorm.run.run import create_program
 
 
 def refuse_without_sdk() -> None:

@@ -13,7 +13,7 @@ from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import MIB, find_chip
 from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
-from ipu_proxynorm.training.planning import (
+from ipu_proxynorm.prediction.planning import (
     RunPlan,
     global_batch,
     layer_names,

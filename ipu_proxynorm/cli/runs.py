@@ -16,9 +16,9 @@ from rich.table import Table
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.run.directory import CONFIG, METRICS
+from ipu_proxynorm.run.state import read_state
 from ipu_proxynorm.training import RunDirectory
-from ipu_proxynorm.training.run_directory import CONFIG, METRICS
-from ipu_proxynorm.training.run_state import read_state
 
 
 def add_parser(subparsers: Any) -> None:

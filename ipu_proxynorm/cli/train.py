@@ -16,6 +16,9 @@ from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli.epoch_recorder import EpochRecorder
 from ipu_proxynorm.config import RunConfig, documentation, load
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.run.directory import writing_threads_quiet
+from ipu_proxynorm.run.optimizer import scaled_learning_rate
+from ipu_proxynorm.run.state import recorded
 from ipu_proxynorm.training import (
     Checkpoint,
     EpochResult,
@@ -30,9 +33,6 @@ from ipu_proxynorm.training import (
     fit,
     load_checkpoint,
 )
-from ipu_proxynorm.training.optimizer import scaled_learning_rate
-from ipu_proxynorm.training.run_directory import writing_threads_quiet
-from ipu_proxynorm.training.run_state import recorded
 from ipu_proxynorm.training.smoke import smoke
 from ipu_proxynorm.training.tracking import WandbTracker, load_wandb
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ipu_proxynorm.run.directory import CHECKPOINTS
 from ipu_proxynorm.training import (
     Evaluation,
     Processes,
@@ -17,7 +18,6 @@ from ipu_proxynorm.training import (
     load_checkpoint,
     load_weights,
 )
-from ipu_proxynorm.training.run_directory import CHECKPOINTS
 
 
 def add_parser(subparsers: Any) -> None:

@@ -4,7 +4,13 @@ from ipu_proxynorm.ipu.distribution import ALONE, Instance, launched
 from ipu_proxynorm.ipu.mixing import Mixing
 from ipu_proxynorm.ipu.network import create_network
 from ipu_proxynorm.ipu.options import inference_options, training_options
-from ipu_proxynorm.ipu.pipeline import Stage, pipeline_stages, place, resolve_splits, split_points
+from ipu_proxynorm.ipu.pipeline import (
+    Stage,
+    pipeline_stages,
+    place,
+    resolve_splits,
+    split_points,
+)
 from ipu_proxynorm.ipu.precision import PRECISIONS, Precision, precision_of, set_weights_type
 from ipu_proxynorm.ipu.program import Classification
 

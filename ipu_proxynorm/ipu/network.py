@@ -7,7 +7,7 @@ from typing import Tuple
 
 from ipu_proxynorm.config import ModelConfig
 from ipu_proxynorm.errors import blame
-from models import Network, check_resolution, create_model
+from ipu_proxynorm.models import Network, check_resolution, create_model
 
 
 def create_network(

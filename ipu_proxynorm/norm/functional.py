@@ -13,7 +13,7 @@ from torch import Tensor
 from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
 from ipu_proxynorm.norm.execution import device_grouping, may_use_custom_backward
 from ipu_proxynorm.norm.grouping import regroup_channels
-from ipu_proxynorm.norm.moments import proxy_moments
+from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 
 
 def proxy_norm(

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ipu_proxynorm.norm.activations import Activation
-from ipu_proxynorm.norm.derivatives import moment_derivatives
 from ipu_proxynorm.norm.functional import native_float16
-from ipu_proxynorm.norm.moments import at_least_float32
+from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
+from ipu_proxynorm.norm.moments.gaussian import at_least_float32
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from ipu_proxynorm.norm.execution import may_use_custom_backward
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, native_float16
 from ipu_proxynorm.norm.fused import Prepared, fused_norm_act, prepare
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
-from ipu_proxynorm.norm.moments import METHODS, proxy_moments
+from ipu_proxynorm.norm.moments.gaussian import METHODS, proxy_moments
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 ActLayer = Optional[ActivationLike]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ipu_proxynorm.norm.execution import may_use_custom_backward
 from ipu_proxynorm.norm.fused import Prepared, prepare
 from ipu_proxynorm.norm.modules import ProxyNormAct
-from ipu_proxynorm.norm.moments import proxy_moments
+from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 
 
 def share_moments(*modules: nn.Module) -> SharedMoments:

@@ -7,18 +7,19 @@ from typing import Callable, Optional, Union
 
 import torch
 
-from . import _logging, _wrapping, ops, optim, options, poptorch_core, profiling, testing
-from ._custom_args import ICustomArgParser, registerCustomArgParser
-from ._custom_op import registerCustomOp
-from ._data_accessor import AsynchronousDataAccessor
+from . import _logging, ops, optim, options, poptorch_core, profiling, testing
 from ._dataloader import DataLoader
-from ._export import read as _read_export
-from ._hooks import registerPostCompileHook, registerPreCompileHook
 from ._impl import createPoptorchError, isRunningOnIpu
 from ._logging import logger
 from ._poplar_executor import PoplarExecutor
 from ._printing import module_repr, print
+from ._utils import ICustomArgParser, registerCustomArgParser
 from .enums import *  # noqa: F403
+from .executor import wrapping
+from .executor.export import read as _read_export
+from .executor.hooks import registerPostCompileHook, registerPreCompileHook
+from .loading.data_accessor import AsynchronousDataAccessor
+from .operations.custom_op import registerCustomOp
 from .ops import *  # noqa: F403
 from .options import *  # noqa: F403
 from .poptorch_core import Error, RecoverableError, UnrecoverableError
@@ -74,7 +75,7 @@ def trainingModel(
     """
     if isinstance(model, PoplarExecutor):
         model = model._user_model
-    if _wrapping.is_wrapped(model):
+    if wrapping.is_wrapped(model):
         raise RuntimeError(
             "Model has already been wrapped in 'poptorch.trainingModel'. Call model.destroy() on "
             "the model to unwrap before wrapping again."

@@ -14,7 +14,7 @@ import runpy
 import sys
 from typing import List
 
-from ._provide import provide
+from .alias.provide import provide
 
 _USAGE = "usage: python -m ipu_proxynorm.simulator (PROGRAM.py | -m MODULE) [ARGS...]"
 

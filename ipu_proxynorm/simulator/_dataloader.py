@@ -6,13 +6,13 @@ from typing import Any, Dict, Iterator, Optional
 
 import torch
 
-from ._data_accessor import AsynchronousDataAccessor, AsynchronousWorker
 from ._impl import createPoptorchError
 from ._logging import logger
 from ._options_impl import require
-from ._sub_dataset import _SubDataset
 from ._utils import combined_batch_generator
 from .enums import DataLoaderMode
+from .loading.data_accessor import AsynchronousDataAccessor, AsynchronousWorker
+from .loading.sub_dataset import _SubDataset
 from .options import Options
 
 __all__ = ["AsynchronousDataAccessor", "AsynchronousWorker", "DataLoader"]

@@ -9,29 +9,21 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
-from . import (
-    _args_parser,
-    _batching,
-    _compute_device,
-    _hooks,
-    _impl,
-    _machine,
-    _printing,
-    _program,
-    _utils,
-    _wrapping,
-    enums,
-    optim,
-)
-from ._device import Device
-from ._executor_checks import check_program, own_options
-from ._export import Exporting
-from ._inspection import Inspection
+from . import _args_parser, _impl, _printing, _utils, enums, optim
 from ._logging import logger
-from ._optimizer_link import OptimizerLink
-from ._replica_groups import GroupedParameter, Grouping, ReplicaGroups
-from ._weights_link import WeightsLink
+from .device import batching
+from .device.device import Device
+from .executor import hooks, wrapping
+from .executor.checks import check_program, own_options
+from .executor.export import Exporting
+from .executor.inspection import Inspection
+from .executor.weights_link import WeightsLink
+from .machine import ipus
+from .machine.replica_groups import GroupedParameter, Grouping, ReplicaGroups
+from .optimizer.link import OptimizerLink
 from .options import Options
+from .trace import compute_device
+from .trace.program import Program, compile_program, warn_of_required_gradients
 
 NO_EXECUTABLE_ERR = "Model has not been compiled or has been destroyed."
 
@@ -77,7 +69,7 @@ class PoplarExecutor(Inspection, Exporting):
         self._user_model = model if user_model is None else user_model
         # Looks at this one's weights fetch nothing from the device.
         same = user_model is None
-        self._model = _wrapping.plain_view(model) if same else _wrapping.plain_copy(model)
+        self._model = wrapping.plain_view(model) if same else wrapping.plain_copy(model)
         self._args_parser = _args_parser.ArgsParser(self._model)
         self._device: Optional[Device] = None
         self._is_attached = False
@@ -93,7 +85,7 @@ class PoplarExecutor(Inspection, Exporting):
             self.setOptimizer(optimizer or optim.SGD(self._user_model.parameters(), lr=0.01))
         self._options._freeze()
         if training:
-            _wrapping.wrap(self._user_model, self)
+            wrapping.wrap(self._user_model, self)
 
     # ---- the model as an object ---------------------------------------------------------------
 
@@ -133,7 +125,7 @@ class PoplarExecutor(Inspection, Exporting):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._training:
-            _wrapping.wrap(self._user_model, self)
+            wrapping.wrap(self._user_model, self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
         """Load weights into the model, and onto the device if it is attached."""
@@ -164,28 +156,28 @@ class PoplarExecutor(Inspection, Exporting):
 
     def _compile(self, inputs: _args_parser.Args) -> None:
         started = time.perf_counter()
-        device = _compute_device.chosen()
-        layout = _batching.BatchLayout.of(self._options)
-        micro_batch = _program.warn_of_required_gradients(inputs)
+        device = compute_device.chosen()
+        layout = batching.BatchLayout.of(self._options)
+        micro_batch = warn_of_required_gradients(inputs)
         for tensor in micro_batch.asPackedFlatTuple():
             layout.check(tensor)
-        first = _batching.Position(0, 0, 0)
+        first = batching.Position(0, 0, 0)
         micro_batch.forEach(lambda tensor: layout.micro_batch(tensor, first))
         groups = self._replica_groups()
 
         def view(name: str, tensor: torch.Tensor) -> torch.Tensor:
             return tensor[0] if name in groups else tensor
 
-        _hooks.before_compiling()
+        hooks.before_compiling()
         try:
-            program = _program.compile_program(
+            program = compile_program(
                 self._model, micro_batch, self._options, self._training, view, device
             )
         finally:
-            _hooks.after_compiling()
+            hooks.after_compiling()
         check_program(program, self._options, self._training)
         if self._options.connection_type != enums.ConnectionType.Never:
-            _machine.attach(self._options)
+            ipus.attach(self._options)
             self._is_attached = True
         self._device = Device(program, self._options, groups, self._seed())
         self._executable_inputs = inputs
@@ -224,17 +216,17 @@ class PoplarExecutor(Inspection, Exporting):
             assert self._link is not None
             self._link.destroy()
         if self._is_attached:
-            _machine.detach(self._options)
+            ipus.detach(self._options)
             self._is_attached = False
         self._device = None
         if self._training:
-            _wrapping.unwrap(self._user_model)
+            wrapping.unwrap(self._user_model)
 
     def __del__(self) -> None:
         # The weights outlive whoever trained them.
         if self.__dict__.get("_is_attached") and not sys.is_finalizing():
             self.copyWeightsToHostIfNeeded()
-            _machine.detach(self._options)
+            ipus.detach(self._options)
 
     # ---- running ------------------------------------------------------------------------------
 
@@ -285,7 +277,7 @@ class PoplarExecutor(Inspection, Exporting):
             self._weights_version = version
 
     @staticmethod
-    def _structured(program: _program.Program, outputs: List[torch.Tensor]) -> Any:
+    def _structured(program: Program, outputs: List[torch.Tensor]) -> Any:
         on_device = iter(program.output_on_device)
         return _utils.reconstructTensorStructure(
             program.outputs_structure, outputs, lambda tensor: next(on_device)
@@ -377,7 +369,7 @@ class PoplarExecutor(Inspection, Exporting):
         )
         if self._is_attached:
             raise _impl.createPoptorchError("Device is already attached")
-        _machine.attach(self._options)
+        ipus.attach(self._options)
         self._is_attached = True
         self._on_attach()
 
@@ -402,7 +394,7 @@ class PoplarExecutor(Inspection, Exporting):
         if self._link is not None:
             self.copyWeightsToHostIfNeeded()
             self._link.fetch()
-        _machine.detach(self._options)
+        ipus.detach(self._options)
         self._is_attached = False
 
     # ---- random numbers -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any, Dict, List, Optional
 
@@ -9,6 +10,27 @@ import torch
 
 from . import enums
 from .options import Options
+
+
+# Modules that files of earlier versions name, and where their classes are now.
+_MOVED = {
+    f"{__package__}._{name}": f"{__package__}.settings.{name}"
+    for name in (
+        "attribute",
+        "execution_strategy",
+        "option_groups",
+        "optimizer_base",
+        "tensor_locations",
+    )
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds classes that have moved since a file was written."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the class, from where it is now."""
+        return super().find_class(_MOVED.get(module, module), name)
 
 
 class PoptorchData:
@@ -56,7 +78,7 @@ def parse(serialized_data: bytes, expected_version: str) -> PoptorchData:
         AssertionError: the data come from another version or hold no inputs.
 
     """
-    data = pickle.loads(serialized_data)
+    data = _Unpickler(io.BytesIO(serialized_data)).load()
     if data.version != expected_version:
         raise AssertionError(
             f"PopTorch version mismatch: File was created with version: {data.version} and this "

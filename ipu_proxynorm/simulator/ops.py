@@ -6,17 +6,24 @@ from typing import Any
 
 import torch
 
-from . import _impl, _program, enums
-from ._blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
-from ._cluster import fps, nearest
-from ._control_flow import cond, for_loop
-from ._cpu_op import CPU
-from ._ctc_decoder import ctc_beam_search_decoder
-from ._custom_op import custom_op
-from ._dynamic_slices import dynamic_slice, dynamic_update
-from ._multi_conv import MultiConv
-from ._print_tensor import ipu_print_tensor
+from . import _impl, enums
 from ._utils import flattenTensorStructure, reconstructTensorStructure
+from .operations.blocks import (
+    BeginBlock,
+    Block,
+    BlockFunction,
+    LegacyBeginBlockFn,
+    removeBlocks,
+)
+from .operations.cluster import fps, nearest
+from .operations.control_flow import cond, for_loop
+from .operations.cpu_op import CPU
+from .operations.ctc_decoder import ctc_beam_search_decoder
+from .operations.custom_op import custom_op
+from .operations.dynamic_slices import dynamic_slice, dynamic_update
+from .operations.multi_conv import MultiConv
+from .operations.print_tensor import ipu_print_tensor
+from .trace import program
 
 __all__ = [
     "CPU",
@@ -82,7 +89,7 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
         return type(tensors[0])(recomputationCheckpoint(tensor) for tensor in tensors[0])
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise ValueError("All inputs must be tensors")
-    checkpoints = tuple(_program.checkpoint(_identity(tensor)) for tensor in tensors)
+    checkpoints = tuple(program.checkpoint(_identity(tensor)) for tensor in tensors)
     return checkpoints[0] if len(checkpoints) == 1 else checkpoints
 
 
@@ -135,7 +142,7 @@ def _set_overlap(tensors: Any, mode: enums.OverlapMode, kind: str) -> Any:
                 f"You may only set overlap for torch.tensor {kind}s. "
                 f"{type(tensor)} is not supported."
             )
-        return _program.overlapped(_identity(tensor), tensor, kind, mode)
+        return program.overlapped(_identity(tensor), tensor, kind, mode)
 
     flat = [mark(tensor) for tensor in flattenTensorStructure(tensors)]
     return reconstructTensorStructure(tensors, flat)
@@ -181,7 +188,7 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     else:
         assert reduction == "none", "Unsupported reduction type!"
         loss = x.clone()
-    trace = _program.current()
+    trace = program.current()
     if trace is not None:
         trace.note_loss(loss)
     return loss

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 import torch
 
 from ._logging import logger
-from ._optimizer_base import Optimizer, VariableAttributes, arguments_of
+from .settings.optimizer_base import Optimizer, VariableAttributes, arguments_of
 
 __all__ = ["LAMB", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "VariableAttributes"]
 

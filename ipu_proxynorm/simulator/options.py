@@ -9,8 +9,11 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 
 from . import _options_config, _options_impl, enums
-from ._attribute import Attribute
-from ._execution_strategy import (
+from ._logging import logger
+from ._options_config import ConfigFileError
+from ._options_impl import require, requireAtLeastOne
+from .settings.attribute import Attribute
+from .settings.execution_strategy import (
     BlockId,
     BlockPlacement,
     ParallelPhasedExecution,
@@ -19,21 +22,16 @@ from ._execution_strategy import (
     SerialPhasedExecution,
     ShardedExecution,
     Stage,
-    _DefaultStageManager,  # noqa: F401 (PopTorch has it here)
     _IExecutionStrategy,
-    _IPhasedExecution,  # noqa: F401 (PopTorch has it here)
 )
-from ._logging import logger
-from ._option_groups import (
+from .settings.option_groups import (
     _DistributedOptions,
     _JitOptions,
     _PopartOptions,
     _PrecisionOptions,
     _TrainingOptions,
 )
-from ._options_config import ConfigFileError
-from ._options_impl import require, requireAtLeastOne
-from ._tensor_locations import TensorLocationSettings, _TensorLocationOptions
+from .settings.tensor_locations import TensorLocationSettings, _TensorLocationOptions
 
 __all__ = [
     "Attribute",

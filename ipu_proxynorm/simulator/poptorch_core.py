@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any, Dict, NoReturn, Tuple, Type
 
-from . import _session_options
 from ._errors import Error, RecoverableError, UnrecoverableError, createError
+from .settings import session_options
 
 __all__ = [
     "Error",
@@ -115,4 +115,4 @@ def _validateOptions(options: Dict[str, Any]) -> None:
         Error: an option that PopART does not have, or a value of the wrong type.
 
     """
-    _session_options.validate(options)
+    session_options.validate(options)

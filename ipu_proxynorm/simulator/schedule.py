@@ -186,7 +186,7 @@ def of(executor: PoplarExecutor) -> Schedule:
         poptorch.Error: it is not compiled.
 
     """
-    from . import _pipeline
+    from .machine import pipeline
 
     program = executor._compiled().program
     options = executor.options
@@ -196,7 +196,7 @@ def of(executor: PoplarExecutor) -> Schedule:
     )
     ipus = {max(stage, phase): ipu for stage, phase, ipu in program.placements}
     stage_ipus = [ipus.get(stage, stage) for stage in range(max(ipus) + 1)]
-    make = pipelined if _pipeline.is_pipelined(options) else sequential
+    make = pipelined if pipeline.is_pipelined(options) else sequential
     return make(stage_ipus, micro_batches, training)
 
 
@@ -207,11 +207,11 @@ def operators(executor: PoplarExecutor) -> List[PlacedOperator]:
         poptorch.Error: it is not compiled.
 
     """
-    from . import _machine
+    from .machine.ipus import ipus_per_replica
 
     program = executor._compiled().program
     replicas = executor.options.replication_factor
-    stride = _machine.ipus_per_replica(program.placements)
+    stride = ipus_per_replica(program.placements)
     return [
         PlacedOperator(
             operation.name,

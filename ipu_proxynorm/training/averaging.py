@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional
 from torch import Tensor, nn
 
 from ipu_proxynorm.config import TrainingConfig
-from ipu_proxynorm.training.checkpoint import plain
+from ipu_proxynorm.files.checkpoint import plain
 
 
 class WeightAverage:

@@ -12,8 +12,8 @@ from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import inference_options, precision_of
+from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.training.averaging import weights_replaced
-from ipu_proxynorm.training.run import Run
 
 
 class Diverged(UserError):

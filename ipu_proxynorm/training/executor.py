@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.training.memory_check import Check, before_compiling
+from ipu_proxynorm.prediction.check import Check, before_compiling
 
 
 def _checksum(streams: Tensor) -> int:

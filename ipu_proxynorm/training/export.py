@@ -11,10 +11,10 @@ import ipu_proxynorm
 from ipu_proxynorm.config import ModelConfig, RunConfig, loads
 from ipu_proxynorm.data import pixel_statistics
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import Checkpoint, Progress
 from ipu_proxynorm.ipu import create_network, precision_of, set_weights_type
-from ipu_proxynorm.training.checkpoint import Checkpoint, Progress
-from ipu_proxynorm.training.run import averaged, load_state, own_image_size
-from models import creating_call, default_resolution, to_timm, to_torchvision
+from ipu_proxynorm.models import creating_call, default_resolution, to_timm, to_torchvision
+from ipu_proxynorm.run.run import averaged, load_state, own_image_size
 
 WEIGHTS = ("raw", "average")
 

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from ipu_proxynorm.config import TrainingConfig, dump
 from ipu_proxynorm.data import DamageReport, DataError, training_loader, training_share, watched
+from ipu_proxynorm.files.checkpoint import Checkpoint, plain
 from ipu_proxynorm.ipu import training_options
+from ipu_proxynorm.prediction.check import memory_check
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.fine_tuning import set_training_mode
+from ipu_proxynorm.run.interruption import Interrupted, Interruption
+from ipu_proxynorm.run.mixing import draw
+from ipu_proxynorm.run.optimizer import set_loss_scaling
+from ipu_proxynorm.run.processes import naming_losses
+from ipu_proxynorm.run.run import Run
+from ipu_proxynorm.run.schedule import loss_scaling_at, step_schedule
 from ipu_proxynorm.training.averaging import weights_replaced
-from ipu_proxynorm.training.checkpoint import Checkpoint, plain
 from ipu_proxynorm.training.executor import TrainingExecutor
-from ipu_proxynorm.training.fine_tuning import set_training_mode
-from ipu_proxynorm.training.interruption import Interrupted, Interruption
-from ipu_proxynorm.training.memory_check import memory_check
-from ipu_proxynorm.training.mixing import draw
-from ipu_proxynorm.training.optimizer import set_loss_scaling
-from ipu_proxynorm.training.processes import naming_losses
 from ipu_proxynorm.training.readings import Readings
 from ipu_proxynorm.training.resume import capture, restore
-from ipu_proxynorm.training.run import Run
-from ipu_proxynorm.training.run_directory import RunDirectory
-from ipu_proxynorm.training.schedule import loss_scaling_at, step_schedule
 from ipu_proxynorm.training.validation import Evaluation, Stopped, Validator
 
 

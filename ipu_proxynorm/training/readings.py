@@ -10,15 +10,15 @@ from typing import Any, Dict, Mapping, Sequence
 
 from torch import Tensor
 
+from ipu_proxynorm.files.checkpoint import plain
+from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.training.averaging import WeightAverage
-from ipu_proxynorm.training.checkpoint import plain
 from ipu_proxynorm.training.diagnosis import (
     Diverged,
     loss_not_finite,
     not_finite,
     weights_not_finite,
 )
-from ipu_proxynorm.training.run import Run
 
 
 class Readings:

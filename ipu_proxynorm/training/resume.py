@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ipu_proxynorm.config import RunConfig, documentation, loads
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training.arithmetic import BatchArithmetic
-from ipu_proxynorm.training.checkpoint import Checkpoint, Progress, TrainingState
-from ipu_proxynorm.training.run import Run, load_weights
-from ipu_proxynorm.training.schedule import step_schedule
+from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState
+from ipu_proxynorm.run.arithmetic import BatchArithmetic
+from ipu_proxynorm.run.run import Run, load_weights
+from ipu_proxynorm.run.schedule import step_schedule
 
 #: Keys that may differ from the run's own: none changes what a weight update is.
 FREE = (

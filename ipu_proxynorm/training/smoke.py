@@ -14,11 +14,11 @@ from ipu_proxynorm.config.check import check, get
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.ipu import create_network
 from ipu_proxynorm.ipu.pipeline import resolve_splits, split_points
+from ipu_proxynorm.models.factory import architecture, check_resolution
 from ipu_proxynorm.norm import parse_norm_spec
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.loop import StepResult, fit
-from ipu_proxynorm.training.run import Run, build
-from ipu_proxynorm.training.run_directory import RunDirectory
-from models.factory import architecture, check_resolution
 
 #: Images of noise stand in for these; the others come with a package.
 ON_DISK = ("cifar10", "cifar100", "image_folder")

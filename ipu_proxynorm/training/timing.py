@@ -15,13 +15,13 @@ from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.data import ImageData, training_loader, watched
 from ipu_proxynorm.ipu import Classification, training_options
-from ipu_proxynorm.training.arithmetic import BatchArithmetic
+from ipu_proxynorm.prediction.check import memory_check
+from ipu_proxynorm.prediction.footprint import describe_data
+from ipu_proxynorm.run.arithmetic import BatchArithmetic
+from ipu_proxynorm.run.fine_tuning import set_training_mode
+from ipu_proxynorm.run.mixing import draw
+from ipu_proxynorm.run.run import build, create_program, own_image_size
 from ipu_proxynorm.training.executor import TrainingExecutor
-from ipu_proxynorm.training.fine_tuning import set_training_mode
-from ipu_proxynorm.training.footprint import describe_data
-from ipu_proxynorm.training.memory_check import memory_check
-from ipu_proxynorm.training.mixing import draw
-from ipu_proxynorm.training.run import build, create_program, own_image_size
 
 
 @dataclasses.dataclass(frozen=True)

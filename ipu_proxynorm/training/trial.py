@@ -12,10 +12,10 @@ import torch
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm import GroupNormAct
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.diagnosis import Diverged
 from ipu_proxynorm.training.loop import EpochResult, fit
-from ipu_proxynorm.training.run import Run, build
-from ipu_proxynorm.training.run_directory import RunDirectory
 from ipu_proxynorm.training.validation import evaluate
 
 

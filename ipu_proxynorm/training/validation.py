@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.data import IGNORED, DamageReport, DataError, validation_loader, watched
 from ipu_proxynorm.ipu import inference_options
-from ipu_proxynorm.training.interruption import Interruption
-from ipu_proxynorm.training.run import Run
+from ipu_proxynorm.run.interruption import Interruption
+from ipu_proxynorm.run.run import Run
 
 
 @dataclasses.dataclass(frozen=True)

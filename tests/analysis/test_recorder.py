@@ -7,8 +7,8 @@ from torch import nn
 
 from ipu_proxynorm.analysis import norm_layers, normalized, power_decomposition, record_power
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.models import create_model
 from ipu_proxynorm.norm import create_norm_act
-from models import create_model
 
 
 @pytest.mark.parametrize(

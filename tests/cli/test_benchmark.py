@@ -6,7 +6,7 @@ import pytest
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.cli.benchmark import lines
-from ipu_proxynorm.training.arithmetic import BatchArithmetic
+from ipu_proxynorm.run.arithmetic import BatchArithmetic
 from ipu_proxynorm.training.timing import Timing
 
 QUICKSTART = ["benchmark", "configs/quickstart.yaml", "ipu.micro_batch_size=2", "--calls", "2"]

@@ -9,7 +9,7 @@ from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.cli.memory import largest
 from ipu_proxynorm.memory import IpuBudget
-from models.resnetv2 import ResNetV2
+from ipu_proxynorm.models.resnetv2 import ResNetV2
 
 QUICKSTART = "configs/quickstart.yaml"
 

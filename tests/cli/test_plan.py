@@ -4,7 +4,7 @@ import pytest
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load, loads
-from ipu_proxynorm.training.planning import plan_run, planned_config, planned_yaml
+from ipu_proxynorm.prediction.planning import plan_run, planned_config, planned_yaml
 
 QUICKSTART = "configs/quickstart.yaml"
 

@@ -7,7 +7,7 @@ from torch import nn
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import pipeline_stages, place, resolve_splits, split_points
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 
 @pytest.fixture

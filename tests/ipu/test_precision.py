@@ -6,12 +6,7 @@ from torch import nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.ipu import (
-    PRECISIONS,
-    Classification,
-    precision_of,
-    set_weights_type,
-)
+from ipu_proxynorm.ipu import PRECISIONS, Classification, precision_of, set_weights_type
 from ipu_proxynorm.norm import create_norm_act
 
 

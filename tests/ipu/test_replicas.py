@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import IPUConfig
 from ipu_proxynorm.ipu import Classification, training_options
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 LAYOUTS = [(4, 1, 2), (2, 2, 2), (1, 1, 8)]  # replicas, gradient accumulation, micro-batch
 IMAGES = torch.randint(0, 256, (8, 1, 8, 8), generator=torch.Generator().manual_seed(1)).to(

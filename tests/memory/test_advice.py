@@ -11,7 +11,7 @@ from torch import nn
 from ipu_proxynorm import memory
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.ipu import Classification
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 LAYOUT = memory.Layout(optimizer=memory.optimizer_memory("sgd"), gradient_accumulation=8)
 INPUTS = [torch.zeros(64, 3, 32, 32, dtype=torch.uint8), torch.zeros(64, dtype=torch.long)]

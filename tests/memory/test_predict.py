@@ -12,7 +12,7 @@ from torch import nn
 from ipu_proxynorm import memory
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 TRAINING = memory.Layout(
     optimizer=memory.optimizer_memory("sgd"), gradient_accumulation=8, replicas=4

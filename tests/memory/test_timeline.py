@@ -10,7 +10,7 @@ from ipu_proxynorm.memory import Layout, capture, optimizer_memory, predict_capt
 from ipu_proxynorm.memory.largest import largest_layers, largest_tensors
 from ipu_proxynorm.memory.table import aligned, describe, rows
 from ipu_proxynorm.memory.timeline import passes_of, steps_of, timelines
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from models import EfficientNet, RandomNet, ResNet, ResNetV2
-from models.resnet import BasicBlock, Bottleneck
-from models.resnetv2 import PreActBasicBlock, PreActBottleneck
+from ipu_proxynorm.models import EfficientNet, RandomNet, ResNet, ResNetV2
+from ipu_proxynorm.models.resnet import BasicBlock, Bottleneck
+from ipu_proxynorm.models.resnetv2 import PreActBasicBlock, PreActBottleneck
 
 LARGE = {"width": 16, "large_input": True}
 GROUPED = {**LARGE, "groups": 4, "base_width": 16}

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from models import MODELS, cost, create_model, multiply_adds
+from ipu_proxynorm.models import MODELS, cost, create_model, multiply_adds
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("model_costs", ROOT / "benchmarks" / "model_costs.py")

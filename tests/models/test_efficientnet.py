@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ipu_proxynorm.models import create_model
+from ipu_proxynorm.models.efficientnet import EfficientNet
+from ipu_proxynorm.models.layers import DropPath
 from ipu_proxynorm.norm import DelayedScaleProxyNormAct, fold_proxy_norm, share_moments
-from models import create_model
-from models.efficientnet import EfficientNet
-from models.layers import DropPath
 
 
 def pair(norm="ln+pn", **options):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ipu_proxynorm.errors import UserError
-from models import MODELS, check_resolution, create_model, default_resolution
-from models.efficientnet import group_count, round_channels
+from ipu_proxynorm.models import MODELS, check_resolution, create_model, default_resolution
+from ipu_proxynorm.models.efficientnet import group_count, round_channels
 
 
 def test_every_published_network_has_its_name():

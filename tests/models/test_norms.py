@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.models import create_model
 from ipu_proxynorm.norm import ProxyNormAct, parameter_groups
-from models import create_model
 
 SPECS = ["bn", "in", "ln", "gn4", "none", "ln+pn", "gn4+pn", "ln+pn+ws", "bn+ws"]
 

@@ -5,7 +5,7 @@ import torch
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.ipu import Classification
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 EFFICIENTNET = {"group_dim": 16, "expansion": 4}
 

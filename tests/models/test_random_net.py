@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ipu_proxynorm.analysis import record_power
-from models import create_model
-from models.random_net import RandomNet
+from ipu_proxynorm.models import create_model
+from ipu_proxynorm.models.random_net import RandomNet
 
 
 def test_is_drawn_as_defined():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import MODELS, create_model
+from ipu_proxynorm.models import MODELS, create_model
 
 # Weights of ResNet v2 with Batch Norm, counted from the architecture; for 1,000 classes (224x224)
 # and 10 classes (32x32).

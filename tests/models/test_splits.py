@@ -7,8 +7,8 @@ import torch.fx
 from torch import nn
 
 from ipu_proxynorm.ipu import resolve_splits
-from models import MODELS, create_model
-from models.layers import DropPath
+from ipu_proxynorm.models import MODELS, create_model
+from ipu_proxynorm.models.layers import DropPath
 
 
 class LayerTracer(torch.fx.Tracer):

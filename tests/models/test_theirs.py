@@ -8,8 +8,8 @@ import torch
 import torchvision
 
 from ipu_proxynorm.errors import UserError
-from models import create_model, creating_call, to_timm, to_torchvision
-from models.theirs import NETWORKS
+from ipu_proxynorm.models import create_model, creating_call, to_timm, to_torchvision
+from ipu_proxynorm.models.theirs import NETWORKS
 
 THEIRS = {"functools": functools, "timm": timm, "torch": torch, "torchvision": torchvision}
 RENAMED = {"torchvision": to_torchvision, "timm": to_timm}

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from ipu_proxynorm.errors import UserError
-from models import create_model, load_timm, load_torchvision
+from ipu_proxynorm.models import create_model, load_timm, load_torchvision
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import ipu_proxynorm
 from ipu_proxynorm.norm import create_norm_act, plain_operators, share_moments
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 
-LISTED = (Path(ipu_proxynorm.__file__).parent / "simulator/data/aten_ops.txt").read_text()
+LISTED = (Path(ipu_proxynorm.__file__).parent / "simulator/trace/data/aten_ops.txt").read_text()
 ACCEPTED = {line for line in LISTED.splitlines() if not line.startswith("#")}
 # Other names that the dispatcher has for the same: conversions, constants, uninitialized results.
 SAME = {"_to_copy": "to", "lift_fresh": "clone", "alias": "view", "empty": "zeros"}

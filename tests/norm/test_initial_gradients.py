@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ipu_proxynorm.norm import proxy_moments
 from ipu_proxynorm.norm.activations import ACTIVATIONS, Activation
-from ipu_proxynorm.norm.derivatives import moment_derivatives
-from ipu_proxynorm.norm.moments import gaussian_moments
+from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
+from ipu_proxynorm.norm.moments.gaussian import gaussian_moments
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -5,7 +5,14 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from ipu_proxynorm.report.figure import finish, legend, new_figure, save_png, standalone_svg, svg
+from ipu_proxynorm.report.figure import (
+    finish,
+    legend,
+    new_figure,
+    save_png,
+    standalone_svg,
+    svg,
+)
 from ipu_proxynorm.report.style import PAPER, THEME_CSS, colours, norm_style, norm_styles
 
 SPECS = ["bn", "in", "ln", "gn4", "ln+pn", "gn4+pn", "ln+ws", "gn4+ws", "none"]

@@ -6,8 +6,8 @@ import pytest
 
 from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.run.run import own_image_size
 from ipu_proxynorm.training import build
-from ipu_proxynorm.training.run import own_image_size
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import Subset
 
 from ipu_proxynorm.config import load
+from ipu_proxynorm.run.schedule import learning_rate_factor
 from ipu_proxynorm.training import (
     EpochResult,
     RunDirectory,
@@ -20,7 +21,6 @@ from ipu_proxynorm.training import (
     load_checkpoint,
     loop,
 )
-from ipu_proxynorm.training.schedule import learning_rate_factor
 
 
 def small_run(tmp_path, *overrides):

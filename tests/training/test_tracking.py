@@ -8,8 +8,8 @@ import pytest
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.run.state import read_state
 from ipu_proxynorm.training import EpochResult, Evaluation, StepResult
-from ipu_proxynorm.training.run_state import read_state
 from ipu_proxynorm.training.tracking import WandbTracker, load_wandb
 
 STEP = StepResult(

@@ -12,7 +12,11 @@ from ipu_proxynorm.memory.calibration import Parameters
 from ipu_proxynorm.memory.chip import find_chip
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 from ipu_proxynorm.memory.layout import Layout
-from ipu_proxynorm.memory.planner.cycles import LINK_BYTES_PER_SECOND, clock_hertz, operator_cycles
+from ipu_proxynorm.memory.planner.cycles import (
+    LINK_BYTES_PER_SECOND,
+    clock_hertz,
+    operator_cycles,
+)
 from ipu_proxynorm.memory.planner.stages import Segment, StageTable
 
 

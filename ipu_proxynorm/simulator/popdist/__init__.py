@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, Set
 
 import torch.distributed as dist
 
-from .. import _processes
+from ..machine import processes
 
 __all__ = [
     "checkNumIpusPerReplica",
@@ -39,27 +39,27 @@ _group: Optional[Any] = None
 
 def isPopdistEnvSet() -> bool:
     """Tell whether this process is one of several that were launched together."""
-    return _processes.isLaunched()
+    return processes.isLaunched()
 
 
 def getInstanceIndex() -> int:
     """Return the index of this instance, from 0."""
-    return _processes.environmentInt("RANK", 0) if isPopdistEnvSet() else 0
+    return processes.environmentInt("RANK", 0) if isPopdistEnvSet() else 0
 
 
 def getNumInstances() -> int:
     """Return the number of instances."""
-    return _processes.environmentInt("WORLD_SIZE", 1) if isPopdistEnvSet() else 1
+    return processes.environmentInt("WORLD_SIZE", 1) if isPopdistEnvSet() else 1
 
 
 def getLocalInstanceIndex() -> int:
     """Return the index of this instance among those of its host."""
-    return _processes.environmentInt("LOCAL_RANK", 0) if isPopdistEnvSet() else 0
+    return processes.environmentInt("LOCAL_RANK", 0) if isPopdistEnvSet() else 0
 
 
 def getNumLocalReplicas() -> int:
     """Return the number of replicas of this instance."""
-    return _processes.environmentInt("POPDIST_NUM_LOCAL_REPLICAS", 1)
+    return processes.environmentInt("POPDIST_NUM_LOCAL_REPLICAS", 1)
 
 
 def getNumTotalReplicas() -> int:
@@ -74,12 +74,12 @@ def getReplicaIndexOffset() -> int:
 
 def getNumIpusPerReplica() -> int:
     """Return the number of IPUs of each replica."""
-    return _processes.environmentInt("POPDIST_NUM_IPUS_PER_REPLICA", 1)
+    return processes.environmentInt("POPDIST_NUM_IPUS_PER_REPLICA", 1)
 
 
 def checkNumIpusPerReplica(num_ipus: int) -> bool:
     """Tell whether a replica has that many IPUs, as far as the environment says."""
-    return _processes.environmentInt("POPDIST_NUM_IPUS_PER_REPLICA", num_ipus) == num_ipus
+    return processes.environmentInt("POPDIST_NUM_IPUS_PER_REPLICA", num_ipus) == num_ipus
 
 
 def getDeviceId(ipusPerReplica: int = 0) -> int:
@@ -90,7 +90,7 @@ def getDeviceId(ipusPerReplica: int = 0) -> int:
 def init() -> None:
     """Connect the instances; without effect outside a distributed run."""
     if isPopdistEnvSet():
-        _processes.connect()
+        processes.connect()
 
 
 initializeBackend = init
@@ -98,18 +98,18 @@ initializeBackend = init
 
 def isBackendInitialized() -> bool:
     """Tell whether the instances are connected."""
-    return _processes.isInitialised()
+    return processes.isInitialised()
 
 
 def finalizeBackend() -> None:
     """Disconnect the instances."""
-    if _processes.isInitialised():
+    if processes.isInitialised():
         dist.destroy_process_group()
 
 
 def synchronize() -> None:
     """Wait until every instance, or every instance taking part, has come here."""
-    if _processes.isInitialised():
+    if processes.isInitialised():
         dist.barrier(group=_group)
 
 

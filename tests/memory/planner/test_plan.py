@@ -12,7 +12,7 @@ from ipu_proxynorm.memory import Layout, capture, ipu_budgets, optimizer_memory,
 from ipu_proxynorm.memory.chip import Chip
 from ipu_proxynorm.memory.planner import Planner
 from ipu_proxynorm.memory.planner.cycles import Work, cycles
-from models import create_model
+from ipu_proxynorm.models import create_model
 
 LAYOUT = Layout(precision="16.16", optimizer=optimizer_memory("sgd"), gradient_accumulation=8)
 

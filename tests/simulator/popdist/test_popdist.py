@@ -6,7 +6,8 @@ import textwrap
 import pytest
 import torch
 
-from ipu_proxynorm.simulator import _processes, enums, popdist
+from ipu_proxynorm.simulator import enums, popdist
+from ipu_proxynorm.simulator.machine.processes import sumOverProcesses
 from ipu_proxynorm.simulator.popdist import poptorch as popdist_poptorch
 from ipu_proxynorm.simulator.poptorch_core import Error
 
@@ -89,9 +90,9 @@ def test_what_the_launcher_decides_cannot_be_set(name, call):
 
 
 def test_distributed_options_without_a_launcher_are_refused():
-    _processes.sumOverProcesses([torch.ones(1)], 1)
+    sumOverProcesses([torch.ones(1)], 1)
     with pytest.raises(Error, match=r"distributed over 2 processes .* start it with torchrun"):
-        _processes.sumOverProcesses([torch.ones(1)], 2)
+        sumOverProcesses([torch.ones(1)], 2)
 
 
 @pytest.fixture
@@ -115,13 +116,14 @@ def test_instances_sum_and_wait_for_each_other(torchrun):
         """
         import sys
         import torch
-        from ipu_proxynorm.simulator import _processes, popdist
+        from ipu_proxynorm.simulator import popdist
+        from ipu_proxynorm.simulator.machine.processes import sumOverProcesses
 
         popdist.init()
         rank = popdist.getInstanceIndex()
         half = torch.tensor([0.5, 1.0 + rank], dtype=torch.half)
         single = torch.full((2, 2), float(rank))
-        _processes.sumOverProcesses([half, single], popdist.getNumInstances())
+        sumOverProcesses([half, single], popdist.getNumInstances())
         alone = popdist.execute_on_instances({1}, lambda: popdist.synchronize() or rank)
         popdist.synchronize()
         torch.save({"half": half, "single": single, "alone": alone}, f"{sys.argv[1]}/{rank}.pt")

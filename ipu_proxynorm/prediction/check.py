@@ -1,0 +1,111 @@
+"""Memory predicted when the training program compiles: an error or a warning, before the wait."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Any, Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.ipu import split_points
+from ipu_proxynorm.memory import (
+    OUT_OF_MEMORY,
+    SAFE,
+    UNCERTAIN,
+    Layout,
+    Prediction,
+    capture,
+    ensemble,
+    find_chip,
+)
+from ipu_proxynorm.memory.convolutions import temporaries
+from ipu_proxynorm.memory.table import describe, sentence
+from ipu_proxynorm.prediction.advice import predict_run
+from ipu_proxynorm.prediction.footprint import run_layout
+
+Check = Callable[[Sequence[Tensor]], None]
+
+# More than any layer of ours has, forward and backward, and copies of what it moves.
+_OPERATORS, _COPIES = 60, 16
+
+
+def memory_check(
+    config: RunConfig, program: nn.Module, options: Any, optimizer: torch.optim.Optimizer
+) -> Check:
+    """Return what to call with the inputs of a host call when the program compiles.
+
+    It raises `UserError` with the table and advice where over 115 % of an IPU is predicted, and
+    warns where it is uncertain whether the program fits. With ``ipu.check_memory`` off it does
+    nothing.
+    """
+
+    def check(inputs: Sequence[Tensor]) -> None:
+        if not config.ipu.check_memory:
+            return
+        micro_batch = [t[: config.ipu.micro_batch_size].to("meta") for t in inputs]
+        layout = run_layout(config, options, optimizer)
+        if surely_fits(program, micro_batch, layout):
+            return
+        captured = capture(program, micro_batch, precision=config.ipu.precision, options=options)
+        points = [f"model.{point}" for point in split_points(program.model)]  # type: ignore[arg-type]
+        judge(predict_run(config, captured, layout, points, advice=None))
+
+    return check
+
+
+def judge(prediction: Prediction) -> None:
+    """Refuse a program that will not fit, and warn of one that may not.
+
+    Raises:
+        UserError: over 115 % of an IPU's memory is predicted.
+    """
+    if prediction.verdict.name == OUT_OF_MEMORY:
+        raise UserError(
+            f"the program will not fit, by prediction (ipu.check_memory=false compiles it all the "
+            f"same): {describe(prediction)}"
+        )
+    if prediction.verdict.name == UNCERTAIN:
+        advice = "; ".join(map(str, prediction.advice))
+        text = f"memory {sentence(prediction)}" + (f"; what would help: {advice}" if advice else "")
+        warnings.warn(text, UserNotice, stacklevel=2)
+
+
+def surely_fits(program: nn.Module, inputs: Sequence[Tensor], layout: Layout) -> bool:
+    """Tell whether a program is so small that nothing need be traced to see that it fits.
+
+    A bound for one IPU: as if every layer kept activations of the images' height and width and of
+    the widest layer's channels, and shared no code. Holds for networks that do not enlarge images.
+    """
+    chip, parameters = find_chip(layout.chip), ensemble()[0]
+    layers = [m for m in program.modules() if not list(m.children())]
+    weights = [m.weight for m in layers if isinstance(m, (nn.Conv2d, nn.Linear))]
+    if not weights or inputs[0].dim() != 4:
+        return False
+    pixels = inputs[0].shape[0] * inputs[0].shape[2] * inputs[0].shape[3]
+    elements = pixels * max(max(w.shape[0], w.shape[1]) for w in weights)
+    macs = pixels * max(w.numel() for w in weights)
+    needed = float(
+        temporaries(macs, 2 * elements, 1, False, chip.sram_bytes, parameters)
+        + parameters.program
+        + 3 * parameters.code_product * len(weights)
+        + _OPERATORS * len(layers) * (parameters.code_other / 2 + parameters.code_call)
+        + 4 * _COPIES * elements * len(layers)
+        + 20 * sum(p.numel() for p in program.parameters())
+        + layout.io_tiles * chip.tile_bytes
+    )
+    return parameters.imbalance * needed <= SAFE * chip.sram_bytes
+
+
+@contextlib.contextmanager
+def before_compiling(hook: Callable[[], None]) -> Iterator[None]:
+    """Let PopTorch call ``hook`` before what is compiled inside, and nothing else's compilation."""
+    handle = poptorch.registerPreCompileHook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

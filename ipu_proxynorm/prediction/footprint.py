@@ -1,0 +1,115 @@
+"""What memory predictions need of a run: its program without values, its images' sizes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ipu_proxynorm.config import DataConfig, RunConfig
+from ipu_proxynorm.data import DATASETS, ImageData, create_data
+from ipu_proxynorm.errors import unknown_name
+from ipu_proxynorm.ipu import split_points, training_options
+from ipu_proxynorm.memory import Capture, Layout, capture, read_optimizer, read_options
+from ipu_proxynorm.models import Network
+from ipu_proxynorm.run.mixing import draw
+from ipu_proxynorm.run.run import create_program, own_image_size
+
+#: Classes, channels, height and width of datasets whose images need not be there for a prediction.
+SIZES: Dict[str, Tuple[int, int, int]] = {
+    "digits": (10, 1, 8),
+    "cifar10": (10, 3, 32),
+    "cifar100": (100, 3, 32),
+    "image_folder": (1000, 3, 224),  # ImageNet's
+    "synthetic": (10, 3, 32),
+}
+
+
+def describe_data(config: DataConfig) -> ImageData:
+    """Return the sizes of a run's images, without images.
+
+    Of a folder that is there, the classes are counted; of one that is not, ImageNet's are taken.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    if config.name not in DATASETS:
+        raise unknown_name("data.name: dataset", config.name, sorted(DATASETS))
+    classes, channels, size = SIZES[config.name]
+    if config.name == "image_folder" and config.path is not None and Path(config.path).exists():
+        classes = create_data(config.name, config.path, config.image_size).num_classes
+    nothing = TensorDataset(torch.empty(0))
+    size = config.image_size or size
+    middle = (0.5,) * channels
+    return ImageData(config.name, nothing, nothing, classes, channels, (size, size), middle, middle)
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+    """A run as memory predictions see it.
+
+    Attributes:
+        config: the run's.
+        model: on the meta device, cut into stages.
+        capture: operators and tensors of one micro-batch.
+        layout: how the program lies on its IPUs.
+    """
+
+    config: RunConfig
+    model: Network
+    capture: Capture
+    layout: Layout
+
+    @property
+    def points(self) -> List[str]:
+        """Layers at which a stage may begin, as the capture names them."""
+        return [f"model.{point}" for point in split_points(self.model)]
+
+
+def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Footprint:
+    """Trace the program of a run, forward and backward, without data and without values.
+
+    Args:
+        config: of the run.
+        splits: instead of the configuration's; ``[]``: one stage, which can be cut afterwards.
+
+    Raises:
+        UserError: what the configuration describes cannot be built or traced.
+    """
+    ipu = config.ipu
+    if splits is not None:
+        ipu = dataclasses.replace(ipu, splits=list(splits), recomputation_checkpoints=[])
+        config = dataclasses.replace(config, ipu=ipu)
+    data = describe_data(dataclasses.replace(config.data, image_size=own_image_size(config)))
+    batch = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    with torch.device("meta"):
+        model, _, program, optimizer = create_program(config, data, batch)
+    options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)
+    layout = run_layout(config, options, optimizer)
+    captured = capture(program, micro_batch(config, data), precision=ipu.precision, options=options)
+    return Footprint(config, model, captured, layout)
+
+
+def micro_batch(config: RunConfig, data: ImageData) -> List[Tensor]:
+    """Return inputs of one micro-batch, without values: images, labels, numbers of the mixing."""
+    shape = (config.ipu.micro_batch_size, data.channels, *data.image_size)
+    mixing = [torch.empty_like(t, device="meta") for t in draw(config.training, shape, 0, 1, 0)]
+    images = torch.empty(shape, dtype=torch.uint8, device="meta")
+    return [images, torch.empty(shape[:1], dtype=torch.long, device="meta"), *mixing]
+
+
+def run_layout(config: RunConfig, options: Any, optimizer: torch.optim.Optimizer) -> Layout:
+    """Return how a run's program lies on its IPUs."""
+    layout = dataclasses.replace(
+        read_options(options),
+        chip=config.ipu.chip,
+        replicas=config.ipu.replication_factor,  # the options may be one process's
+        precision=config.ipu.precision,
+        half_partials=config.ipu.half_partials,
+        eight_bit_io=True,
+    )
+    return dataclasses.replace(layout, optimizer=read_optimizer(optimizer, layout.weight_bytes))

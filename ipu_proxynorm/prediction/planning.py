@@ -1,0 +1,122 @@
+"""The layout of a run planned over IPUs, and the configuration that says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import List, Optional, Tuple
+
+from ipu_proxynorm.config import RunConfig, dump
+from ipu_proxynorm.config.check import check
+from ipu_proxynorm.ipu import resolve_splits
+from ipu_proxynorm.memory.planner import BatchLayout, Plan, Planner, Plans
+from ipu_proxynorm.prediction.footprint import Footprint, footprint
+from ipu_proxynorm.run.mixing import mixing_of
+
+#: What `Classification` calls the network that it wraps.
+_PREFIX = "model."
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """Plans for a run, fastest first, beside the run as its configuration has it."""
+
+    config: RunConfig
+    given: Plan
+    plans: Plans
+    ipus: int
+    chip: str
+
+    @property
+    def best(self) -> Plan:
+        """The fastest plan that fits."""
+        return self.plans.fitting[0]
+
+
+def global_batch(config: RunConfig) -> int:
+    """Return the images behind one weight update of a run."""
+    ipu = config.ipu
+    return ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+
+
+def plan_run(config: RunConfig, ipus: int, batch: int, keep: int = 4) -> RunPlan:
+    """Return the fastest layouts of a run over up to ``ipus`` IPUs that are predicted to fit.
+
+    Args:
+        config: of the run; its layout is compared with, and not kept.
+        ipus: how many there are.
+        batch: images behind one weight update, exactly.
+        keep: how many plans.
+
+    Raises:
+        UserError: no IPU, or a batch that cannot be dealt out.
+    """
+    ipu = dataclasses.replace(config.ipu, available_memory_proportion=one_proportion(config))
+    whole = footprint(dataclasses.replace(config, ipu=ipu), splits=[])
+    planner = Planner(whole.capture, whole.points, whole.layout)
+    plans = planner.plan(batch, ipus, least_micro_batch(config), keep=keep)
+    return RunPlan(config, as_given(whole, planner, config), plans, ipus, config.ipu.chip)
+
+
+def least_micro_batch(config: RunConfig) -> int:
+    """Return the least images of a micro-batch that mix-up and cut-mix can mix."""
+    mixing = mixing_of(config.training)
+    return 4 if mixing.mixup and mixing.cutmix else 2 if mixing.mixup or mixing.cutmix else 1
+
+
+def as_given(whole: Footprint, planner: Planner, config: RunConfig) -> Plan:
+    """Return what is predicted for the layout that the configuration has."""
+    ipu = config.ipu
+    return planner.evaluate(
+        BatchLayout(
+            len(ipu.splits) + 1,
+            ipu.replication_factor,
+            ipu.micro_batch_size,
+            ipu.gradient_accumulation,
+        ),
+        [_PREFIX + split for split in resolve_splits(whole.model, ipu.splits)],
+        [_PREFIX + layer for layer in ipu.recomputation_checkpoints],
+        ipu.optimizer_state,
+    )
+
+
+def layer_names(names: Tuple[str, ...]) -> Tuple[str, ...]:
+    """Return layers as a configuration names them."""
+    return tuple(name[len(_PREFIX) :] if name.startswith(_PREFIX) else name for name in names)
+
+
+def one_proportion(config: RunConfig) -> Optional[List[float]]:
+    """Return the available memory proportion for stages not known yet: the largest there is."""
+    given = config.ipu.available_memory_proportion
+    return None if given is None else [max(given)]
+
+
+def planned_config(config: RunConfig, plan: Plan) -> RunConfig:
+    """Return the run's configuration with the plan's layout."""
+    ipu = dataclasses.replace(
+        config.ipu,
+        micro_batch_size=plan.batch.micro_batch,
+        replication_factor=plan.batch.replicas,
+        gradient_accumulation=plan.batch.gradient_accumulation,
+        splits=list(layer_names(plan.splits)),
+        recomputation_checkpoints=list(layer_names(plan.checkpoints)),
+        optimizer_state=plan.optimizer_location,
+        available_memory_proportion=one_proportion(config),
+        execution="pipelined",
+    )
+    planned = dataclasses.replace(config, ipu=ipu)
+    check(planned)
+    return planned
+
+
+def planned_yaml(config: RunConfig, plan: Plan) -> str:
+    """Return the planned configuration as YAML, the arithmetic of its layout on top."""
+    batch, verdict = plan.batch, plan.prediction.verdict
+    return (
+        f"# Planned with run_ipu.py plan for {batch.ipus} IPUs ({config.ipu.chip}).\n"
+        f"#   IPUs: {batch.stages} (stages) x {batch.replicas} (replicas) = {batch.ipus}\n"
+        f"#   images per weight update: {batch.micro_batch} (micro-batch) x {batch.replicas} "
+        f"(replicas) x {batch.gradient_accumulation} (accumulation) = {batch.global_batch}\n"
+        f"#   predicted: {plan.images_per_second:,.0f} images/s, IPU {verdict.ipu} fullest at "
+        f"{verdict.utilisation:.0%} of its memory\n"
+        f"{dump(planned_config(config, plan))}"
+    )

@@ -1,0 +1,1 @@
+"""A run put together from its configuration: network, optimiser, schedule, folder, processes."""

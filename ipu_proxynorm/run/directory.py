@@ -1,0 +1,250 @@
+"""The folder of a run: configuration, metrics and checkpoints, each under a fixed name."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import threading
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
+
+from torch.utils.tensorboard import SummaryWriter
+
+from ipu_proxynorm.config import RunConfig, dump, load
+from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.files.checkpoint import Checkpoint, save_checkpoint
+from ipu_proxynorm.files.whole import replacing
+from ipu_proxynorm.run.state import STATE
+
+CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
+#: Of `ipu_proxynorm.analysis`, where it was asked to record.
+POWER = "power.jsonl"
+CHECKPOINTS = ("last", "best")
+
+
+class RunDirectory:
+    """``runs/<name>/``: ``config.yaml``, ``metrics.jsonl``, ``tensorboard/`` and checkpoints.
+
+    ``last.pt`` is the newest checkpoint, ``last-1.pt`` the one before it, and so on; ``best.pt``
+    is that of the best epoch.
+
+    Args:
+        path: the folder.
+        writes: False for a process that leaves it to another one of the run to write.
+    """
+
+    def __init__(self, path: Union[str, Path], writes: bool = True) -> None:
+        self.path, self._writes = Path(path), writes
+        self._writer: Any = None
+        self._lock: Optional[Callable[[], Any]] = None
+        self._purge_step: Optional[int] = None
+
+    @classmethod
+    def create(cls, config: RunConfig, overwrite: bool = False) -> RunDirectory:
+        """Make the folder of a new run and write its resolved configuration.
+
+        Raises:
+            UserError: the folder holds a run already and ``overwrite`` is False, or it cannot
+                be written, or another process writes to it.
+        """
+        directory = cls(Path(config.runs, config.name))
+        taken = directory._contents()
+        if taken and not overwrite:
+            raise UserError(
+                f"name={config.name}: {str(directory.path)!r} already holds a run "
+                f"({', '.join(taken)}); choose another name=..., go on with it by --resume, or "
+                f"pass --overwrite"
+            )
+        try:
+            directory.path.mkdir(parents=True, exist_ok=True)
+            directory._acquire()
+            for name in taken:
+                target = directory.path / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+            directory._write_config(config)
+        except OSError as error:
+            raise directory._unwritable(config.runs, error) from error
+        return directory
+
+    @classmethod
+    def reopen(cls, config: RunConfig) -> RunDirectory:
+        """Open the folder of a run to go on with it; make it if there is none.
+
+        Raises:
+            UserError: it cannot be written, or another process writes to it.
+        """
+        directory = cls(Path(config.runs, config.name))
+        try:
+            directory.path.mkdir(parents=True, exist_ok=True)
+            directory._acquire()
+            directory._write_config(config)
+        except OSError as error:
+            raise directory._unwritable(config.runs, error) from error
+        return directory
+
+    def _write_config(self, config: RunConfig) -> None:
+        with replacing(self.path / CONFIG) as stream:
+            stream.write(dump(config).encode())
+
+    def _unwritable(self, runs: str, error: OSError) -> UserError:
+        return UserError(
+            f"runs={runs}: {str(self.path)!r} cannot be written ({error.strerror}); choose another "
+            f"folder with runs=FOLDER"
+        )
+
+    def _acquire(self) -> None:
+        """Keep other processes out until this one ends, however it ends."""
+        folder = os.open(self.path, os.O_RDONLY)
+        self._lock = weakref.finalize(self, os.close, folder)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise UserError(
+                f"{str(self.path)!r}: another process is training this run; wait for it, or choose "
+                f"another name=..."
+            ) from error
+
+    def _contents(self) -> List[str]:
+        """Return which of a run's own files are there; nothing else is ever removed."""
+        names = [CONFIG, METRICS, TENSORBOARD, STATE, POWER]
+        return [name for name in names if (self.path / name).exists()] + [
+            f"{name}.pt" for name in self.checkpoints()
+        ]
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of a checkpoint: ``last``, ``last-1``, ... or ``best``."""
+        return self.path / f"{name}.pt"
+
+    def checkpoints(self) -> List[str]:
+        """Return the names of the checkpoints that are there, the newest first, ``best`` last."""
+        older = sorted(
+            (int(number), path.stem)
+            for path in self.path.glob("last-*.pt")
+            for number in [path.stem.partition("-")[2]]
+            if number.isdecimal()
+        )
+        names = ["last", *(name for _, name in older), "best"]
+        return [name for name in names if self.checkpoint(name).exists()]
+
+    def save(self, checkpoint: Checkpoint, best: bool = False, keep: int = 1) -> None:
+        """Write ``last.pt``, and ``best.pt`` before it; keep ``keep`` of the last.
+
+        At every instant ``last.pt`` is a whole checkpoint, of this or of the one before.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
+        if best:
+            save_checkpoint(self.checkpoint("best"), checkpoint)
+        try:
+            for number in range(keep - 1, 0, -1):
+                source = self.checkpoint("last" if number == 1 else f"last-{number - 1}")
+                if source.exists():
+                    _link(source, self.checkpoint(f"last-{number}"))
+        except OSError as error:
+            raise UserError(
+                f"checkpoint {str(source)!r} cannot be kept ({error.strerror}); free the disk or "
+                f"choose another folder with runs=FOLDER"
+            ) from error
+        save_checkpoint(self.checkpoint("last"), checkpoint)
+
+    def config(self) -> RunConfig:
+        """Read the run's resolved configuration.
+
+        Raises:
+            UserError: the folder is not a run's.
+        """
+        if not (self.path / CONFIG).is_file():
+            raise UserError(
+                f"RUN_DIR {str(self.path)!r}: no {CONFIG} in it; expected the folder of a run, "
+                f"e.g. runs/quickstart"
+            )
+        return load(self.path / CONFIG)
+
+    def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``, and its numbers to TensorBoard as ``kind/name``.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
+        if not self._writes:
+            return
+        try:
+            with (self.path / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            if self._writer is None:
+                self._writer = SummaryWriter(
+                    str(self.path / TENSORBOARD), purge_step=self._purge_step
+                )
+            for name, value in values.items():
+                if name != "step":
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            raise UserError(
+                f"{str(self.path / METRICS)!r} cannot be written ({error.strerror}); free the disk "
+                f"or choose another folder with runs=FOLDER"
+            ) from error
+
+    @property
+    def metrics_bytes(self) -> int:
+        """Length of the metrics file."""
+        path = self.path / METRICS
+        return path.stat().st_size if path.exists() else 0
+
+    def rewind(self, metrics_bytes: int, step: int) -> None:
+        """Forget what was logged after host call ``step``, when the metrics were that long."""
+        if not self._writes:
+            return
+        if self.metrics_bytes > metrics_bytes:
+            os.truncate(self.path / METRICS, metrics_bytes)
+        self._purge_step = step + 1
+
+    def close(self) -> None:
+        """Flush TensorBoard's file, and let other processes in."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:  # beside what ended the run, not in its place
+                warnings.warn(
+                    f"{str(self.path / TENSORBOARD)!r} cannot be written ({error.strerror}): the "
+                    f"last steps are missing there",
+                    UserNotice,
+                    stacklevel=2,
+                )
+            self._writer = None
+        if self._lock is not None:
+            self._lock()
+            self._lock = None
+
+
+@contextlib.contextmanager
+def writing_threads_quiet() -> Iterator[None]:
+    """Print no traceback of a thread's failed write meanwhile: TensorBoard raises it again here."""
+    former = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            former(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = former
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make ``target`` another name of ``source``, in place of what had the name."""
+    temporary = target.with_name(f".{target.name}.part")
+    temporary.unlink() if temporary.exists() else None
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without links
+        shutil.copy2(source, temporary)
+    os.replace(temporary, target)

@@ -1,0 +1,256 @@
+"""A run put together from its configuration: data, network, program, optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Callable, List, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from ipu_proxynorm.config import RunConfig, loads
+from ipu_proxynorm.data import ImageData, create_data
+from ipu_proxynorm.errors import UserError, blame
+from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
+from ipu_proxynorm.files.weights import (
+    SAFETENSORS,
+    may_be_checkpoint,
+    read_metadata,
+    read_weights,
+)
+from ipu_proxynorm.ipu import (
+    Classification,
+    Stage,
+    create_network,
+    place,
+    precision_of,
+    set_weights_type,
+)
+from ipu_proxynorm.models import (
+    PROVIDERS,
+    Network,
+    check_resolution,
+    default_resolution,
+    load_timm,
+    load_torchvision,
+)
+from ipu_proxynorm.models import load_weights as load_named
+from ipu_proxynorm.run.arithmetic import BatchArithmetic
+from ipu_proxynorm.run.fine_tuning import freeze
+from ipu_proxynorm.run.mixing import mixing_of
+from ipu_proxynorm.run.optimizer import create_optimizer
+from ipu_proxynorm.run.processes import Processes
+from ipu_proxynorm.run.schedule import create_schedule
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that one run is made of; ``program`` holds ``model`` and its loss.
+
+    ``origin`` says which weights ``training.init_from`` gave it; empty: drawn from the seed.
+    ``processes`` are those that share it.
+    """
+
+    config: RunConfig
+    data: ImageData
+    model: Network
+    program: Classification
+    stages: List[Stage]
+    arithmetic: BatchArithmetic
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    origin: str = ""
+    processes: Processes = dataclasses.field(default_factory=Processes)
+
+
+def build(
+    config: RunConfig,
+    initialize: bool = True,
+    shallow: bool = False,
+    processes: Optional[Processes] = None,
+) -> Run:
+    """Return the run that ``config`` describes, its weights drawn from ``config.seed``.
+
+    Args:
+        config: of the run.
+        initialize: load the weights that ``training.init_from`` names; False where others follow.
+        shallow: with a network of few blocks, to try the rest.
+        processes: that share the run; None: this one only.
+
+    Raises:
+        UserError: a name is unknown, the groups do not divide the channels, a split is no layer
+            or out of order, a path does not exist, the images do not fill a combined batch, or the
+            processes cannot share the replicas.
+    """
+    processes = processes or Processes()
+    processes.instance.replicas(config.ipu)
+    data = create_data(
+        config.data.name,
+        config.data.path,
+        own_image_size(config),
+        config.data.eval_image_size,
+        config.data.augment,
+        config.seed,
+    )
+    arithmetic = BatchArithmetic.of(config.ipu, data.sizes()[0])
+    torch.manual_seed(config.seed)
+    model, stages, program, optimizer = create_program(
+        config, data, arithmetic.global_batch, shallow
+    )
+    if config.data.eval_image_size is not None:
+        with blame("data.eval_image_size", config.data.eval_image_size):
+            check_resolution(config.model.name, config.data.eval_image_size)
+    run = Run(
+        config=config,
+        data=data,
+        model=model,
+        program=program,
+        stages=stages,
+        arithmetic=arithmetic,
+        optimizer=optimizer,
+        schedule=create_schedule(
+            config.schedule, optimizer, arithmetic.host_calls, config.training.epochs
+        ),
+        processes=processes,
+    )
+    if initialize and config.training.init_from is not None:
+        run.origin = load_origin(run, config.training.init_from)
+    return run
+
+
+def load_origin(run: Run, origin: str) -> str:
+    """Give the run's network the weights that ``training.init_from`` names; say which in words.
+
+    Of another run's checkpoint the average of the weights, where that run kept one, as the networks
+    of the papers' fine-tuning start from it; else the weights themselves. Of a file of weights
+    those, by our names or, after ``torchvision:`` or ``timm:``, by theirs.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or of another network.
+    """
+    provider, path = split_origin(origin)
+    if provider or path.suffix == SAFETENSORS or not may_be_checkpoint(path):
+        load: Callable[[Network, Mapping[str, Tensor]], None] = {
+            "torchvision": load_torchvision,
+            "timm": load_timm,
+            "": load_named,
+        }[provider]
+        with blame("training.init_from", origin):
+            weights = read_weights(path)
+            check_stated(run, path)
+            load(run.model, weights)
+        return f"{f'{provider} ' if provider else ''}weights in {path}"
+    with blame("training.init_from", origin):
+        checkpoint = load_checkpoint(path)
+        average = averaged(checkpoint)
+        load_weights(run, checkpoint if average is None else average)
+    kind = "weights" if average is None else "averaged weights"
+    return f"{kind} of {path} (epoch {checkpoint.epoch})"
+
+
+def check_stated(run: Run, path: Path) -> None:
+    """Refuse weights whose file says that they are of another network than the run's.
+
+    Raises:
+        UserError: they are. Shapes do not tell: Group Norm of any number of groups has the same.
+    """
+    stated, model = read_metadata(path), run.config.model
+    differing = [
+        f"model.{field}={stated[key]} instead of {getattr(model, field)}"
+        for key, field in (("model", "name"), ("norm", "norm"))
+        if key in stated and stated[key] != getattr(model, field)
+    ]
+    if differing:
+        raise UserError(f"holds another network than the configuration asks for: {differing[0]}")
+
+
+def split_origin(origin: str) -> Tuple[str, Path]:
+    """Return whose names a file of weights has (empty: ours), and the file."""
+    for provider in PROVIDERS:
+        if origin.startswith(f"{provider}:"):
+            return provider, Path(origin[len(provider) + 1 :])
+    return "", Path(origin)
+
+
+def averaged(checkpoint: Checkpoint) -> Optional[Checkpoint]:
+    """Return the checkpoint with the average of its run's weights; None: there is none."""
+    kept = checkpoint.state.extra.get("average") if checkpoint.state is not None else None
+    if kept is None or not kept["readings"]:
+        return None
+    return dataclasses.replace(checkpoint, weights=kept["values"])
+
+
+def create_program(
+    config: RunConfig, data: ImageData, global_batch: int, shallow: bool = False
+) -> Tuple[Network, List[Stage], Classification, torch.optim.Optimizer]:
+    """Return network, its stages, the program around it and its optimiser.
+
+    Args:
+        config: of the run.
+        data: its images; only what they have in common is looked at.
+        global_batch: images per weight update.
+        shallow: with a network of few blocks, to try the rest.
+    """
+    model = create_network(config.model, data.num_classes, data.channels, data.image_size, shallow)
+    precision = precision_of(config.ipu.precision)
+    set_weights_type(model, precision)
+    freeze(model, config.training.trainable)
+    stages = place(model, config.ipu.splits, config.ipu.recomputation_checkpoints)
+    program = Classification(
+        model,
+        data.mean,
+        data.std,
+        config.training.label_smoothing,
+        mixing_of(config.training),
+        precision.activations,
+    )
+    return model, stages, program, create_optimizer(config.optimizer, model, global_batch)
+
+
+def own_image_size(config: RunConfig) -> Optional[int]:
+    """Return height and width of training images, pixels; None: the dataset's own.
+
+    A folder of images has none: without ``data.image_size`` they take the network's.
+    """
+    if config.data.image_size is None and config.data.name == "image_folder":
+        return default_resolution(config.model.name)
+    return config.data.image_size
+
+
+def load_weights(run: Run, checkpoint: Checkpoint) -> None:
+    """Give the run's network the weights of ``checkpoint``.
+
+    Raises:
+        UserError: the checkpoint is of another network.
+    """
+    trained, wanted = loads(checkpoint.config).model, run.config.model
+    differing = [
+        f"model.{field.name}={getattr(trained, field.name)} instead of "
+        f"{getattr(wanted, field.name)}"
+        for field in dataclasses.fields(wanted)
+        if getattr(trained, field.name) != getattr(wanted, field.name)
+    ]
+    if differing:
+        raise UserError(
+            f"checkpoint of epoch {checkpoint.epoch} holds another network than the configuration "
+            f"asks for: {', '.join(differing)}; use it with the configuration it was trained with"
+        )
+    load_state(run.model, checkpoint.weights, wanted.name, checkpoint.epoch)
+
+
+def load_state(model: Network, weights: Mapping[str, Tensor], name: str, epoch: int) -> None:
+    """Give ``model``, a network of that name, the weights of a checkpoint after ``epoch``.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        model.load_state_dict(dict(weights))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"checkpoint of epoch {epoch} holds another network than "
+            f"model.name={name} is here: {' '.join(str(error).split())}; use it with the "
+            f"program it was trained with"
+        ) from error

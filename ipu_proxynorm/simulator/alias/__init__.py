@@ -1,0 +1,1 @@
+"""The names poptorch and popdist, given to other people's programs."""

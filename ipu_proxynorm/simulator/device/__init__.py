@@ -1,0 +1,1 @@
+"""The simulated device: weights and random streams of each replica, and one host call."""

@@ -1,0 +1,73 @@
+"""What a wrapped model's options and program must satisfy."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from .. import _impl, enums, poptorch_core
+from ..machine import ipus, pipeline
+from ..options import Options
+from ..trace.program import Program
+
+
+def own_options(options: Optional[Options], training: bool) -> Options:
+    """Return a copy of the options with the output mode settled; freeze the user's."""
+    if options is None:
+        own = Options()
+    elif isinstance(options, Options):
+        options._freeze()
+        own = options.clone()
+    else:
+        raise _impl.createPoptorchError(
+            f"Invalid type: 'options' is of type {type(options)} (Expected poptorch.Options)"
+        )
+    if own.defaultOutputMode():
+        own.outputMode(enums.OutputMode.Final if training else enums.OutputMode.All)
+    if not training and own.Training.gradient_accumulation != 1:
+        message = (
+            "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its "
+            "default value (1) when running a poptorch.inferenceModel()."
+        )
+        if pipeline.is_pipelined(own):
+            message += (
+                " Use poptorch.Options().deviceIterations to process a sufficient number of "
+                "batches each run for pipelined execution instead."
+            )
+        raise _impl.createPoptorchError(message)
+    for anchor in own.anchored_tensors.values():
+        if anchor[1]:  # the mode was left open
+            anchor[2] = own.output_mode
+            if anchor[2] == enums.OutputMode.EveryN:
+                anchor[3] = own.output_return_period
+    return own
+
+
+def check_program(program: Program, options: Options, training: bool) -> None:
+    """Refuse what the machine cannot do with a program.
+
+    Raises:
+        poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, or no gradients
+            for automatic loss scaling to watch.
+
+    """
+    if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
+        raise _impl.createPoptorchError(
+            "Cycle count logging is only supported on actual IPU hardware."
+        )
+    if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
+        written = [f"{name} ({where})" for name, where in program.written_buffers.items()]
+        raise _impl.createPoptorchError(
+            "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
+            "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
+            "using poptorch.Options.broadcastBuffers(False). The model writes to "
+            f"{', '.join(written)}."
+        )
+    if program.gradient_counts is not None and not program.gradient_counts.tracked:
+        raise poptorch_core.createError(
+            "[AutomaticLossScale transform] No tracked gradient tensors of type fp16 were found: "
+            "automatic loss scaling watches float16 gradients only. Give the model float16 inputs "
+            "or weights, or call poptorch.Options().Training.setAutomaticLossScaling(False).",
+            layer="popart_exception",
+        )
+    ipus.ipus_needed(program.placements, options)
+    pipeline.check(program.placements, options, training)

@@ -1,0 +1,87 @@
+"""The IPUs of the simulated machine: which are asked for, and which of them are taken."""
+
+from __future__ import annotations
+
+import os
+from typing import List, Set, Tuple
+
+from .. import poptorch_core
+from .._logging import logger
+from ..options import Options
+
+_MOST_IPUS = 64
+_taken: Set[int] = set()
+
+
+def _error(message: str) -> poptorch_core.Error:
+    return poptorch_core.createError(message, layer="poptorch_cpp_error")
+
+
+def ipus_per_replica(placements: List[Tuple[int, int, int]]) -> int:
+    """Return how many IPUs one replica occupies, those between used ones included."""
+    return max(ipu for _, _, ipu in placements) + 1
+
+
+def ipus_needed(placements: List[Tuple[int, int, int]], options: Options) -> int:
+    """Return how many IPUs a model occupies, all replicas together.
+
+    Args:
+        placements: stage, phase and IPU of every block.
+        options: the model's options.
+
+    Raises:
+        poptorch.Error: more than one process can have, or no power of 2 where that is asked for.
+
+    """
+    needed = ipus_per_replica(placements) * options.replication_factor
+    rounded = 1
+    while rounded < needed:
+        rounded *= 2
+    reason = ", because PopTorch must reserve a power of 2 or maximum of 64 IPUs per process"
+    if rounded != needed and poptorch_core.ipuHardwareVersion() != 0:
+        if not options.auto_round_num_ipus:
+            raise _error(
+                f"The model specifies the use of {needed} IPUs, however PopTorch must reserve a "
+                f"minimum of {rounded} in order to allow the model to run{reason}. Please "
+                "reconfigure your model to use a different number of IPUs or set "
+                "poptorch.Options().autoRoundNumIPUs(True)."
+            )
+        logger.warning(
+            "Reserving %d IPUs when the model specifices the use of only %d%s. "
+            "%d will be reserved but not used.",
+            rounded,
+            needed,
+            reason,
+            rounded - needed,
+        )
+        needed = rounded
+    if needed > _MOST_IPUS:
+        raise _error(
+            f"Too many IPUs requested ({needed}). Experiments that need more than 64 IPUs require "
+            "distributed execution."
+        )
+    return needed
+
+
+def attach(options: Options) -> None:
+    """Take the device that the options ask for.
+
+    Raises:
+        poptorch.Error: another model has it.
+
+    """
+    if not options.exists("ipu_id"):
+        return
+    device = options.ipu_id
+    if device in _taken:
+        hint = "detach it, or destroy that model, first"
+        if os.environ.get("POPTORCH_WAIT_FOR_IPU", "0") != "0":
+            hint = f"waiting for it would take for ever within one process: {hint}"
+        raise _error(f"Failed to acquire device Id {device}: another model has it ({hint})")
+    _taken.add(device)
+
+
+def detach(options: Options) -> None:
+    """Give the device back."""
+    if options.exists("ipu_id"):
+        _taken.discard(options.ipu_id)

@@ -1,0 +1,1 @@
+"""The optimiser on the device: its state, its rules, and its link to the host's."""

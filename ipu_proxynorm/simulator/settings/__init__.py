@@ -1,0 +1,1 @@
+"""What the options are made of: groups, placements, tensor locations, execution strategies."""

@@ -1,0 +1,1 @@
+"""A model called once, recorded, checked and made into a fixed program."""

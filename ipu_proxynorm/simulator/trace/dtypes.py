@@ -1,0 +1,258 @@
+"""Numbers as the device has them: 32 bits at most, and float16 computed through float32."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence
+
+import torch
+
+from ipu_proxynorm.nested import map_tensors, tensors_in
+
+aten = torch.ops.aten
+_INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
+
+DEMOTED = {
+    torch.int64: torch.int32,
+    torch.float64: torch.float32,
+    torch.bfloat16: torch.float32,
+}
+
+# torch's CPU kernels want 64-bit integers in arguments of these names.
+_WIDE_ARGUMENTS = frozenset({"index", "indices", "target"})
+
+# The result has the type of the activations, which come at this position.
+_ACTIVATIONS = {
+    "addmm": 1,
+    "addmv": 1,
+    "addbmm": 1,
+    "baddbmm": 1,
+    "mm": 0,
+    "mv": 0,
+    "bmm": 0,
+    "dot": 0,
+    "linear": 0,
+    "matmul": 0,
+    "convolution": 0,
+    "_convolution": 0,
+    "convolution_overrideable": 0,
+    "convolution_backward": 0,
+    "native_batch_norm": 0,
+    "_native_batch_norm_legit": 0,
+    "_native_batch_norm_legit_no_training": 0,
+    "native_batch_norm_backward": 0,
+    "native_group_norm": 0,
+    "native_group_norm_backward": 0,
+    "native_layer_norm": 0,
+    "native_layer_norm_backward": 0,
+}
+
+# Moving data does not change it, and torch moves float16 as it is.
+_MOVES = frozenset({
+    "_to_copy", "cat", "clone", "copy", "copy_", "empty", "empty_like", "empty_strided", "fill_",
+    "index_select", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones",
+    "ones_like", "zero_", "zeros", "zeros_like",
+})  # fmt: skip
+
+
+def demoted(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor in the device's data type: int64 as int32, float64 as float32."""
+    dtype = DEMOTED.get(tensor.dtype)
+    return tensor if dtype is None else tensor.to(dtype)
+
+
+def operator_name(function: Callable) -> str:
+    """Return an operator's name without namespace and overload."""
+    schema = getattr(function, "_schema", None)
+    return schema.name.split("::")[-1] if schema is not None else function.__name__
+
+
+def round_stochastically(tensor: torch.Tensor) -> torch.Tensor:
+    """Round float32 to float16, up or down with the probability that makes the mean exact.
+
+    The part of the significand that float16 does not have gets uniform random bits added before it
+    is cut off, so that the chance of rounding away from zero equals the fraction cut off.
+    """
+    # Below 2^-14 float16's spacing stops shrinking: float32's exponent then says how many more of
+    # the low bits are lost than the usual 13.
+    exponent = (tensor.view(torch.int32) >> 23) & 0xFF
+    lost = (13 + (113 - exponent).clamp(min=0)).clamp(max=31)
+    tiny = lost > 23  # less than the smallest float16: handled by its ratio to it
+    mask = (torch.ones_like(exponent) << lost.clamp(max=23)) - 1
+    noise = torch.randint(0, 1 << 23, tensor.shape, dtype=torch.int32, device=tensor.device) & mask
+    rounded = ((tensor.view(torch.int32) + noise) & ~mask).view(torch.float32)
+    smallest = 2.0**-24
+    chance = torch.rand(tensor.shape, device=tensor.device) < tensor.abs() / smallest
+    rounded = torch.where(tiny, chance.to(torch.float32) * smallest * tensor.sign(), rounded)
+    return torch.where(torch.isfinite(tensor), rounded, tensor).to(torch.float16)
+
+
+round_stochastically.is_random = True  # type: ignore[attr-defined]
+round_stochastically.runs_anywhere = True  # type: ignore[attr-defined]
+
+
+class Emitter(Protocol):
+    """Takes operations into the program."""
+
+    def emit(self, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run an operation and note it."""
+
+
+class DtypeRules:
+    """Turns an operation into the ones that give the device's numbers, and emits these."""
+
+    def __init__(self, recorder: Emitter, stochastic_rounding: bool) -> None:
+        self._recorder = recorder
+        self._stochastic_rounding = stochastic_rounding
+        # int32 tensors that were int64 a moment ago, so that widening them again costs nothing.
+        self._wide: Dict[int, Any] = {}
+
+    def __call__(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
+        """Emit ``function`` with the device's data types and return its result."""
+        if _INPLACE_VIEW in getattr(function, "tags", ()):  # changes the shape, not the numbers
+            return self._recorder.emit(function, args, kwargs)
+        args = [DEMOTED.get(arg, arg) if isinstance(arg, torch.dtype) else arg for arg in args]
+        if isinstance(kwargs.get("dtype"), torch.dtype):
+            kwargs = dict(kwargs, dtype=DEMOTED.get(kwargs["dtype"], kwargs["dtype"]))
+        if any(argument.name == "out_int32" for argument in function._schema.arguments):
+            kwargs = dict(kwargs, out_int32=True)
+        args, kwargs = self._widen_indices(function, args, kwargs)
+        if self._is_half(function, args, kwargs):
+            result = self._half(function, args, kwargs)
+        else:
+            result = self._recorder.emit(function, args, kwargs)
+        return self._narrow(result)
+
+    # ---- integers ---------------------------------------------------------------------------
+
+    def _cast(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return self._recorder.emit(aten._to_copy.default, [tensor], {"dtype": dtype})
+
+    def _widened(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [self._widened(element) for element in value]
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.int32:
+            return value
+        before = self._wide.get(id(value))
+        if before is not None and before[0] is value and before[2] == value._version:
+            return before[1]
+        return self._cast(value, torch.int64)
+
+    def _widen_indices(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
+        args, kwargs = list(args), dict(kwargs)
+        for position, argument in enumerate(function._schema.arguments):
+            if argument.name not in _WIDE_ARGUMENTS:
+                continue
+            if position < len(args):
+                args[position] = self._widened(args[position])
+            elif argument.name in kwargs:
+                kwargs[argument.name] = self._widened(kwargs[argument.name])
+        return args, kwargs
+
+    def _narrow(self, result: Any) -> Any:
+        if isinstance(result, (list, tuple)):
+            return type(result)(self._narrow(element) for element in result)
+        if not isinstance(result, torch.Tensor) or result.dtype not in DEMOTED:
+            return result
+        narrow = self._cast(result, DEMOTED[result.dtype])
+        if result.dtype == torch.int64:
+            self._wide[id(narrow)] = (narrow, result, narrow._version)
+        return narrow
+
+    # ---- float16 ----------------------------------------------------------------------------
+
+    def _is_half(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> bool:
+        name = operator_name(function)
+        if name in _MOVES and not (self._stochastic_rounding and name in ("_to_copy", "copy_")):
+            return False
+        schema = function._schema
+        if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
+            return False  # a view
+        return kwargs.get("dtype") == torch.float16 or any(
+            tensor.dtype == torch.float16 for tensor in tensors_in((args, kwargs))
+        )
+
+    def _half(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
+        name = operator_name(function)
+        target = self._target(function, args, kwargs)
+        dtype = self._result_dtype(name, args, kwargs)
+        raised_dtype = {torch.float16: torch.float32}
+        args = [raised_dtype.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
+        if isinstance(kwargs.get("dtype"), torch.dtype):
+            kwargs = dict(kwargs, dtype=raised_dtype.get(kwargs["dtype"], kwargs["dtype"]))
+        functional = _functional(function) if target is not None else function
+        if functional is None:  # only exists in place: on a float32 copy
+            return self._half_in_place(function, target, args, kwargs)
+        kwargs = {key: value for key, value in kwargs.items() if value is not target}
+        if target is None or name != "copy_":
+            args, kwargs = self._raised((args, kwargs))
+            result = self._recorder.emit(functional, args, kwargs)
+        else:
+            result = args[1]
+        if target is None:
+            return self._rounded(result, dtype)
+        return self._write(target, result)
+
+    def _half_in_place(self, function: Any, target: Any, args: List[Any], kwargs: Dict) -> Any:
+        raised = self._cast(target, torch.float32)
+        swap = lambda value: raised if value is target else value  # noqa: E731
+        args, kwargs = self._raised(
+            ([swap(value) for value in args], {key: swap(value) for key, value in kwargs.items()})
+        )
+        self._recorder.emit(function, args, kwargs)
+        return self._write(target, raised)
+
+    def _write(self, target: torch.Tensor, result: Any) -> torch.Tensor:
+        if target.dtype == torch.float16:
+            result = self._rounded(result, torch.float16)
+        self._recorder.emit(aten.copy_.default, [target, result], {})
+        return target
+
+    def _raised(self, tree: Any) -> Any:
+        def raised(tensor: torch.Tensor) -> torch.Tensor:
+            return self._cast(tensor, torch.float32) if tensor.dtype == torch.float16 else tensor
+
+        return map_tensors(raised, tree)
+
+    def _rounded(self, result: Any, dtype: torch.dtype) -> Any:
+        if isinstance(result, (list, tuple)):
+            return type(result)(self._rounded(element, dtype) for element in result)
+        if not isinstance(result, torch.Tensor) or result.dtype != torch.float32:
+            return result
+        if dtype != torch.float16:
+            return result
+        if self._stochastic_rounding:
+            return self._recorder.emit(round_stochastically, [result], {})
+        return self._cast(result, torch.float16)
+
+    @staticmethod
+    def _target(function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Optional[torch.Tensor]:
+        """Return the tensor that an in-place or ``out=`` operator writes to."""
+        for position, argument in enumerate(function._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[position] if position < len(args) else kwargs.get(argument.name)
+                return value if isinstance(value, torch.Tensor) else None
+        return None
+
+    @staticmethod
+    def _result_dtype(name: str, args: Sequence[Any], kwargs: Dict[str, Any]) -> torch.dtype:
+        asked = [value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)]
+        if asked:
+            return asked[0]
+        position = _ACTIVATIONS.get(name)
+        if position is not None:
+            return args[position].dtype
+        floats = [t for t in tensors_in((args, kwargs)) if t.is_floating_point()]
+        deciding = [t for t in floats if t.dim() > 0] or floats
+        if any(t.dtype == torch.float32 for t in deciding):
+            return torch.float32
+        return torch.float16
+
+
+def _functional(function: Any) -> Optional[Any]:
+    """Return the operator without the write: ``add.Tensor`` for ``add_.Tensor``."""
+    name = operator_name(function)
+    packet = getattr(aten, name[:-1] if name.endswith("_") else name, None)
+    overload = function._schema.overload_name or "default"
+    if overload.endswith("out"):
+        overload = overload[: -len("out")].rstrip("_") or "default"
+    return getattr(packet, overload, None) if packet is not None else None

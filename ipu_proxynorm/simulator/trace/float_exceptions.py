@@ -1,0 +1,78 @@
+"""Floating-point exceptions: overflow, division by zero and invalid operations stop the run."""
+
+from __future__ import annotations
+
+from typing import Any, List, Sequence
+
+import torch
+
+from .. import poptorch_core
+from . import dtypes
+from .recorder import Recorder
+from .tape import Origin
+
+_COMPARISONS = frozenset({"eq", "ge", "gt", "le", "lt", "ne"})
+
+
+class FloatCheck:
+    """Stops the run where an operation's result is not a number, or infinite, of its own making.
+
+    Args:
+        name: the operation's name.
+        origin: where it stands in the user's program.
+        outputs: how many of the tensors that it is called with are results; they come first.
+
+    """
+
+    has_effect = True
+    runs_anywhere = True
+    __name__ = "float_check"
+
+    def __init__(self, name: str, origin: Origin, outputs: int) -> None:
+        self._name = name
+        self._origin = origin
+        self._outputs = outputs
+
+    def record(self, *tensors: torch.Tensor) -> None:
+        """Stay silent while the program is recorded: its values do not count yet."""
+
+    def __call__(self, *tensors: torch.Tensor) -> None:
+        """Check the results against the inputs.
+
+        Raises:
+            poptorch.RecoverableError: names the operation and the line.
+
+        """
+        results = [t for t in tensors[: self._outputs] if t.is_floating_point()]
+        inputs = [t for t in tensors[self._outputs :] if t.is_floating_point()]
+        nan_in = _any(torch.isnan, inputs)
+        invalid = (_any(torch.isnan, results) and not nan_in) or (
+            self._name in _COMPARISONS and nan_in
+        )
+        overflow = _any(torch.isinf, results) and not _any(torch.isinf, inputs)
+        if not invalid and not overflow:
+            return
+        kind = "an invalid operation" if invalid else "an overflow or a division by zero"
+        location = self._origin.location
+        error = poptorch_core.RecoverableError(
+            f"'poplar_recoverable_runtime_error': Floating-point exception: {kind} in {self._name}"
+            + (f" ({location})" if location else " of the backward pass")
+        )
+        error.type = "poplar_recoverable_runtime_error"
+        error.message = str(error).split(": ", 1)[1]
+        error.location = location
+        error.recovery_action = "IPU_RESET"
+        raise error
+
+
+def watch(
+    recorder: Recorder, function: Any, inputs: List[torch.Tensor], results: List[torch.Tensor]
+) -> None:
+    """Let the program check what an operation has just computed."""
+    results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
+    check = FloatCheck(dtypes.operator_name(function), recorder.where(), len(results))
+    recorder.emit(check, [*results, *inputs], {})
+
+
+def _any(test: Any, tensors: Sequence[torch.Tensor]) -> bool:
+    return any(bool(test(tensor).any()) for tensor in tensors)

@@ -1,0 +1,387 @@
+"""Records the torch operations that a model calls, as a program to be run again."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ipu_proxynorm import nested
+from ipu_proxynorm.nested import map_tensors, tensors_in
+
+from .._logging import logger
+from . import dtypes, refusals
+from .tape import Block, Operation, Origin, Slot, find_location, find_origin
+
+_RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
+_MARK = "_simulated_slot"
+_NOT_THE_USERS = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,  # the simulator
+    nested.__file__,
+    os.path.dirname(torch.__file__) + os.sep,
+    contextlib.__file__,
+    copy.__file__,
+    functools.__file__,
+)
+
+# Batch Norm writes to its running statistics (arguments 3 and 4) when it trains (argument 5) and
+# never else, whatever the schema says: torch 2.0's never announces it, newer ones always do.
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
+_STATISTICS, _TRAINS = slice(3, 5), 5
+
+# What torch.tensor() and torch.as_tensor() end with.
+_CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
+
+
+# Called after each operation with the recorder, the operator, its input tensors and its results;
+# may emit operations of its own.
+Watch = Callable[["Recorder", Any, List[torch.Tensor], List[torch.Tensor]], None]
+
+
+def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.dtype == torch.int64 else tensor
+
+
+class Recorder(TorchDispatchMode):
+    """While active, runs each operation on real tensors and notes it in ``self.block``.
+
+    Every tensor of the program carries its slot as a mark; a tensor without one was made outside
+    and becomes a constant of the program.
+    """
+
+    def __init__(self, stochastic_rounding: bool = False, watches: Sequence[Watch] = ()) -> None:
+        super().__init__()
+        self._watches = watches
+        self.block = Block()
+        self.constants: Dict[Slot, torch.Tensor] = {}
+        # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
+        self.user_code = True
+        # Where the forward operations stand that autograd's nodes belong to, and the node at work.
+        self.node_origins: Dict[Any, Origin] = {}
+        self.node_origin: Optional[Origin] = None
+        # Stage, phase and IPU of the active block; None after a block has ended.
+        self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
+        self.used_placements: Dict[Tuple[int, int, int], None] = {}
+        self.written_storages: Dict[int, Operation] = {}
+        self._dtypes = dtypes.DtypeRules(self, stochastic_rounding)
+        # Slots of running statistics: their own, and that of their copy from before the update.
+        self._shadows: Dict[int, Tuple[Slot, Slot]] = {}
+        self.is_paused = False
+        self._is_trusted = False
+        self._functions: List[str] = []
+        self._slots = 0
+        self._foreign: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Recorder:
+        """Return itself, where a tensor is copied with the mark that it carries."""
+        return self
+
+    # ---- slots ------------------------------------------------------------------------------
+
+    def new_slot(self, tensor: torch.Tensor) -> Slot:
+        """Make ``tensor`` a tensor of the program."""
+        slot = Slot(self._slots)
+        self._slots += 1
+        self._mark(tensor, slot)
+        return slot
+
+    def _mark(self, tensor: torch.Tensor, slot: Slot) -> None:
+        # With the id: Python attributes are copied along with a tensor by copy.deepcopy.
+        tensor.__dict__[_MARK] = (self, id(tensor), slot)
+
+    def slot_of(self, tensor: torch.Tensor) -> Optional[Slot]:
+        """Return the tensor's slot, or None if the program does not know it."""
+        mark = tensor.__dict__.get(_MARK)
+        if mark is not None and mark[0] is self and mark[1] == id(tensor):
+            return mark[2]
+        return None
+
+    def same_slot(self, tensor: torch.Tensor, original: torch.Tensor) -> None:
+        """Let ``tensor``, an alias of ``original`` in every respect, share its slot."""
+        slot = self.slot_of(original)
+        assert slot is not None
+        self._mark(tensor, slot)
+
+    def constant(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the constant of the program that stands for a tensor made outside it."""
+        if self.slot_of(tensor) is not None:
+            return tensor
+        entry = self._foreign.get(id(tensor))
+        if entry is None:
+            constant = dtypes.demoted(tensor.detach().clone())
+            self.constants[self.new_slot(constant)] = constant.clone()  # the model may write to it
+            entry = self._foreign[id(tensor)] = (tensor, constant)  # both kept alive for their ids
+        return entry[1]
+
+    # ---- operations -------------------------------------------------------------------------
+
+    def emit(self, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run an operation and note it.
+
+        Args:
+            function: a torch operator, or any function of tensors that returns tensors.
+            args: its arguments, with tensors that the program knows.
+            kwargs: likewise.
+
+        """
+        if self.placement is None and self.user_code:
+            raise refusals.no_active_block(self.where())
+        statistics = self._real_statistics(function, args)
+        slots = map_tensors(self.slot_of, (list(args), kwargs))
+        writes = self._writes(function, args, kwargs)
+        with self.paused():
+            result = self._run(function, args, kwargs)
+        if function is torch.ops.aten.detach.default:
+            self.same_slot(result, args[0])
+            return result
+        outputs = map_tensors(
+            lambda tensor: None if self.slot_of(tensor) is not None else self.new_slot(tensor),
+            result,
+        )
+        tags = getattr(function, "tags", ())
+        operation = Operation(
+            function,
+            slots[0],
+            slots[1],
+            outputs,
+            self.where(),
+            keeps=bool(writes) or getattr(function, "has_effect", False),
+            random=_RANDOM_TAG in tags or getattr(function, "is_random", False),
+        )
+        for tensor in statistics:
+            self._mark(tensor, self._shadows[id(tensor)][1])
+        for tensor in writes:
+            self.written_storages[tensor.untyped_storage().data_ptr()] = operation
+        self.block.operations.append(operation)
+        if self.placement is not None:
+            self.used_placements[self.placement] = None
+        return result
+
+    @staticmethod
+    def _run(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run an operation, whose result must depend on the values of no index."""
+        function = getattr(function, "record", function)
+        try:
+            return function(*args, **kwargs)
+        except (IndexError, RuntimeError):
+            # While a model is compiled its inputs' values do not count: if only an index is out of
+            # range, this tells the shape of the result.
+            valid = map_tensors(_without_indices, (list(args), kwargs))
+            if not any(t.dtype == torch.int64 and t.numel() for t in tensors_in(valid)):
+                raise
+            try:
+                return function(*valid[0], **valid[1])
+            except (IndexError, RuntimeError):
+                pass
+            raise
+
+    @staticmethod
+    def where_raised(error: BaseException) -> str:
+        """Return where in the user's program an error comes from, ``file:line``."""
+        return find_location(_NOT_THE_USERS, error.__traceback__)
+
+    def where(self) -> Origin:
+        """Return where in the user's program the present operation comes from."""
+        if self.user_code:
+            return find_origin(_NOT_THE_USERS, self.placement)
+        if self.node_origin is not None:
+            return self.node_origin
+        return Origin("", 0, *(self.placement or (0, 0, 0)), backward=True)
+
+    def note_nodes(self, result: Any) -> None:
+        """Note that autograd's newest nodes, of this result, belong to the present operation."""
+        nodes = [tensor.grad_fn for tensor in tensors_in(result) if tensor.grad_fn is not None]
+        origin: Optional[Origin] = None
+        while nodes:
+            node = nodes.pop()
+            if node in self.node_origins:
+                continue
+            origin = origin or self.where()._replace(backward=True)
+            self.node_origins[node] = origin
+            nodes.extend(parent for parent, _ in node.next_functions if parent is not None)
+
+    def follow_nodes(self) -> None:
+        """Let operations of the backward pass have the origins of autograd's nodes.
+
+        Raises:
+            poptorch.Error: one is a ``torch.autograd.Function``.
+
+        """
+        for node, origin in self.node_origins.items():
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise refusals.python_backward(type(node).__name__, origin)
+            node.register_prehook(functools.partial(self._enter_node, origin))
+
+    def _enter_node(self, origin: Origin, gradients: Any) -> None:
+        self.node_origin = origin
+
+    def _real_statistics(self, function: Callable, args: Sequence[Any]) -> List[torch.Tensor]:
+        """Return the running statistics that a batch norm updates, marked as themselves.
+
+        The device writes them at the end of the micro-batch, torch at once. So what reads them
+        later in the forward pass is given a copy, which is dead code where nothing does.
+        """
+        statistics = []
+        if dtypes.operator_name(function) in _BATCH_NORMS and args[_TRAINS]:
+            statistics = [tensor for tensor in args[_STATISTICS] if tensor is not None]
+        for tensor in statistics:
+            shadow = self._shadows.get(id(tensor))
+            if shadow is None:
+                before = self.emit(torch.ops.aten.clone.default, [tensor], {})
+                self._shadows[id(tensor)] = (self.slots_of([tensor])[0], self.slots_of([before])[0])
+            else:
+                self._mark(tensor, shadow[0])
+        return statistics
+
+    @staticmethod
+    def _writes(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> List[Any]:
+        schema = getattr(function, "_schema", None)
+        if schema is None:
+            return []
+        written: List[Any] = []
+        if schema.name.split("::")[-1] in _BATCH_NORMS:
+            written.extend(args[_STATISTICS] if args[_TRAINS] else ())
+            return [value for value in written if isinstance(value, torch.Tensor)]
+        for position, argument in enumerate(schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[position] if position < len(args) else kwargs.get(argument.name)
+                written.extend(value if isinstance(value, (list, tuple)) else [value])
+        return [value for value in written if isinstance(value, torch.Tensor)]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.is_paused:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            if func in _CONSTANTS:
+                # Constructors such as torch.LongTensor, which are no functions, stay on the host.
+                return self.constant(args[0]) if self._functions else func(*args)
+            tensors = tensors_in((args, kwargs))
+            if tensors and all(self.slot_of(tensor) is None for tensor in tensors):
+                return func(*args, **kwargs)  # on the host alone, once
+            if func is torch.ops.aten.equal.default:
+                # PopTorch's answer while it compiles, and torch's own layers ask the question.
+                logger.warning("torch.equal answers False while a model is compiled")
+                return False
+            if func is torch.ops.aten._local_scalar_dense.default and not self.user_code:
+                return func(*args, **kwargs)  # torch's own check of whether it can differentiate
+            if func is torch.ops.aten.copy_.default:
+                args = (args[0], self.constant(args[1]), *args[2:])
+            refusals.check(func, tensors_in((args, kwargs)), self)
+            result = self._dtypes(func, list(args), kwargs)
+            if tensors:
+                refusals.check_result(result, self)
+            for watch in self._watches:
+                watch(self, func, tensors, tensors_in(result))
+            return result
+
+    def release(self) -> None:
+        """Forget what is only needed while recording: tensors, and autograd's graph."""
+        self.node_origins = {}
+        self._foreign = {}
+        self._shadows = {}
+        self._dtypes = dtypes.DtypeRules(self, False)
+
+    # ---- control flow -----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Note nothing meanwhile."""
+        before, self.is_paused = self.is_paused, True
+        try:
+            yield
+        finally:
+            self.is_paused = before
+
+    @contextlib.contextmanager
+    def in_function(self, name: str) -> Iterator[None]:
+        """Note that a torch function of this name is being called."""
+        self._functions.append(name)
+        try:
+            yield
+        finally:
+            self._functions.pop()
+
+    @contextlib.contextmanager
+    def trusted(self) -> Iterator[None]:
+        """Accept any operator meanwhile: what stands for an operation of PopTorch's own."""
+        before, self._is_trusted = self._is_trusted, True
+        try:
+            yield
+        finally:
+            self._is_trusted = before
+
+    @property
+    def function(self) -> Optional[str]:
+        """The torch function that the model has called, if it is in one."""
+        return self._functions[0] if self._functions else None
+
+    @property
+    def checks_operators(self) -> bool:
+        """Tell whether operators are the model's, rather than made of an accepted operation."""
+        return self.user_code and not self._is_trusted
+
+    def fresh(self, tensor: torch.Tensor, slot: Optional[Slot] = None) -> torch.Tensor:
+        """Return a copy as a tensor of the program that no operation made.
+
+        Args:
+            tensor: gives the values while the program is recorded.
+            slot: the slot it gets; a new one if None.
+
+        """
+        with self.paused():
+            copied = tensor.detach().clone()
+        if slot is None:
+            self.new_slot(copied)
+        else:
+            self._mark(copied, slot)
+        return copied
+
+    def value_of(self, tensor: torch.Tensor) -> Any:
+        """Return the number in a tensor, as it is while the program is recorded."""
+        with self.paused():
+            return tensor.item()
+
+    def constant_tensors(self) -> List[torch.Tensor]:
+        """Return the constants as the model sees them while it is recorded."""
+        return [constant for _, constant in self._foreign.values()]
+
+    def slots_of(self, tensors: Sequence[torch.Tensor]) -> List[Slot]:
+        """Return the slots of tensors; those made outside become constants."""
+        slots = [self.slot_of(self.constant(tensor)) for tensor in tensors]
+        return [slot for slot in slots if slot is not None]
+
+    @contextlib.contextmanager
+    def nested(self) -> Iterator[Block]:
+        """Note operations in a block of their own meanwhile."""
+        outer, self.block = self.block, Block()
+        try:
+            yield self.block
+        finally:
+            self.block = outer
+
+
+_active: List[Recorder] = []
+
+
+def active() -> Optional[Recorder]:
+    """Return the recorder of the model that is being traced, if any."""
+    return _active[-1] if _active else None
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[Recorder]:
+    """Record what is called meanwhile, whatever gradient mode the caller is in."""
+    _active.append(recorder)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), recorder:
+            yield recorder
+    finally:
+        _active.pop()

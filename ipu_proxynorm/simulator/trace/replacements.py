@@ -1,0 +1,85 @@
+"""Torch functions as the device has them, where torch's own would refuse or differ."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional
+
+import torch
+import torch.nn.functional as F
+
+from .. import _impl
+
+
+def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    if num_classes < 1:
+        raise _impl.createPoptorchError(
+            "OneHot num classes must be specified and must be constant: the largest class in the "
+            "tensor is not known when the model is compiled."
+        )
+    classes = torch.arange(num_classes, dtype=torch.int32)
+    return (tensor.unsqueeze(-1) == classes).to(torch.int32)
+
+
+def _as_activations(function: Callable) -> Callable:
+    """Return a layer's function with weights that take the data type of the activations."""
+
+    def call(
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Optional[torch.Tensor] = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if input.is_floating_point():
+            weight = weight.to(input.dtype)
+            bias = None if bias is None else bias.to(input.dtype)
+        return function(input, weight, bias, *args, **kwargs)
+
+    return call
+
+
+_LAYERS = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
+
+
+def _bincount(
+    input: torch.Tensor, weights: Optional[torch.Tensor] = None, minlength: int = 0
+) -> torch.Tensor:
+    if minlength < 1:
+        raise _impl.createPoptorchError(
+            "Bincount `minlength` must be specified and must be a constant. On the IPU MK2 "
+            "platform the minimum length is also the maximum length of the result."
+        )
+    counted = torch.ones_like(input) if weights is None else weights
+    bins = torch.zeros(minlength + 1, dtype=counted.dtype)  # the last one takes what is too large
+    return bins.scatter_add(0, input.clamp(max=minlength), counted)[:minlength]
+
+
+def _take_along_dim(
+    input: torch.Tensor, indices: torch.Tensor, dim: Optional[int] = None
+) -> torch.Tensor:
+    if dim is None:
+        return input.flatten().gather(0, indices.flatten())
+    dim %= input.dim()
+    common = [max(sizes) for sizes in zip(input.shape, indices.shape)]  # all but dim broadcast
+    input = input.expand([*common[:dim], input.shape[dim], *common[dim + 1 :]])
+    indices = indices.expand([*common[:dim], indices.shape[dim], *common[dim + 1 :]])
+    return input.gather(dim, indices)
+
+
+# torch's own versions insist on 64-bit integers, or on looking at values.
+REPLACEMENTS: Dict[Callable, Callable] = {
+    F.one_hot: _one_hot,
+    torch.bincount: _bincount,
+    torch.take_along_dim: _take_along_dim,
+    torch.Tensor.take_along_dim: _take_along_dim,
+    torch.Tensor.bincount: _bincount,
+}
+REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})

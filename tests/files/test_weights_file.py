@@ -1,0 +1,128 @@
+"""A run starts from other programs' weights: the same outputs, or one sentence."""
+
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from ipu_proxynorm.config import load
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.models import create_model
+from ipu_proxynorm.run.run import load_origin
+from ipu_proxynorm.training import build
+
+SMALL = ["data.name=synthetic", "ipu.splits=[]", "ipu.gradient_accumulation=1"]
+
+
+def starting(origin, name="resnet8", norm="gn4", *overrides):
+    """Return the run that starts from these weights."""
+    network = [f"model.name={name}", f"model.norm={norm}"]
+    keys = [*SMALL, *network, f"training.init_from={origin}", *overrides]
+    return build(load("configs/quickstart.yaml", keys))
+
+
+@pytest.fixture
+def network():
+    """A network of ours whose weights are not those that a run draws."""
+    torch.manual_seed(7)
+    return create_model("resnet8", "gn4", 10)
+
+
+WRITERS = {
+    "weights.pt": torch.save,
+    "weights.pth": lambda weights, path: torch.save(
+        weights, path, _use_new_zipfile_serialization=False
+    ),
+    "weights.safetensors": safetensors.torch.save_file,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_weights_by_our_names(tmp_path, network, name):
+    WRITERS[name](network.state_dict(), tmp_path / name)
+    run = starting(tmp_path / name)
+    assert run.origin == f"weights in {tmp_path / name}"
+    for key, value in network.state_dict().items():
+        assert torch.equal(run.model.state_dict()[key], value), key
+
+
+def test_half_of_the_precision(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    run = starting(tmp_path / "weights.pt", "resnet8", "gn4", "ipu.precision=16.16")
+    assert torch.equal(run.model.fc.weight, network.fc.weight.half())
+
+
+def test_torchvision_s_weights(tmp_path):
+    theirs = torchvision.models.resnet18(weights=None, num_classes=10).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    run = starting(f"torchvision:{tmp_path / 'theirs.pth'}", "resnet18", "bn")
+    assert run.origin == f"torchvision weights in {tmp_path / 'theirs.pth'}"
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = theirs(images), run.model.eval()(images)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, network, capsys):
+    weights = network.state_dict()
+    torch.save(weights, tmp_path / "good.pt")
+    safetensors.torch.save_file(weights, tmp_path / "good.safetensors")
+    said = {"model": "resnet8", "norm": "gn4"}
+    safetensors.torch.save_file(weights, tmp_path / "said.safetensors", said)
+    torch.save(weights, tmp_path / "flipped.pt")
+    flipped(tmp_path / "flipped.pt")
+    safetensors.torch.save_file(weights, tmp_path / "cut.safetensors")
+    cut(tmp_path / "cut.safetensors")
+    torch.save({"model": weights, "epoch": 3}, tmp_path / "nested.pt")
+    torch.save({"w": Malicious()}, tmp_path / "code.pt")
+    (tmp_path / "legacy.pt").write_bytes(pickle.dumps({"w": Malicious()}))
+    strided = {**weights, "bn1.channel_grouping": torch.tensor(1)}
+    torch.save(strided, tmp_path / "strided.pt")
+    cases = [
+        ("none.pt", "gn4", ["none.pt'", "no such"]),
+        ("timm:none.pt", "gn4", ["none.pt'", "no such file"]),
+        ("none.safetensors", "gn4", ["none.safetensors'", "no such file"]),
+        ("flipped.pt", "gn4", ["flipped.pt'", "damaged"]),
+        ("cut.safetensors", "gn4", ["cut.safetensors'", "truncated, damaged or no safetensors"]),
+        ("nested.pt", "gn4", ["nested.pt'", "'model', 'epoch'", "state_dict"]),
+        ("timm:nested.pt", "gn4", ["nested.pt'", "'model', 'epoch'", "state_dict"]),
+        ("code.pt", "gn4", ["code.pt'", "not executed"]),
+        ("legacy.pt", "gn4", ["legacy.pt'"]),
+        ("timm:legacy.pt", "gn4", ["legacy.pt'", "not executed"]),
+        ("good.pt", "bn", ["good.pt: the weights do not fit this ResNet: ", "27 missing (bn1.run"]),
+        (
+            "good.safetensors",
+            "gn4+pn",
+            ["5 left over", "8 missing (bn1.proxy", "create the model with the norm"],
+        ),
+        ("said.safetensors", "gn8", ["another network", "model.norm=gn4 instead of gn8"]),
+        ("strided.pt", "gn4", ["strided.pt: the weights do not fit", "is strided"]),
+    ]
+    runs = {norm: starting("null", "resnet8", norm) for norm in {norm for _, norm, _ in cases}}
+    for origin, norm, parts in cases:
+        provider, colon, file = origin.rpartition(":")
+        with pytest.raises(UserError) as caught:
+            load_origin(runs[norm], f"{provider}{colon}{tmp_path / file}")
+        message = str(caught.value)
+        assert "\n" not in message
+        for part in parts:
+            assert part in message, (origin, message)
+    assert "executed\n" not in capsys.readouterr().out

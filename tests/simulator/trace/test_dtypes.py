@@ -1,0 +1,161 @@
+"""The device's numbers: 32 bits at most; float16 stored, float32 partials, one rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ipu_proxynorm.simulator import Options, identity_loss, inferenceModel, trainingModel
+from ipu_proxynorm.simulator.trace.dtypes import round_stochastically
+
+pytestmark = pytest.mark.simulator
+
+
+def run(function, *inputs, options=None):
+    return inferenceModel(function, options)(*inputs)
+
+
+def test_64_bits_become_32():
+    seen = []
+
+    def forward(a, b):
+        seen.extend([a.dtype, b.dtype, (a + 1).dtype, b.double().dtype, a.argmax().dtype])
+        return a, b, torch.arange(3), torch.tensor([1, 2])
+
+    results = run(forward, torch.arange(4), torch.ones(2, dtype=torch.float64))
+    assert seen == [torch.int32, torch.float32, torch.int32, torch.float32, torch.int32]
+    assert [r.dtype for r in results] == [torch.int32, torch.float32, torch.int32, torch.int32]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.bool, torch.float16])
+def test_small_types_stay(dtype):
+    assert run(lambda x: x, torch.ones(3).to(dtype)).dtype == dtype
+
+
+def test_an_int64_input_changed_in_place_stays_int64_on_the_host():
+    x = torch.tensor([1, 2])
+    run(lambda x: x.add_(5), x)
+    assert x.dtype == torch.int64
+    assert x.tolist() == [6, 7]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, i: x.gather(0, i),
+        lambda x, i: x[i],
+        lambda x, i: torch.zeros(4).scatter_add(0, i, x),
+        lambda x, i: F.nll_loss(x.unsqueeze(0), i[:1]),
+        lambda x, i: F.one_hot(i, 5),
+        lambda x, i: x.index_select(0, i),
+        lambda x, i: torch.take_along_dim(x, x.argsort(0), 0),
+        lambda x, i: torch.bincount(i, minlength=4),
+        lambda x, i: F.embedding(i, x.unsqueeze(1)),
+    ],
+)
+def test_indices_work_although_they_are_32_bits(function):
+    x, i = torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([1, 0, 3, 2])
+    torch.testing.assert_close(run(function, x, i), function(x, i), check_dtype=False)
+
+
+HALF = {
+    "matmul": lambda a, b: a @ b,
+    "sum": lambda a, b: a.sum(0),
+    "softmax": lambda a, b: a.softmax(1),
+    "layer_norm": lambda a, b: F.layer_norm(a, (64,)),
+    "silu": lambda a, b: F.silu(a),
+    "clamp": lambda a, b: a.clamp(-1, 1),
+    "mean": lambda a, b: a.mean(),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_float16_is_float32_rounded_once(name):
+    a, b = torch.randn(64, 64).half(), torch.randn(64, 64).half()
+    result = run(HALF[name], a, b)
+    expected = HALF[name](a.float(), b.float()).half()
+    assert result.dtype == torch.float16
+    assert torch.equal(result, expected)
+
+
+def test_each_operation_rounds():
+    x = torch.tensor([2048.0]).half()  # float16 has no 2049
+    assert run(lambda x: (x + 1) - 2048, x).item() == 0
+    y = x.clone()
+    assert run(lambda x: x.add_(1).sub_(2048), y).item() == 0
+    assert y.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "weights", "result"),
+    [(torch.float16, torch.float32, torch.float16), (torch.float32, torch.float16, torch.float32)],
+)
+def test_layers_give_the_type_of_the_activations(data, weights, result):
+    linear, conv = torch.nn.Linear(4, 2), torch.nn.Conv2d(4, 2, 1)
+    unbiased = torch.nn.Linear(4, 2, bias=False)
+    cases = [(conv, (1, 4, 3, 3))]
+    cases += [(layer, s) for layer in (linear, unbiased) for s in ((4,), (3, 4), (2, 3, 4))]
+    for layer, shape in cases:
+        assert run(layer.to(weights), torch.ones(shape, dtype=data)).dtype == result
+
+
+def test_float16_data_train_float32_weights():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 1, bias=False)
+
+        def forward(self, x):
+            return identity_loss(self.linear(x), "sum")
+
+    model = Model()
+    before = model.linear.weight.detach().clone()
+    loss = trainingModel(model)(torch.ones(2, 3).half())
+    assert loss.dtype == torch.float16
+    assert model.linear.weight.dtype == torch.float32
+    torch.testing.assert_close(before - model.linear.weight.detach(), torch.full((1, 3), 0.02))
+
+
+def test_loss_scaling_overflows_float16():
+    from ipu_proxynorm.simulator import optim
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2).half())
+
+        def forward(self, x):
+            return identity_loss((self.weight * x).sum(), "sum")
+
+    for scaling, finite in ((1024.0, True), (1e6, False)):
+        model = Model()
+        optimizer = optim.SGD(model.parameters(), lr=0.5, loss_scaling=scaling)
+        trainingModel(model, Options(), optimizer)(torch.ones(2).half())
+        assert bool(model.weight.isfinite().all()) is finite
+        if finite:
+            assert model.weight.tolist() == [0.5, 0.5]
+
+
+def test_stochastic_rounding_has_the_exact_mean():
+    options = Options()
+    options.Precision.enableStochasticRounding(True)
+    # A quarter of the way from 1 to the next float16, 1 + 2^-10.
+    x = torch.full((100_000,), 1 + 2**-12)
+    rounded = run(lambda x: x.half(), x, options=options).float()
+    assert set(rounded.tolist()) == {1.0, 1 + 2**-10}
+    assert rounded.mean().item() == pytest.approx(1 + 2**-12, abs=4 * 2**-10 * 0.44 / 316)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.5, 65504.0, 2**-24, -(2**-20), float("inf")])
+def test_stochastic_rounding_leaves_float16_numbers_alone(value):
+    assert (round_stochastically(torch.full((1000,), value)) == value).all()
+
+
+@pytest.mark.parametrize("value", [-3.14159, 2**-15 * 1.37, 3e-8, -1e-9])
+def test_stochastic_rounding_of_small_numbers(value):
+    rounded = round_stochastically(torch.full((400_000,), value)).double()
+    gap = rounded.max() - rounded.min()
+    deviation = gap / 2 / 400_000**0.5
+    assert abs(rounded.mean().item() - value) < 5 * deviation + 1e-12
+    assert len(rounded.unique()) == 2
