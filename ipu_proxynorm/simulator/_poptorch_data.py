@@ -11,7 +11,6 @@ import torch
 from . import enums
 from .options import Options
 
-
 # Modules that files of earlier versions name, and where their classes are now.
 _MOVED = {
     f"{__package__}._{name}": f"{__package__}.settings.{name}"

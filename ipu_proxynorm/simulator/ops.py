@@ -23,7 +23,7 @@ from .operations.custom_op import custom_op
 from .operations.dynamic_slices import dynamic_slice, dynamic_update
 from .operations.multi_conv import MultiConv
 from .operations.print_tensor import ipu_print_tensor
-from .trace import program
+from .trace import tracing
 
 __all__ = [
     "CPU",
@@ -89,7 +89,7 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
         return type(tensors[0])(recomputationCheckpoint(tensor) for tensor in tensors[0])
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise ValueError("All inputs must be tensors")
-    checkpoints = tuple(program.checkpoint(_identity(tensor)) for tensor in tensors)
+    checkpoints = tuple(tracing.checkpoint(_identity(tensor)) for tensor in tensors)
     return checkpoints[0] if len(checkpoints) == 1 else checkpoints
 
 
@@ -142,7 +142,7 @@ def _set_overlap(tensors: Any, mode: enums.OverlapMode, kind: str) -> Any:
                 f"You may only set overlap for torch.tensor {kind}s. "
                 f"{type(tensor)} is not supported."
             )
-        return program.overlapped(_identity(tensor), tensor, kind, mode)
+        return tracing.overlapped(_identity(tensor), tensor, kind, mode)
 
     flat = [mark(tensor) for tensor in flattenTensorStructure(tensors)]
     return reconstructTensorStructure(tensors, flat)
@@ -188,7 +188,7 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     else:
         assert reduction == "none", "Unsupported reduction type!"
         loss = x.clone()
-    trace = program.current()
+    trace = tracing.current()
     if trace is not None:
         trace.note_loss(loss)
     return loss

@@ -9,14 +9,14 @@ from typing import Any, Callable, Optional, TypeVar, Union
 import torch
 
 from .. import _impl
-from ..trace import program
+from ..trace import tracing
 
 _ModuleT = TypeVar("_ModuleT", bound=torch.nn.Module)
 
 
 def _begin(user_id: Optional[str], ipu_id: Optional[int]) -> None:
     """Place what follows; without effect unless a model is being traced."""
-    trace = program.current()
+    trace = tracing.current()
     if trace is not None:
         trace.begin_block(str(user_id), trace.stages_manager.beginStage(user_id, ipu_id))
 
@@ -38,7 +38,7 @@ class Block(torch.nn.Module):
     @staticmethod
     def useAutoId() -> None:
         """Count blocks without a name from "0" again; call it first thing in ``forward``."""
-        trace = program.current()
+        trace = tracing.current()
         if trace is not None:
             trace.stages_manager.resetAutoId()
 
@@ -51,7 +51,7 @@ class Block(torch.nn.Module):
         _begin(self._user_id, self._ipu_id)
 
     def __exit__(self, *_: Any) -> None:
-        trace = program.current()
+        trace = tracing.current()
         if trace is not None:
             trace.end_block()
 
@@ -86,7 +86,7 @@ class _BlockHook:
         self._ipu_id = ipu_id
 
     def __call__(self, module: torch.nn.Module, args: Any) -> None:
-        trace = program.current()
+        trace = tracing.current()
         if trace is not None and self._user_id is None:
             self._user_id = trace.stages_manager.nextAutoId()
         _begin(self._user_id, self._ipu_id)

@@ -7,7 +7,7 @@ from typing import Any, Callable, List
 import torch
 
 from .. import _impl
-from ..trace import program
+from ..trace import tracing
 from ..trace.recorder import active
 from ..trace.tape import Block, Branch, Loop
 
@@ -48,7 +48,7 @@ def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
                 f"(Object contained in list at index {index} is not torch.tensor)"
             )
     recorder = active()
-    program.check_inference("for_loop", "write a Python loop, which compiling unrolls")
+    tracing.check_inference("for_loop", "write a Python loop, which compiling unrolls")
     if recorder is None:
         results = [tensor.clone() for tensor in inputs]
         for _ in range(count):
@@ -105,7 +105,7 @@ def cond(
             "(Object is not list)"
         )
     recorder = active()
-    program.check_inference("cond", "compute both and choose with torch.where")
+    tracing.check_inference("cond", "compute both and choose with torch.where")
     if recorder is None:
         return _as_list(then_body(*then_inps) if condition else else_body(*else_inps))
     tested = condition.clone()

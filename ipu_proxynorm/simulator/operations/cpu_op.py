@@ -6,7 +6,7 @@ from typing import Any, Callable, List
 
 import torch
 
-from ..trace import program
+from ..trace import tracing
 from ..trace.recorder import active
 
 
@@ -47,7 +47,7 @@ class CPU:
             poptorch.Error: the model is trained.
 
         """
-        program.check_inference("CPU", "do it before the model, in the data loader")
+        tracing.check_inference("CPU", "do it before the model, in the data loader")
         recorder = active()
         if recorder is None:
             return self._layer_to_call(*inputs, **kwargs)

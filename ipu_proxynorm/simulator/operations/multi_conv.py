@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence, Tuple, Union
 import torch
 
 from .. import enums
-from ..trace import program, refusals
+from ..trace import refusals, tracing
 from ..trace.tape import Origin
 
 
@@ -75,7 +75,7 @@ class MultiConv:
         return self
 
     def __enter__(self) -> None:
-        trace = program.current()
+        trace = tracing.current()
         if trace is None:
             return
         if trace.multi_conv_start is not None:
@@ -85,7 +85,7 @@ class MultiConv:
         trace.multi_conv_start = trace.convolutions()
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        trace = program.current()
+        trace = tracing.current()
         if trace is None or trace.multi_conv_start is None:
             return
         convolutions = trace.convolutions() - trace.multi_conv_start

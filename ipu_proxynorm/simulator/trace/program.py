@@ -9,25 +9,14 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 import torch
 
-from .. import _impl, _utils, enums, poptorch_core
+from .. import _impl, _utils, poptorch_core
 from .._args_parser import Args
 from .._logging import logger
 from ..options import Options
-from . import (
-    compute_device,
-    dtypes,
-    float_exceptions,
-    loss_scale,
-    losses,
-    model_state,
-    overlap,
-    refusals,
-)
-from .checkpointing import without_recomputation
-from .functions import FunctionMode
-from .overlap import Overlap
-from .recorder import Recorder, Watch, recording
+from . import compute_device, loss_scale, losses, model_state, overlap, refusals
+from .recorder import Recorder
 from .tape import Block, Operation, Slot, operations_in, to_function, without_dead_code
+from .tracing import Trace, tracing
 
 
 @dataclass
@@ -62,133 +51,97 @@ class Program:
         return list(operations_in(self.block))
 
 
-_current: List[_Trace] = []
+class _Bound:
+    """The arguments of a program: inputs, parameters and buffers as the device holds them.
 
-
-class _Trace:
-    """One trace in progress."""
-
-    def __init__(self, options: Options, training: bool) -> None:
-        self.training = training
-        self.stages_manager = options._execution_strategy.stages_manager
-        popart = options._popart.options
-        watches: List[Watch] = []
-        if popart.get("enableFloatingPointChecks", False):
-            watches.append(float_exceptions.watch)
-        self.gradient_counts: Optional[loss_scale.GradientCounts] = None
-        if training and loss_scale.is_enabled(popart):
-            self.gradient_counts = loss_scale.GradientCounts(popart)
-            watches.append(self.gradient_counts.watch)
-        stochastic_rounding = bool(popart.get("enableStochasticRounding", False))
-        self.recorder = Recorder(stochastic_rounding, watches)
-        self.losses: List[losses.Loss] = []
-        self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
-        # Convolutions before the `MultiConv` that is open, if one is.
-        self.multi_conv_start: Optional[int] = None
-        self.checkpoints: List[Slot] = []
-        self.overlaps: List[Overlap] = []
-
-    def convolutions(self) -> int:
-        """Return how many convolutions there are so far."""
-        return sum(
-            "convolution" in operation.name for operation in operations_in(self.recorder.block)
-        )
-
-    def note_loss(self, loss: torch.Tensor) -> None:
-        slot = self.recorder.slot_of(loss)
-        if slot is not None:
-            self.losses.append(losses.Loss(slot, loss, self.recorder.where()))
-
-    def begin_block(self, name: str, placement: Tuple[int, int, int]) -> None:
-        """Place the operations that follow."""
-        self.recorder.placement = placement
-        if (name, placement) not in self.blocks:
-            self.blocks.append((name, placement))
-
-    def end_block(self) -> None:
-        """Refuse operations until another block begins."""
-        self.recorder.placement = None
-
-    def on_device(self, tensor: torch.Tensor, parameter: bool = False) -> torch.Tensor:
-        """Return a copy of a host tensor, as the device holds it, known to the recorder."""
-        copied = dtypes.demoted(tensor.detach().clone())
-        if parameter:
-            copied = torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
-        return copied
-
-
-def current() -> Optional[_Trace]:
-    """Return the trace in progress, if any."""
-    return _current[-1] if _current else None
-
-
-def check_inference(name: str, instead: str) -> None:
-    """Refuse an operation of PopTorch's own that has no backward pass, in a model that is trained.
+    Args:
+        trace: the trace in progress, whose recorder gives each of them a slot.
+        module: whose parameters and buffers they are.
+        inputs: the arguments of one micro-batch.
+        view_parameter: see `compile_program`.
 
     Raises:
-        poptorch.Error: names the operation, the line and what to write instead.
+        poptorch.Error: an input is empty or complex.
 
     """
-    trace = current()
-    if trace is not None and trace.training:
-        raise refusals.refuse(
-            f"poptorch.{name}() is only supported in inference: {instead}", trace.recorder.where()
+
+    def __init__(
+        self,
+        trace: Trace,
+        module: torch.nn.Module,
+        inputs: Args,
+        view_parameter: Callable[[str, torch.Tensor], torch.Tensor],
+    ) -> None:
+        self._trace = trace
+        self._module = module
+        self._view_parameter = view_parameter
+        self._slots: Dict[str, Slot] = {}
+        self._tensors: Dict[str, torch.Tensor] = {}
+        parameters, buffers = model_state.unique_tensors(module)
+        self.parameter_names = list(parameters)
+        self.buffer_names = list(buffers)
+        recorder = trace.recorder
+        host_inputs = inputs.asPackedFlatTuple()
+        self.inputs = [trace.on_device(tensor) for tensor in host_inputs]
+        self.input_slots = [recorder.new_slot(tensor) for tensor in self.inputs]
+        self.loss_scaling = torch.ones(())
+        self._scaling_slot = recorder.new_slot(self.loss_scaling)
+        for tensor in host_inputs:
+            if tensor.numel() == 0:
+                raise refusals.zero_sized(tensor, recorder.where())
+            if tensor.is_complex():
+                raise refusals.complex_type(tensor, "an input", recorder.where())
+        self.args, self.kwargs = _utils.reconstructTensorStructure(
+            (inputs.args, inputs.kwargs), self.inputs
         )
 
-
-def checkpoint(tensor: torch.Tensor) -> torch.Tensor:
-    """Note a tensor that is kept for the backward pass where others are recomputed."""
-    trace = current()
-    if trace is not None:
-        slot = trace.recorder.slot_of(tensor)
-        if slot is not None:
-            trace.checkpoints.append(slot)
-    return tensor
-
-
-def overlapped(
-    tensor: torch.Tensor, original: torch.Tensor, kind: str, mode: enums.OverlapMode
-) -> torch.Tensor:
-    """Note an input or output whose transfer is to overlap with computation."""
-    trace = current()
-    if trace is not None:
-        before, after = trace.recorder.slots_of([original, tensor])
-        trace.overlaps.append(Overlap(kind, mode, before, after, trace.recorder.where()))
-    return tensor
-
-
-@contextlib.contextmanager
-def _tracing(trace: _Trace) -> Iterator[None]:
-    """Make everything called meanwhile part of the program."""
-    host_random_state = torch.get_rng_state()
-    _current.append(trace)
-    # torch's checks of a distribution's parameters read their values.
-    validates = torch.distributions.Distribution._validate_args
-    torch.distributions.Distribution.set_default_validate_args(False)
-    # Attention in one kernel is no operator of the device's; spelled out it is.
-    fused_attention = torch.backends.cuda.flash_sdp_enabled()
-    torch.backends.cuda.enable_flash_sdp(False)
-    # oneDNN's recurrent layers keep a workspace that torch hands to their own backward only. What
-    # is recorded without oneDNN still picks its kernels, oneDNN's too, when it runs.
-    onednn = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    _impl.setIpuContext(True)
-    poptorch_core.setCompiling(True)
-    trace.stages_manager.clearDebug()
-    try:
-        with recording(trace.recorder), FunctionMode(
-            trace.recorder, trace.note_loss, trace.training
-        ), without_recomputation():
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the device's parameters and buffers in the place of the module's meanwhile."""
+        with model_state.swapped(self._module, self._replace) as self._tensors:
             yield
-    finally:
-        trace.stages_manager.printDebug()
-        torch.distributions.Distribution.set_default_validate_args(validates)
-        torch.backends.cuda.enable_flash_sdp(fused_attention)
-        torch._C._set_mkldnn_enabled(onednn)
-        poptorch_core.setCompiling(False)
-        _impl.setIpuContext(False)
-        _current.pop()
-        torch.set_rng_state(host_random_state)
+
+    def _replace(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        recorder = self._trace.recorder
+        if tensor.is_complex():
+            raise refusals.complex_type(tensor, name, recorder.where())
+        parameter = name in self.parameter_names
+        viewed = self._view_parameter(name, tensor) if parameter else tensor
+        copied = self._trace.on_device(viewed, parameter)
+        self._slots[name] = recorder.new_slot(copied)
+        return copied
+
+    @property
+    def parameters(self) -> Dict[str, torch.Tensor]:
+        """The device's parameters by name."""
+        return {name: self._tensors[name] for name in self.parameter_names}
+
+    @property
+    def slots(self) -> List[Slot]:
+        """The slots of all arguments, in the order in which a program takes them."""
+        named = [self._slots[name] for name in (*self.parameter_names, *self.buffer_names)]
+        return [*named, *self.input_slots, self._scaling_slot]
+
+    def storages(self) -> Set[int]:
+        """Return the addresses of the storages of all arguments."""
+        return {_storage(tensor) for tensor in (*self.inputs, *self._tensors.values())}
+
+    def written_buffers(self) -> Dict[str, str]:
+        """Return the buffers that the program writes to, each with the place that does."""
+        written = self._trace.recorder.written_storages
+        writers = {name: written.get(_storage(self._tensors[name])) for name in self.buffer_names}
+        return {
+            name: writer.origin.location for name, writer in writers.items() if writer is not None
+        }
+
+    def written_inputs(self) -> List[int]:
+        """Return the positions of the inputs that the program writes to."""
+        written = self._trace.recorder.written_storages
+        return [at for at, tensor in enumerate(self.inputs) if _storage(tensor) in written]
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def compile_program(
@@ -200,6 +153,14 @@ def compile_program(
     device: torch.device = compute_device.HOST,
 ) -> Program:
     """Trace the model and return its program.
+
+    The phases, in order, and what each adds to the trace::
+
+        bind       inputs, parameters and buffers get copies on the device, each with a slot
+        forward    the model is called once: operators, blocks, losses, checkpoints
+        outputs    what it returns gets slots; transfers that overlap are checked
+        backward   (training) the gradients of the one loss: operators, and slots by parameter
+        assemble   dead operators leave; the rest becomes one function of the bound slots
 
     Args:
         model: a module or a function.
@@ -214,134 +175,118 @@ def compile_program(
         poptorch.Error: the device could not run this.
 
     """
-    trace = _Trace(options, training)
-    recorder = trace.recorder
+    trace = Trace(options, training)
     module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
-    slots: Dict[str, Slot] = {}
-    host_parameters, host_buffers = model_state.unique_tensors(module)
-
-    def replace(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_complex():
-            raise refusals.complex_type(tensor, name, recorder.where())
-        parameter = name in host_parameters
-        viewed = view_parameter(name, tensor) if parameter else tensor
-        copied = trace.on_device(viewed, parameter)
-        slots[name] = recorder.new_slot(copied)
-        return copied
-
+    gradients: Dict[str, Slot] = {}
     with torch.inference_mode(False):
-        host_inputs = inputs.asPackedFlatTuple()
-        device_inputs = [trace.on_device(tensor) for tensor in host_inputs]
-        input_slots = [recorder.new_slot(tensor) for tensor in device_inputs]
-        scaling = torch.ones(())
-        scaling_slot = recorder.new_slot(scaling)
-        for tensor in host_inputs:
-            if tensor.numel() == 0:
-                raise refusals.zero_sized(tensor, recorder.where())
-            if tensor.is_complex():
-                raise refusals.complex_type(tensor, "an input", recorder.where())
-        args, kwargs = _utils.reconstructTensorStructure(
-            (inputs.args, inputs.kwargs), device_inputs
-        )
-        with model_state.swapped(module, replace) as tensors:
-            gradients: Dict[str, Slot] = {}
-            with _tracing(trace):
-                try:
-                    result = model(*args, **kwargs)
-                except poptorch_core.Error as error:
-                    error.add_location(recorder.where_raised(error))
-                    raise
-                recorder.user_code = False
-                held = {
-                    tensor.untyped_storage().data_ptr()
-                    for group in (device_inputs, tensors.values(), recorder.constant_tensors())
-                    for tensor in group
-                }
-                returned = [recorder.slot_of(t) for t in _utils.flattenTensorStructure(result)]
-                overlap.check(trace.overlaps, recorder.block, input_slots, returned, options)
-                outputs = _outputs(recorder, result, held)
-                if training:
-                    parameters = {name: tensors[name] for name in host_parameters}
-                    forward = refusals.definition(getattr(model, "forward", model))
-                    gradients = _backward(trace, parameters, scaling, forward)
-        writers = {
-            name: recorder.written_storages.get(tensors[name].untyped_storage().data_ptr())
-            for name in host_buffers
-        }
-        written_inputs = [
-            position
-            for position, tensor in enumerate(device_inputs)
-            if tensor.untyped_storage().data_ptr() in recorder.written_storages
-        ]
-    skeleton = _utils.reconstructTensorStructure(
-        result,
-        [
-            tensor if slot is None else torch.empty(0)
-            for tensor, slot in zip(_utils.flattenTensorStructure(result), outputs)
-        ],
-    )
-    recorder.release()
-    recorder.block.results = [slot for slot in outputs if slot is not None]
-    recorder.block.results += list(gradients.values())
-    order = [slots[name] for name in (*host_parameters, *host_buffers)]
-    block = without_dead_code(recorder.block)
-    updatable = options._popart.options.get("updatableNamedBuffers", ())
-    for name in updatable:
-        if name not in host_buffers:
-            raise _impl.createPoptorchError(
-                f"updatableNamedBuffers: the model has no buffer {name}; it has "
-                f"{', '.join(host_buffers) or 'none'}."
-            )
+        bound = _Bound(trace, module, inputs, view_parameter)
+        _check_updatable(options, bound.buffer_names)
+        with bound.in_place(), tracing(trace):
+            result = _forward(trace, model, bound)
+            outputs = _outputs(trace, result, bound, options)
+            if training:
+                definition = refusals.definition(getattr(model, "forward", model))
+                gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
+        written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
+    block, run = _assemble(trace.recorder, bound, outputs, gradients, device)
     return Program(
-        run=to_function(
-            compute_device.moved(block, device),
-            [*order, *input_slots, scaling_slot],
-            compute_device.sent(recorder.constants, device),
-        ),
+        run=run,
         block=block,
-        parameter_names=list(host_parameters),
-        buffer_names=list(host_buffers),
-        written_buffers={
-            name: writer.origin.location for name, writer in writers.items() if writer is not None
-        },
+        parameter_names=bound.parameter_names,
+        buffer_names=bound.buffer_names,
+        written_buffers=written_buffers,
         written_inputs=written_inputs,
-        input_dtypes=[tensor.dtype for tensor in device_inputs],
-        outputs_structure=skeleton,
+        input_dtypes=[tensor.dtype for tensor in bound.inputs],
+        outputs_structure=_skeleton(result, outputs),
         output_on_device=[slot is not None for slot in outputs],
         gradient_names=list(gradients),
         trained=training,
         random=any(operation.random for operation in operations_in(block)),
         device=device,
         gradient_counts=trace.gradient_counts,
-        placements=list(recorder.used_placements) or [(0, 0, 0)],
+        placements=list(trace.recorder.used_placements) or [(0, 0, 0)],
         blocks=trace.blocks,
     )
 
 
-def _outputs(recorder: Recorder, result: Any, held: Set[int]) -> List[Optional[Slot]]:
+def _check_updatable(options: Options, buffer_names: Sequence[str]) -> None:
+    for name in options._popart.options.get("updatableNamedBuffers", ()):
+        if name not in buffer_names:
+            raise _impl.createPoptorchError(
+                f"updatableNamedBuffers: the model has no buffer {name}; it has "
+                f"{', '.join(buffer_names) or 'none'}."
+            )
+
+
+def _forward(trace: Trace, model: Any, bound: _Bound) -> Any:
+    """Call the model and return its result; an error says which line of the model it is of."""
+    try:
+        result = model(*bound.args, **bound.kwargs)
+    except poptorch_core.Error as error:
+        error.add_location(trace.recorder.where_raised(error))
+        raise
+    trace.recorder.user_code = False
+    return result
+
+
+def _assemble(
+    recorder: Recorder,
+    bound: _Bound,
+    outputs: Sequence[Optional[Slot]],
+    gradients: Dict[str, Slot],
+    device: torch.device,
+) -> Tuple[Block, Callable[..., List[torch.Tensor]]]:
+    """Return the operators that the results need, and one function that computes them."""
+    recorder.release()
+    recorder.block.results = [slot for slot in outputs if slot is not None]
+    recorder.block.results += list(gradients.values())
+    block = without_dead_code(recorder.block)
+    run = to_function(
+        compute_device.moved(block, device),
+        bound.slots,
+        compute_device.sent(recorder.constants, device),
+    )
+    return block, run
+
+
+def _skeleton(result: Any, outputs: Sequence[Optional[Slot]]) -> Any:
+    """Return the model's result with an empty tensor for each that the device computes."""
+    tensors = [
+        tensor if slot is None else torch.empty(0)
+        for tensor, slot in zip(_utils.flattenTensorStructure(result), outputs)
+    ]
+    return _utils.reconstructTensorStructure(result, tensors)
+
+
+def _outputs(trace: Trace, result: Any, bound: _Bound, options: Options) -> List[Optional[Slot]]:
     """Return the slot of each tensor in the model's result; None for one that is not the device's.
 
-    Args:
-        recorder: knows the device's tensors.
-        result: what the model returned.
-        held: addresses of the storages of inputs, parameters, buffers and constants: outputs that
-            share one are copied, as it may change before the host reads them.
+    Outputs that share the storage of an input, a parameter, a buffer or a constant are copied, as
+    it may change before the host reads them.
+
+    Raises:
+        poptorch.Error: a transfer that cannot overlap with computation.
 
     """
+    recorder = trace.recorder
+    tensors = _utils.flattenTensorStructure(result)
+    held = bound.storages() | {_storage(tensor) for tensor in recorder.constant_tensors()}
+    returned = [recorder.slot_of(tensor) for tensor in tensors]
+    overlap.check(trace.overlaps, recorder.block, bound.input_slots, returned, options)
     slots: List[Optional[Slot]] = []
-    for tensor in _utils.flattenTensorStructure(result):
+    for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             warnings.warn(
                 f"Output expected to be on the IPU but is on {tensor.device.type}", stacklevel=2
             )
-        elif tensor.untyped_storage().data_ptr() in held:
+        elif _storage(tensor) in held:
             tensor = tensor.detach().clone()
         slots.append(recorder.slot_of(tensor))
     return slots
 
 
 def _backward(
-    trace: _Trace, parameters: Dict[str, torch.Tensor], scaling: torch.Tensor, forward: str
+    trace: Trace, parameters: Dict[str, torch.Tensor], scaling: torch.Tensor, forward: str
 ) -> Dict[str, Slot]:
     """Append the backward pass and return the gradients' slots by the parameter's name."""
     recorder = trace.recorder
@@ -361,7 +306,7 @@ def _backward(
         if gradient is None:
             continue
         # A gradient is added to in place from the second micro-batch on: it must be nobody else's.
-        storage = gradient.untyped_storage().data_ptr()
+        storage = _storage(gradient)
         owned = gradient.is_contiguous() and gradient.dtype == trained[name].dtype
         if not owned or storage in storages or recorder.slot_of(gradient) is None:
             gradient = gradient.to(trained[name].dtype).clone()
