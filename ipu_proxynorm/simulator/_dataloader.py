@@ -29,6 +29,12 @@ def _lengthOf(batch_sampler: _BatchSampler) -> Optional[int]:
     return None if length is NotImplemented else length
 
 
+def _microBatches(options: Options) -> int:
+    """Return how many micro-batches one call of the model consumes."""
+    groups = options.replication_factor // options.input_group_size
+    return options.device_iterations * options.Training.gradient_accumulation * groups
+
+
 class DataLoader(torch.utils.data.DataLoader):
     """torch's data loader with batches of ``combinedBatchSize`` rows.
 
@@ -81,18 +87,12 @@ class DataLoader(torch.utils.data.DataLoader):
             batch_size = getattr(batch_sampler, "batch_size", batch_size)
         options._freeze()
         self._options = options
-        self._num_batches_to_combine: Optional[int] = None
-        self._combined_batch_size: Optional[int] = None
-        if batch_size is not None:
-            self._num_batches_to_combine = (
-                options.device_iterations
-                * options.Training.gradient_accumulation
-                * (options.replication_factor // options.input_group_size)
-            )
-            self._combined_batch_size = batch_size * self._num_batches_to_combine
-        self._drop_last = drop_last
+        self._drop_last = self.rebatched_drop_last = drop_last
+        self._num_batches_to_combine = None if batch_size is None else _microBatches(options)
+        self._combined_batch_size = (
+            None if batch_size is None else batch_size * _microBatches(options)
+        )
         self._shuffle_map_style_data_in_distributed_env = False
-
         if isinstance(dataset, torch.utils.data.IterableDataset):
             self._checkIterable(num_workers, auto_distributed_partitioning, kwargs)
         else:
@@ -103,44 +103,51 @@ class DataLoader(torch.utils.data.DataLoader):
                 # The permutation is drawn over the whole data set, not within a part of it.
                 self._shuffle_map_style_data_in_distributed_env = bool(shuffle)
                 shuffle = False
-
-        # Rows that torch's loader puts in a batch; a batch sampler decides that itself.
-        loader_batch_size = 1 if batch_sampler is not None else self._combined_batch_size
         rebatched_size = self._rebatchedSize(mode)
-        self.rebatched_drop_last = drop_last
-        loader_drop_last = drop_last
-        if rebatched_size is not None:
-            # The accessor sees to what is left over.
-            loader_drop_last = False
-            if rebatched_worker_size is not None:
-                require(
-                    rebatched_worker_size <= rebatched_size,
-                    f"The rebatched_worker_size ({rebatched_worker_size}) must be <= to the "
-                    f"combined batch size ({rebatched_size})",
-                )
-                loader_batch_size = rebatched_worker_size
         super().__init__(
             dataset,
-            batch_size=loader_batch_size,
             shuffle=shuffle or False,
-            batch_sampler=batch_sampler,
             num_workers=num_workers,
-            drop_last=False if batch_sampler is not None else loader_drop_last,
             persistent_workers=num_workers > 0
             if persistent_workers is None
             else persistent_workers,
+            **self._batching(batch_sampler, rebatched_size, rebatched_worker_size),
             **kwargs,
         )
         if mode != DataLoaderMode.Sync:
-            async_options = async_options or {}
+            self._accessor = self._readAhead(async_options or {}, rebatched_size)
+
+    def _batching(
+        self,
+        batch_sampler: Optional[_BatchSampler],
+        rebatched_size: Optional[int],
+        rebatched_worker_size: Optional[int],
+    ) -> Dict[str, Any]:
+        """Return the arguments of torch's loader that say what it puts in a batch."""
+        rows = self._combined_batch_size
+        if rebatched_size is not None and rebatched_worker_size is not None:
             require(
-                "rebatched_size" not in async_options,
-                "You cannot use DataLoaderMode.AsyncRebatched and manually specify the "
-                "rebatched_size in async_options",
+                rebatched_worker_size <= rebatched_size,
+                f"The rebatched_worker_size ({rebatched_worker_size}) must be <= to the "
+                f"combined batch size ({rebatched_size})",
             )
-            self._accessor = AsynchronousDataAccessor(
-                self, **async_options, rebatched_size=rebatched_size
-            )
+            rows = rebatched_worker_size
+        elif batch_sampler is not None:  # which decides that itself
+            rows = 1
+        # Where batches are joined the accessor sees to what is left over.
+        leaves_out = self._drop_last and rebatched_size is None and batch_sampler is None
+        return {"batch_size": rows, "batch_sampler": batch_sampler, "drop_last": leaves_out}
+
+    def _readAhead(
+        self, async_options: Dict[str, Any], rebatched_size: Optional[int]
+    ) -> AsynchronousDataAccessor:
+        """Return the accessor that reads this loader in another process."""
+        require(
+            "rebatched_size" not in async_options,
+            "You cannot use DataLoaderMode.AsyncRebatched and manually specify the "
+            "rebatched_size in async_options",
+        )
+        return AsynchronousDataAccessor(self, **async_options, rebatched_size=rebatched_size)
 
     def _checkIterable(
         self, num_workers: int, auto_partitioning: bool, kwargs: Dict[str, Any]
