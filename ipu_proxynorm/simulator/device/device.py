@@ -123,6 +123,10 @@ class Device:
             synthetic = isEnabled(self._options._Popart.options)
             if synthetic:
                 inputs = inputsInstead(self._options._Popart.options, inputs)
+            for replica in range(self._layout.replicas):
+                first = Position(0, 0, replica)
+                micro_batch = [self._layout.micro_batch(tensor, first) for tensor in inputs]
+                self.program.check_arguments([*self._state_of(replica), *micro_batch])
             for iteration in range(self._layout.device_iterations):
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Sequence
 
 import torch
 
+from .._impl import createPoptorchError
 from ..trace import tracing
+from ..trace.consistency import Traced
 from ..trace.recorder import active
 
 
@@ -18,11 +20,35 @@ class _HostFunction:
     def __init__(self, function: Callable, name: str) -> None:
         self._function = function
         self.__name__ = name
+        self._traced: List[Traced] = []
 
-    def __call__(self, *tensors: torch.Tensor) -> List[torch.Tensor]:
+    def record(self, *tensors: torch.Tensor) -> List[torch.Tensor]:
+        """Call the function while the program is recorded: its results must stay of a kind."""
+        results = self._results(tensors)
+        self._traced = [Traced.of(tensor) for tensor in results]
+        return results
+
+    def _results(self, tensors: Sequence[torch.Tensor]) -> List[torch.Tensor]:
         result = self._function(*tensors)
         results = result if isinstance(result, (list, tuple)) else [result]
         return [tensor.detach().clone() for tensor in results]
+
+    def __call__(self, *tensors: torch.Tensor) -> List[torch.Tensor]:
+        """Call the function.
+
+        Raises:
+            poptorch.Error: what it returns is of another kind than when the model was compiled.
+
+        """
+        results = self._results(tensors)
+        found = [Traced.of(tensor) for tensor in results]
+        if found != self._traced:
+            raise createPoptorchError(
+                f"poptorch.CPU: {self.__name__} returns {', '.join(map(str, found))}, but "
+                f"{', '.join(map(str, self._traced))} when the model was compiled: shapes and "
+                "types are fixed then."
+            )
+        return results
 
 
 class CPU:

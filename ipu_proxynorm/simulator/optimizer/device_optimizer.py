@@ -106,8 +106,9 @@ class DeviceOptimizer:
     ) -> None:
         self._options = options
         self._parameters = dict(named_parameters)
-        hosts = named_parameters if host_parameters is None else host_parameters
-        self._names = {id(tensor): name for name, tensor in hosts.items()}
+        # Held, so that no parameter of a later optimiser gets the id of one of these.
+        self._hosts = dict(named_parameters if host_parameters is None else host_parameters)
+        self._names = {id(tensor): name for name, tensor in self._hosts.items()}
         self._attributes = self._convert(optimizer, attributes, is_compiled=False)
         self._rule = _makeRule(self._attributes, makeFactors(options))
         self._group_of = self._matchGroups(optimizer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence
+from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import torch
 
 from ipu_proxynorm.nested import map_tensors, tensors_in
+
+from .effects import operator_name, written
 
 aten = torch.ops.aten
 _INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
@@ -60,12 +62,6 @@ def demoted(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if dtype is None else tensor.to(dtype)
 
 
-def operator_name(function: Callable) -> str:
-    """Return an operator's name without namespace and overload."""
-    schema = getattr(function, "_schema", None)
-    return schema.name.split("::")[-1] if schema is not None else function.__name__
-
-
 def round_stochastically(tensor: torch.Tensor) -> torch.Tensor:
     """Round float32 to float16, up or down with the probability that makes the mean exact.
 
@@ -97,6 +93,27 @@ class Emitter(Protocol):
         """Run an operation and note it."""
 
 
+class _StandIns:
+    """Copies in another data type that an operator gets in the place of its arguments."""
+
+    def __init__(self) -> None:
+        self._pairs: List[Tuple[torch.Tensor, torch.Tensor]] = []
+
+    def add(self, original: torch.Tensor, copied: torch.Tensor) -> torch.Tensor:
+        """Let a copy stand for ``original``, and return it."""
+        if copied is not original:
+            self._pairs.append((original, copied))
+        return copied
+
+    def of(self, original: torch.Tensor) -> Optional[torch.Tensor]:
+        """Return what stands for a tensor; None if nothing does."""
+        return next((copied for known, copied in self._pairs if known is original), None)
+
+    def original(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return what a tensor stands for: itself, if it is no stand-in."""
+        return next((known for known, copied in self._pairs if copied is tensor), tensor)
+
+
 class DtypeRules:
     """Turns an operation into the ones that give the device's numbers, and emits these."""
 
@@ -115,37 +132,54 @@ class DtypeRules:
             kwargs = dict(kwargs, dtype=DEMOTED.get(kwargs["dtype"], kwargs["dtype"]))
         if any(argument.name == "out_int32" for argument in function._schema.arguments):
             kwargs = dict(kwargs, out_int32=True)
-        args, kwargs = self._widen_indices(function, args, kwargs)
+        targets = written(function, args, kwargs)
+        wide = _StandIns()
+        args, kwargs = self._widen_indices(function, args, kwargs, wide)
         if self._is_half(function, args, kwargs):
-            result = self._half(function, args, kwargs)
+            result = self._half(function, args, kwargs, targets)
         else:
             result = self._recorder.emit(function, args, kwargs)
-        return self._narrow(result)
+        return self._narrow(self._write_back(wide, targets, result))
+
+    def _write_back(self, stand_ins: _StandIns, targets: List[torch.Tensor], result: Any) -> Any:
+        """Write to the targets what an operator has written to their stand-ins.
+
+        Returns:
+            the operator's result, with a target where it returns the stand-in.
+
+        """
+        for target in targets:
+            stand_in = stand_ins.of(target)
+            if stand_in is not None:
+                self._write(target, stand_in)
+        return map_tensors(stand_ins.original, result)
 
     # ---- integers ---------------------------------------------------------------------------
 
     def _cast(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return self._recorder.emit(aten._to_copy.default, [tensor], {"dtype": dtype})
 
-    def _widened(self, value: Any) -> Any:
+    def _widened(self, value: Any, stand_ins: _StandIns) -> Any:
         if isinstance(value, (list, tuple)):
-            return [self._widened(element) for element in value]
+            return [self._widened(element, stand_ins) for element in value]
         if not isinstance(value, torch.Tensor) or value.dtype != torch.int32:
             return value
         before = self._wide.get(id(value))
         if before is not None and before[0] is value and before[2] == value._version:
-            return before[1]
-        return self._cast(value, torch.int64)
+            return stand_ins.add(value, before[1])
+        return stand_ins.add(value, self._cast(value, torch.int64))
 
-    def _widen_indices(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
+    def _widen_indices(
+        self, function: Any, args: List[Any], kwargs: Dict[str, Any], stand_ins: _StandIns
+    ) -> Any:
         args, kwargs = list(args), dict(kwargs)
         for position, argument in enumerate(function._schema.arguments):
             if argument.name not in _WIDE_ARGUMENTS:
                 continue
             if position < len(args):
-                args[position] = self._widened(args[position])
+                args[position] = self._widened(args[position], stand_ins)
             elif argument.name in kwargs:
-                kwargs[argument.name] = self._widened(kwargs[argument.name])
+                kwargs[argument.name] = self._widened(kwargs[argument.name], stand_ins)
         return args, kwargs
 
     def _narrow(self, result: Any) -> Any:
@@ -171,66 +205,80 @@ class DtypeRules:
             tensor.dtype == torch.float16 for tensor in tensors_in((args, kwargs))
         )
 
-    def _half(self, function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Any:
+    def _half(
+        self,
+        function: Any,
+        args: List[Any],
+        kwargs: Dict[str, Any],
+        targets: List[torch.Tensor],
+    ) -> Any:
         name = operator_name(function)
-        target = self._target(function, args, kwargs)
         dtype = self._result_dtype(name, args, kwargs)
         raised_dtype = {torch.float16: torch.float32}
         args = [raised_dtype.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
         if isinstance(kwargs.get("dtype"), torch.dtype):
             kwargs = dict(kwargs, dtype=raised_dtype.get(kwargs["dtype"], kwargs["dtype"]))
-        functional = _functional(function) if target is not None else function
-        if functional is None:  # only exists in place: on a float32 copy
-            return self._half_in_place(function, target, args, kwargs)
-        kwargs = {key: value for key, value in kwargs.items() if value is not target}
-        if target is None or name != "copy_":
-            args, kwargs = self._raised((args, kwargs))
-            result = self._recorder.emit(functional, args, kwargs)
-        else:
+        target = self._only_target(function, args, kwargs, targets)
+        functional = _functional(function) if target is not None else None
+        if functional is not None:
+            kwargs = {key: value for key, value in kwargs.items() if value is not target}
             result = args[1]
-        if target is None:
-            return self._rounded(result, dtype)
-        return self._write(target, result)
+            if name != "copy_":
+                args, kwargs = self._raised((args, kwargs), _StandIns())
+                result = self._recorder.emit(functional, args, kwargs)
+            return self._write(target, result)
+        stand_ins = _StandIns()
+        args, kwargs = self._raised((args, kwargs), stand_ins)
+        result = self._recorder.emit(function, args, kwargs)
+        result = self._write_back(stand_ins, targets, result)
 
-    def _half_in_place(self, function: Any, target: Any, args: List[Any], kwargs: Dict) -> Any:
-        raised = self._cast(target, torch.float32)
-        swap = lambda value: raised if value is target else value  # noqa: E731
-        args, kwargs = self._raised(
-            ([swap(value) for value in args], {key: swap(value) for key, value in kwargs.items()})
-        )
-        self._recorder.emit(function, args, kwargs)
-        return self._write(target, raised)
+        def rounded(tensor: torch.Tensor) -> torch.Tensor:
+            is_target = any(tensor is target for target in targets)
+            return tensor if is_target else self._rounded(tensor, dtype)
 
-    def _write(self, target: torch.Tensor, result: Any) -> torch.Tensor:
+        return map_tensors(rounded, result)
+
+    def _write(self, target: Any, result: Any) -> torch.Tensor:
         if target.dtype == torch.float16:
             result = self._rounded(result, torch.float16)
         self._recorder.emit(aten.copy_.default, [target, result], {})
+        self._wide.pop(id(target), None)
         return target
 
-    def _raised(self, tree: Any) -> Any:
+    def _raised(self, tree: Any, stand_ins: _StandIns) -> Any:
+        """Return the arguments with float32 copies in the place of float16 tensors."""
+
         def raised(tensor: torch.Tensor) -> torch.Tensor:
-            return self._cast(tensor, torch.float32) if tensor.dtype == torch.float16 else tensor
+            if tensor.dtype != torch.float16:
+                return tensor
+            known = stand_ins.of(tensor)
+            return (
+                stand_ins.add(tensor, self._cast(tensor, torch.float32)) if known is None else known
+            )
 
         return map_tensors(raised, tree)
 
-    def _rounded(self, result: Any, dtype: torch.dtype) -> Any:
-        if isinstance(result, (list, tuple)):
-            return type(result)(self._rounded(element, dtype) for element in result)
-        if not isinstance(result, torch.Tensor) or result.dtype != torch.float32:
-            return result
-        if dtype != torch.float16:
+    def _rounded(self, result: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if result.dtype != torch.float32 or dtype != torch.float16:
             return result
         if self._stochastic_rounding:
             return self._recorder.emit(round_stochastically, [result], {})
         return self._cast(result, torch.float16)
 
     @staticmethod
-    def _target(function: Any, args: List[Any], kwargs: Dict[str, Any]) -> Optional[torch.Tensor]:
-        """Return the tensor that an in-place or ``out=`` operator writes to."""
+    def _only_target(
+        function: Any, args: List[Any], kwargs: Dict[str, Any], targets: List[torch.Tensor]
+    ) -> Optional[torch.Tensor]:
+        """Return the tensor that an operator is there to write to, if it writes to no other."""
+        if len(targets) != 1:
+            return None
         for position, argument in enumerate(function._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 value = args[position] if position < len(args) else kwargs.get(argument.name)
-                return value if isinstance(value, torch.Tensor) else None
+                is_returned = any(
+                    returned.alias_info is not None for returned in function._schema.returns
+                )
+                return value if value is targets[0] and is_returned else None
         return None
 
     @staticmethod

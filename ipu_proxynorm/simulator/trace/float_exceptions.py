@@ -7,7 +7,7 @@ from typing import Any, List, Sequence
 import torch
 
 from .. import poptorch_core
-from . import dtypes
+from .effects import operator_name
 from .recorder import Recorder
 from .tape import Origin
 
@@ -70,7 +70,7 @@ def watch(
 ) -> None:
     """Let the program check what an operation has just computed."""
     results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
-    check = FloatCheck(dtypes.operator_name(function), recorder.where(), len(results))
+    check = FloatCheck(operator_name(function), recorder.where(), len(results))
     recorder.emit(check, [*results, *inputs], {})
 
 

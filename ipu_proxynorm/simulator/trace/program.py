@@ -13,7 +13,8 @@ from .. import _impl, _utils, poptorch_core
 from .._args_parser import Args
 from .._logging import logger
 from ..options import Options
-from . import compute_device, loss_scale, losses, model_state, overlap, refusals
+from . import compute_device, consistency, loss_scale, losses, model_state, overlap, refusals
+from .consistency import Traced
 from .recorder import Recorder
 from .tape import Block, Operation, Slot, operations_in, to_function, without_dead_code
 from .tracing import Trace, tracing
@@ -34,7 +35,7 @@ class Program:
     buffer_names: List[str]
     written_buffers: Dict[str, str]
     written_inputs: List[int]
-    input_dtypes: List[torch.dtype]
+    arguments: List[Traced]
     outputs_structure: Any
     output_on_device: List[bool]
     gradient_names: List[str]
@@ -44,6 +45,23 @@ class Program:
     gradient_counts: Optional[loss_scale.GradientCounts]
     placements: List[Tuple[int, int, int]]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
+
+    @property
+    def input_dtypes(self) -> List[torch.dtype]:
+        """The types in which the inputs are taken."""
+        state = len(self.parameter_names) + len(self.buffer_names)
+        return [traced.dtype for traced in self.arguments[state:-1]]
+
+    def check_arguments(self, arguments: Sequence[torch.Tensor]) -> None:
+        """Check what ``run`` is about to be called with, without the loss scaling.
+
+        Raises:
+            poptorch.Error: an argument is not what the program was traced with.
+
+        """
+        inputs = [f"input {at}" for at in range(len(self.input_dtypes))]
+        names = [*self.parameter_names, *self.buffer_names, *inputs]
+        consistency.check_arguments(names, arguments, self.arguments)
 
     @property
     def operations(self) -> List[Operation]:
@@ -128,20 +146,21 @@ class _Bound:
 
     def written_buffers(self) -> Dict[str, str]:
         """Return the buffers that the program writes to, each with the place that does."""
-        written = self._trace.recorder.written_storages
-        writers = {name: written.get(_storage(self._tensors[name])) for name in self.buffer_names}
+        written = self._trace.recorder.written
+        writers = {name: written.by(self._tensors[name]) for name in self.buffer_names}
         return {
             name: writer.origin.location for name, writer in writers.items() if writer is not None
         }
 
     def written_inputs(self) -> List[int]:
         """Return the positions of the inputs that the program writes to."""
-        written = self._trace.recorder.written_storages
-        return [at for at, tensor in enumerate(self.inputs) if _storage(tensor) in written]
+        written = self._trace.recorder.written
+        return [at for at, tensor in enumerate(self.inputs) if written.by(tensor) is not None]
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Return what tells a storage from every other that is alive, an empty one too."""
+    return tensor.untyped_storage()._cdata
 
 
 def compile_program(
@@ -182,13 +201,14 @@ def compile_program(
         bound = _Bound(trace, module, inputs, view_parameter)
         _check_updatable(options, bound.buffer_names)
         with bound.in_place(), tracing(trace):
+            arguments = [trace.recorder.traced[slot] for slot in bound.slots]
             result = _forward(trace, model, bound)
             outputs = _outputs(trace, result, bound, options)
             if training:
                 definition = refusals.definition(getattr(model, "forward", model))
                 gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
         written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
-    block, run = _assemble(trace.recorder, bound, outputs, gradients, device)
+    block, run = _assemble(trace.recorder, bound, arguments, outputs, gradients, device)
     return Program(
         run=run,
         block=block,
@@ -196,7 +216,7 @@ def compile_program(
         buffer_names=bound.buffer_names,
         written_buffers=written_buffers,
         written_inputs=written_inputs,
-        input_dtypes=[tensor.dtype for tensor in bound.inputs],
+        arguments=arguments,
         outputs_structure=_skeleton(result, outputs),
         output_on_device=[slot is not None for slot in outputs],
         gradient_names=list(gradients),
@@ -232,6 +252,7 @@ def _forward(trace: Trace, model: Any, bound: _Bound) -> Any:
 def _assemble(
     recorder: Recorder,
     bound: _Bound,
+    arguments: Sequence[Traced],
     outputs: Sequence[Optional[Slot]],
     gradients: Dict[str, Slot],
     device: torch.device,
@@ -241,6 +262,8 @@ def _assemble(
     recorder.block.results = [slot for slot in outputs if slot is not None]
     recorder.block.results += list(gradients.values())
     block = without_dead_code(recorder.block)
+    known = {slot: Traced.of(tensor) for slot, tensor in recorder.constants.items()}
+    consistency.check_program(block, {**known, **dict(zip(bound.slots, arguments))})
     run = to_function(
         compute_device.moved(block, device),
         bound.slots,

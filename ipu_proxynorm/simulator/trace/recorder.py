@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import os
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,8 +15,9 @@ from ipu_proxynorm import nested
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from .._logging import logger
-from . import dtypes, refusals
-from .tape import Block, Operation, Origin, Slot, find_location, find_origin
+from . import consistency, dtypes, effects, refusals
+from .consistency import Traced
+from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
 _MARK = "_simulated_slot"
@@ -29,11 +30,6 @@ _NOT_THE_USERS = (
     functools.__file__,
 )
 
-# Batch Norm writes to its running statistics (arguments 3 and 4) when it trains (argument 5) and
-# never else, whatever the schema says: torch 2.0's never announces it, newer ones always do.
-_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
-_STATISTICS, _TRAINS = slice(3, 5), 5
-
 # What torch.tensor() and torch.as_tensor() end with.
 _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 
@@ -41,6 +37,37 @@ _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 # Called after each operation with the recorder, the operator, its input tensors and its results;
 # may emit operations of its own.
 Watch = Callable[["Recorder", Any, List[torch.Tensor], List[torch.Tensor]], None]
+
+
+class _Shadow(NamedTuple):
+    """Running statistics that a batch norm updates: their slot, and that of a copy from before."""
+
+    tensor: torch.Tensor  # held, so that no other tensor gets its id
+    own: Slot
+    before: Slot
+
+
+class Written:
+    """The storages that a program writes to, each with the last operation that does.
+
+    Storages are told apart by their address, which another may get once the first is gone: they are
+    held.
+    """
+
+    def __init__(self) -> None:
+        self._held: List[torch.UntypedStorage] = []
+        self._by: Dict[int, Operation] = {}
+
+    def add(self, tensor: torch.Tensor, operation: Operation) -> None:
+        """Note that an operation writes to a tensor."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._by:
+            self._held.append(storage)
+        self._by[storage._cdata] = operation
+
+    def by(self, tensor: torch.Tensor) -> Optional[Operation]:
+        """Return the last operation that writes to a tensor's storage, if any does."""
+        return self._by.get(tensor.untyped_storage()._cdata)
 
 
 def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
@@ -67,10 +94,11 @@ class Recorder(TorchDispatchMode):
         # Stage, phase and IPU of the active block; None after a block has ended.
         self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
         self.used_placements: Dict[Tuple[int, int, int], None] = {}
-        self.written_storages: Dict[int, Operation] = {}
+        self.written = Written()
+        #: What each slot stands for.
+        self.traced: Dict[Slot, Traced] = {}
         self._dtypes = dtypes.DtypeRules(self, stochastic_rounding)
-        # Slots of running statistics: their own, and that of their copy from before the update.
-        self._shadows: Dict[int, Tuple[Slot, Slot]] = {}
+        self._shadows: Dict[int, _Shadow] = {}
         self.is_paused = False
         self._is_trusted = False
         self._functions: List[str] = []
@@ -93,6 +121,7 @@ class Recorder(TorchDispatchMode):
     def _mark(self, tensor: torch.Tensor, slot: Slot) -> None:
         # With the id: Python attributes are copied along with a tensor by copy.deepcopy.
         tensor.__dict__[_MARK] = (self, id(tensor), slot)
+        self.traced[slot] = Traced.of(tensor)
 
     def slot_of(self, tensor: torch.Tensor) -> Optional[Slot]:
         """Return the tensor's slot, or None if the program does not know it."""
@@ -131,9 +160,9 @@ class Recorder(TorchDispatchMode):
         """
         if self.placement is None and self.user_code:
             raise refusals.no_active_block(self.where())
-        statistics = self._real_statistics(function, args)
-        slots = map_tensors(self.slot_of, (list(args), kwargs))
-        writes = self._writes(function, args, kwargs)
+        where = self.where()
+        slots, reads = self._arguments(function, args, kwargs, where)
+        writes = effects.written(function, args, kwargs)
         with self.paused():
             result = self._run(function, args, kwargs)
         if function is torch.ops.aten.detach.default:
@@ -149,18 +178,49 @@ class Recorder(TorchDispatchMode):
             slots[0],
             slots[1],
             outputs,
-            self.where(),
+            where,
             keeps=bool(writes) or getattr(function, "has_effect", False),
             random=_RANDOM_TAG in tags or getattr(function, "is_random", False),
+            reads=reads,
+            makes=self._made(outputs, writes),
         )
-        for tensor in statistics:
-            self._mark(tensor, self._shadows[id(tensor)][1])
         for tensor in writes:
-            self.written_storages[tensor.untyped_storage().data_ptr()] = operation
+            self.written.add(tensor, operation)
         self.block.operations.append(operation)
         if self.placement is not None:
             self.used_placements[self.placement] = None
         return result
+
+    def _arguments(
+        self, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any], where: Origin
+    ) -> Tuple[Any, Dict[Slot, Traced]]:
+        """Return an operation's arguments with slots for the tensors, and what they stand for.
+
+        Raises:
+            poptorch.Error: by a fault of the simulator's a tensor is not what its slot stands for.
+
+        """
+        reads: Dict[Slot, Traced] = {}
+
+        def known(tensor: torch.Tensor) -> Slot:
+            slot, given = self.slot_of(tensor), Traced.of(tensor)
+            name = effects.operator_name(function)
+            if slot is None:
+                raise consistency.fault(f"{name} of {where.location} is given an unknown {given}")
+            consistency.check_argument(name, where.location, given, self.traced[slot])
+            reads[slot] = given
+            return slot
+
+        return map_tensors(known, (list(args), kwargs)), reads
+
+    def _made(self, outputs: Any, writes: Sequence[torch.Tensor]) -> Dict[Slot, Traced]:
+        """Return what an operation has made, having noted what has become of what it writes to."""
+        made = {slot: self.traced[slot] for slot in slots_in(outputs)}
+        for tensor in writes:  # some change the shape
+            slot = self.slot_of(tensor)
+            if slot is not None:
+                made[slot] = self.traced[slot] = Traced.of(tensor)
+        return made
 
     @staticmethod
     def _run(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
@@ -220,38 +280,24 @@ class Recorder(TorchDispatchMode):
     def _enter_node(self, origin: Origin, gradients: Any) -> None:
         self.node_origin = origin
 
-    def _real_statistics(self, function: Callable, args: Sequence[Any]) -> List[torch.Tensor]:
-        """Return the running statistics that a batch norm updates, marked as themselves.
+    @contextlib.contextmanager
+    def _real_statistics(self, statistics: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Let a batch norm have its running statistics themselves meanwhile.
 
         The device writes them at the end of the micro-batch, torch at once. So what reads them
         later in the forward pass is given a copy, which is dead code where nothing does.
         """
-        statistics = []
-        if dtypes.operator_name(function) in _BATCH_NORMS and args[_TRAINS]:
-            statistics = [tensor for tensor in args[_STATISTICS] if tensor is not None]
         for tensor in statistics:
             shadow = self._shadows.get(id(tensor))
             if shadow is None:
                 before = self.emit(torch.ops.aten.clone.default, [tensor], {})
-                self._shadows[id(tensor)] = (self.slots_of([tensor])[0], self.slots_of([before])[0])
+                own, copied = self.slots_of([tensor, before])
+                self._shadows[id(tensor)] = _Shadow(tensor, own, copied)
             else:
-                self._mark(tensor, shadow[0])
-        return statistics
-
-    @staticmethod
-    def _writes(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> List[Any]:
-        schema = getattr(function, "_schema", None)
-        if schema is None:
-            return []
-        written: List[Any] = []
-        if schema.name.split("::")[-1] in _BATCH_NORMS:
-            written.extend(args[_STATISTICS] if args[_TRAINS] else ())
-            return [value for value in written if isinstance(value, torch.Tensor)]
-        for position, argument in enumerate(schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[position] if position < len(args) else kwargs.get(argument.name)
-                written.extend(value if isinstance(value, (list, tuple)) else [value])
-        return [value for value in written if isinstance(value, torch.Tensor)]
+                self._mark(tensor, shadow.own)
+        yield
+        for tensor in statistics:
+            self._mark(tensor, self._shadows[id(tensor)].before)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
@@ -275,7 +321,8 @@ class Recorder(TorchDispatchMode):
             if func is torch.ops.aten.copy_.default:
                 args = (args[0], self.constant(args[1]), *args[2:])
             refusals.check(func, tensors_in((args, kwargs)), self)
-            result = self._dtypes(func, list(args), kwargs)
+            with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
+                result = self._dtypes(func, list(args), kwargs)
             if tensors:
                 refusals.check_result(result, self)
             for watch in self._watches:
@@ -287,6 +334,7 @@ class Recorder(TorchDispatchMode):
         self.node_origins = {}
         self._foreign = {}
         self._shadows = {}
+        self.written = Written()
         self._dtypes = dtypes.DtypeRules(self, False)
 
     # ---- control flow -----------------------------------------------------------------------

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Union,
+)
 
 import torch
 
@@ -38,6 +50,8 @@ class Operation:
 
     ``args`` and ``kwargs`` hold `Slot` where the call takes a tensor; ``outputs`` has the structure
     that the operator returns, with a `Slot` for each new tensor and None for anything else.
+    ``reads`` and ``makes`` say what was traced: shape and type of what the operation reads, and of
+    what it returns or writes to. Where they say nothing, nothing is checked.
     """
 
     function: Callable
@@ -47,6 +61,8 @@ class Operation:
     origin: Origin
     keeps: bool = False  # writes to a tensor, or has an effect outside the program
     random: bool = False
+    reads: Mapping[Slot, Any] = field(default_factory=dict)
+    makes: Mapping[Slot, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

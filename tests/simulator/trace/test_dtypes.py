@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ipu_proxynorm.simulator import Options, identity_loss, inferenceModel, trainingModel
+from ipu_proxynorm.simulator.optim import SGD
 from ipu_proxynorm.simulator.trace.dtypes import round_stochastically
 
 pytestmark = pytest.mark.simulator
@@ -159,3 +160,30 @@ def test_stochastic_rounding_of_small_numbers(value):
     deviation = gap / 2 / 400_000**0.5
     assert abs(rounded.mean().item() - value) < 5 * deviation + 1e-12
     assert len(rounded.unique()) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_backward_pass_sees_what_an_operator_has_written_besides(dtype):
+    class Leaky(torch.nn.Module):  # rrelu draws its slopes into a tensor that backward() reads
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(100, dtype=dtype))
+
+        def forward(self, x):
+            y = F.rrelu(x * self.scale, training=True)
+            return y, identity_loss(y.sum(), "none")
+
+    model, x = Leaky(), -torch.ones(100, dtype=dtype)
+    y, _ = trainingModel(model, None, SGD(model.parameters(), lr=1.0))(x)
+    torch.testing.assert_close(1 - model.scale.detach(), y, rtol=5e-3, atol=0)
+
+
+def test_several_results_are_written_where_the_model_wants_them():
+    def forward(x):
+        values = torch.empty(2, dtype=x.dtype, device="ipu")
+        indices = torch.empty(2, dtype=torch.long, device="ipu")
+        torch.topk(x, 2, out=(values, indices))
+        return values, indices
+
+    values, indices = run(forward, torch.tensor([1.0, 3.0, 2.0]).half())
+    assert (values.tolist(), indices.tolist()) == ([3, 2], [1, 2])

@@ -1,0 +1,53 @@
+"""What an operator writes to: what its schema announces, and what its kernel writes besides."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, List, Mapping, Sequence
+
+import torch
+
+from ipu_proxynorm.nested import tensors_in
+
+# torch's kernels write to these arguments where `training` is true, and never else, whatever the
+# schema says: torch 2.0's says nothing of them, newer ones announce some.
+_WRITTEN_IN_TRAINING = {
+    "native_batch_norm": ("running_mean", "running_var"),
+    "_native_batch_norm_legit": ("running_mean", "running_var"),
+    "rrelu_with_noise": ("noise",),
+    "rrelu_with_noise_": ("noise",),
+}
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit")
+
+
+def operator_name(function: Callable) -> str:
+    """Return an operator's name without namespace and overload."""
+    schema = getattr(function, "_schema", None)
+    return schema.name.split("::")[-1] if schema is not None else function.__name__
+
+
+def written(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> List[torch.Tensor]:
+    """Return every tensor that a call of an operator writes to; none for other functions."""
+    schema = getattr(function, "_schema", None)
+    if schema is None:
+        return []
+    given = {
+        argument.name: args[position] if position < len(args) else kwargs.get(argument.name)
+        for position, argument in enumerate(schema.arguments)
+    }
+    in_training = _WRITTEN_IN_TRAINING.get(operator_name(function), ())
+    found: List[torch.Tensor] = []
+    for argument in schema.arguments:
+        if argument.name in in_training:
+            writes = bool(given["training"])
+        else:
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+        if writes:
+            found += tensors_in(given[argument.name])
+    return found
+
+
+def updated_statistics(
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> List[torch.Tensor]:
+    """Return the running statistics that a batch norm updates."""
+    return written(function, args, kwargs) if operator_name(function) in _BATCH_NORMS else []
