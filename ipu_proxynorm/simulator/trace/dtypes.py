@@ -222,11 +222,10 @@ class DtypeRules:
         functional = _functional(function) if target is not None else None
         if functional is not None:
             kwargs = {key: value for key, value in kwargs.items() if value is not target}
-            result = args[1]
-            if name != "copy_":
-                args, kwargs = self._raised((args, kwargs), _StandIns())
-                result = self._recorder.emit(functional, args, kwargs)
-            return self._write(target, result)
+            if name == "copy_":
+                return self._write(target, args[1])
+            args, kwargs = self._raised((args, kwargs), _StandIns())
+            return self._write(target, self._recorder.emit(functional, args, kwargs))
         stand_ins = _StandIns()
         args, kwargs = self._raised((args, kwargs), stand_ins)
         result = self._recorder.emit(function, args, kwargs)

@@ -187,3 +187,17 @@ def test_several_results_are_written_where_the_model_wants_them():
 
     values, indices = run(forward, torch.tensor([1.0, 3.0, 2.0]).half())
     assert (values.tolist(), indices.tolist()) == ([3, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("in_place", "plain"),
+    [
+        (torch.relu_, torch.relu),
+        (lambda x: x.add_(1), lambda x: x + 1),
+        (lambda x: x.copy_(x.float() * 2), lambda x: x * 2),
+        (lambda x: x.bernoulli_(1.0), torch.ones_like),  # exists in place only
+    ],
+)
+def test_float16_in_place(in_place, plain):
+    x = torch.randn(10).half()
+    assert torch.equal(run(lambda x: in_place(x.clone()), x), plain(x))
