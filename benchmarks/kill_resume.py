@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ipu_proxynorm.cli import main
-from ipu_proxynorm.training import Checkpoint, load_checkpoint
+from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 
 CONFIG = "configs/quickstart.yaml"
 OVERRIDES = [

@@ -7,13 +7,23 @@ import difflib
 from typing import Iterable, Iterator, Sequence
 
 
-class UserError(ValueError):
-    """Input that a user can correct. Command lines print its text alone and exit with status 2.
+class Shared:
+    """Mixin of errors that the processes of a run may raise together.
 
-    ``agreed`` where all processes of a run raise it, ``quiet`` where another one prints it.
+    Attributes:
+        agreed: all processes of the run raise it.
+        quiet: another one prints it.
     """
 
     agreed = quiet = False
+
+    def share(self, *, quiet: bool) -> None:
+        """Note that all processes of the run raise it, and whether another one prints it."""
+        self.agreed, self.quiet = True, quiet
+
+
+class UserError(Shared, ValueError):
+    """Input that a user can correct. Command lines print its text alone and exit with status 2."""
 
 
 class UserNotice(UserWarning):

@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ipu_proxynorm.analysis import POWERS, Power
+from ipu_proxynorm.analysis.measure import Measure, on_the_host, power_of
 from ipu_proxynorm.analysis.power_log import average, read_power_log
 from ipu_proxynorm.cli import reporting
-from ipu_proxynorm.cli.measure import Measure, on_the_host, power_of
+from ipu_proxynorm.cli.arguments import norm_specs
 from ipu_proxynorm.config import RunConfig, dump, load
-from ipu_proxynorm.errors import UserError, blame
-from ipu_proxynorm.norm import parse_norm_spec
-from ipu_proxynorm.run.directory import CHECKPOINTS
-from ipu_proxynorm.training import RunDirectory, build, load_checkpoint, load_weights
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import CHECKPOINTS, RunDirectory
+from ipu_proxynorm.run.run import build, load_weights
 
 NORMS = "bn,in,ln,gn4,ln+pn,ln+ws"
 IMAGES, BATCH_SIZE = 128, 32
@@ -101,13 +102,8 @@ def of_config(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfi
         if getattr(arguments, option) not in (None, False, "init"):
             raise UserError(f"--{option}: expected a run's folder, not CONFIG {arguments.subject}")
     text = NORMS if arguments.norms is None else arguments.norms
-    norms = [norm.strip() for norm in text.split(",") if norm.strip()]
-    with blame("--norms", arguments.norms):
-        parsed = [parse_norm_spec(norm) for norm in norms]
-    if not parsed:
-        raise UserError(f"--norms={arguments.norms}: expected norm specs, e.g. {NORMS}")
     result: Result = {}
-    for norm in map(str, parsed):
+    for norm in norm_specs(text, NORMS):
         config = load(arguments.subject, [*arguments.overrides, f"model.norm={norm}"])
         run = build(on_the_host(config))
         result[norm] = power_of(run, measure(arguments), trained=False)

@@ -9,7 +9,7 @@ from typing import Any, List
 from rich.console import Console
 
 from ipu_proxynorm.backend import SIMULATED
-from ipu_proxynorm.config import load
+from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training.timing import Timing, time_on_device, time_on_images
 
@@ -24,10 +24,7 @@ def add_parser(subparsers: Any) -> None:
         help="time a run's host calls, and the wait for its images",
         description="Train for a few host calls and print their times; nothing is kept.",
     )
-    parser.add_argument("config", metavar="CONFIG", help="e.g. configs/quickstart.yaml")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="overrides, e.g. data.workers=4"
-    )
+    add_config(parser, "data.workers=4")
     parser.add_argument(
         "--device-data",
         action="store_true",
@@ -43,7 +40,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Time, and print medians with the shortest and the longest."""
     if not 1 <= arguments.calls <= MOST_CALLS:
         raise UserError(f"--calls {arguments.calls}: expected 1 to {MOST_CALLS}")
-    config = load(arguments.config, arguments.overrides)
+    config = read_config(arguments)
     timing = (time_on_device if arguments.device_data else time_on_images)(config, arguments.calls)
     batch = timing.arithmetic
     console.print(

@@ -24,6 +24,7 @@ from ipu_proxynorm.analysis.comparison import (
     thin,
 )
 from ipu_proxynorm.cli import reporting
+from ipu_proxynorm.cli.arguments import add_config, integers, norm_specs, read_config, words
 from ipu_proxynorm.cli.compare_report import (
     epochs_of,
     findings,
@@ -33,8 +34,7 @@ from ipu_proxynorm.cli.compare_report import (
 )
 from ipu_proxynorm.config import RunConfig, documentation, load
 from ipu_proxynorm.config.check import get
-from ipu_proxynorm.errors import UserError, blame
-from ipu_proxynorm.norm import parse_norm_spec
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training.trial import train_trial, why_undefined
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
@@ -58,10 +58,7 @@ def add_parser(subparsers: Any) -> None:
         "per weight update kept constant, and compare. Runs that are done are kept: a rerun does "
         "what is missing.",
     )
-    parser.add_argument("config", metavar="CONFIG", help="e.g. configs/compare/digits.yaml")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="overrides, e.g. training.epochs=1"
-    )
+    add_config(parser, "training.epochs=1", example="configs/compare/digits.yaml")
     parser.add_argument("--norms", default=NORMS, help=f"norm specs; default: {NORMS}")
     parser.add_argument(
         "--micro-batch", default=None, help="micro-batch sizes, e.g. 1,2,4; default: CONFIG's"
@@ -82,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Run what is missing, then print the table and write the report."""
     formats = reporting.formats_of(arguments.format)
-    base = load(arguments.config, arguments.overrides)
+    base = read_config(arguments)
     cells = cells_of(arguments, base)
     configs = [cell_config(arguments, base, cell) for cell in cells]  # all checked before any runs
     folder = out_folder(arguments, base)
@@ -138,12 +135,7 @@ def cells_of(arguments: argparse.Namespace, base: RunConfig) -> List[Cell]:
     Raises:
         UserError: a list is empty or not of the kind that it should be.
     """
-    norms = split(arguments.norms)
-    if not norms:
-        raise UserError(f"--norms={arguments.norms}: expected norm specs, e.g. {NORMS}")
-    for norm in norms:
-        with blame("--norms", arguments.norms):
-            parse_norm_spec(norm)
+    norms = norm_specs(arguments.norms, NORMS)
     sizes = arguments.micro_batch or str(base.ipu.micro_batch_size)
     varied = [overrides_of(text) for text in arguments.vary]
     keys = [overrides[0].partition("=")[0] for overrides in varied]
@@ -155,23 +147,6 @@ def cells_of(arguments: argparse.Namespace, base: RunConfig) -> List[Cell]:
     )
 
 
-def split(text: str) -> List[str]:
-    """Return the words between commas, each once, in order."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def integers(option: str, text: str, least: int) -> List[int]:
-    """Return a list of integers from ``least`` up.
-
-    Raises:
-        UserError: it is empty, or something in it is no such integer.
-    """
-    words = split(text)
-    if not words or not all(word.isdigit() and int(word) >= least for word in words):
-        raise UserError(f"{option}={text}: expected integers from {least} up, e.g. 1,2,4")
-    return [int(word) for word in words]
-
-
 def overrides_of(text: str) -> List[str]:
     """Return the overrides of one ``KEY=V1,V2``.
 
@@ -179,13 +154,13 @@ def overrides_of(text: str) -> List[str]:
         UserError: it is not of that form, or the key is one that compare sets itself.
     """
     key, _, values = text.partition("=")
-    if not key or not split(values):
+    if not key or not words(values):
         raise UserError(
             f"--vary {text!r}: expected KEY=VALUE,VALUE, e.g. training.label_smoothing=0,0.1"
         )
     if key in OWN:
         raise UserError(f"--vary {text!r}: compare sets {key} itself; {OWN[key]}")
-    return [f"{key}={value}" for value in split(values)]
+    return [f"{key}={value}" for value in words(values)]
 
 
 def cell_config(arguments: argparse.Namespace, base: RunConfig, cell: Cell) -> RunConfig:

@@ -17,7 +17,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import predict
 from ipu_proxynorm.run.mixing import draw
-from ipu_proxynorm.training import build
+from ipu_proxynorm.run.run import build
 
 #: Predicted bytes on the fullest IPU, by norm, micro-batch and variant.
 Sram = Dict[Tuple[str, int, str], int]

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.files.weights import SAFETENSORS, check_target, write_weights
 from ipu_proxynorm.models import PROVIDERS
-from ipu_proxynorm.training import RunDirectory, load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.training.export import WEIGHTS, export
 
 

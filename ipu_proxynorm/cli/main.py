@@ -23,9 +23,10 @@ from ipu_proxynorm.cli import (
     train,
     validate,
 )
-from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.errors import Shared, UserError, UserNotice
 from ipu_proxynorm.ipu import launched
-from ipu_proxynorm.training import Interrupted, Processes, connect
+from ipu_proxynorm.run.interruption import Interrupted
+from ipu_proxynorm.run.processes import Processes, connect
 
 COMMANDS = (train, validate, export, memory, plan, runs, analyse, compare, benchmark, doctor)
 
@@ -38,6 +39,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error came from, for developers"
     )
+    parser.set_defaults(distributed=False)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
@@ -81,14 +83,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     Of several processes that torchrun or poprun started, the first one prints.
     """
     parsed = parse(arguments)
-    parsed.processes = Processes()
+    processes = Processes()
     failure: Optional[BaseException] = None
     try:
-        if takes_part(parsed):
-            quiet = not parsed.processes.first
+        if parsed.distributed:
+            processes = connect()
+        if parsed.distributed or works_alone():
+            quiet = not processes.first
             console = Console(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
             with notices_alone():
-                parsed.command(parsed, console)
+                if parsed.distributed:
+                    parsed.command(parsed, console, processes)
+                else:
+                    parsed.command(parsed, console)
     except (UserError, poptorch.Error, Interrupted, KeyboardInterrupt) as error:
         if parsed.traceback:
             raise
@@ -106,8 +113,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         )
     else:
         status = 0
-    if failure is None or getattr(failure, "agreed", False):
-        parsed.processes.leave()
+    if failure is None or (isinstance(failure, Shared) and failure.agreed):
+        processes.leave()
     return status
 
 
@@ -116,15 +123,12 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "allocate memory" in str(error)
 
 
-def takes_part(parsed: argparse.Namespace) -> bool:
-    """Tell whether this process has anything to do; connect it to the others, if there are any.
+def works_alone() -> bool:
+    """Tell whether this process is the only one, as a command that is for one needs.
 
     Raises:
-        UserError: there are several processes, and the command is for one; the first says so.
+        UserError: there are several processes; the first says so.
     """
-    if getattr(parsed, "distributed", False):
-        parsed.processes = connect()
-        return True
     instance = launched()
     if instance.count > 1 and instance.index == 0:
         raise UserError(
@@ -143,6 +147,6 @@ def report(error: BaseException) -> int:
     else:
         refused = "" if isinstance(error, UserError) else "PopTorch refused: "
         text, status = f"error: {refused}{error}", 2
-    if not getattr(error, "quiet", False):
+    if not (isinstance(error, Shared) and error.quiet):
         print(f"run_ipu.py: {text}", file=sys.stderr)
     return status

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 from rich.console import Console
 
 from ipu_proxynorm.cli import memory_measured, reporting
+from ipu_proxynorm.cli.arguments import add_config, norm_specs, read_config
 from ipu_proxynorm.cli.memory_page import Cells, page
-from ipu_proxynorm.config import RunConfig, load
-from ipu_proxynorm.errors import UserError, blame, unknown_name
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.errors import UserError, unknown_name
 from ipu_proxynorm.memory import (
     FITS,
     MIB,
@@ -27,7 +28,6 @@ from ipu_proxynorm.memory.largest import Large, largest_layers, largest_tensors
 from ipu_proxynorm.memory.predict import verdict_name
 from ipu_proxynorm.memory.table import aligned, describe, term_name
 from ipu_proxynorm.memory.timeline import timelines
-from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.prediction.advice import predict_run
 from ipu_proxynorm.prediction.footprint import Footprint, footprint
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
 
     from ipu_proxynorm.report.html import Report
 
+NORMS = "bn,gn4,gn4+pn,ln+pn"
 FORMATS = ("png", "svg", "csv", "json", "html")
 #: A micro-batch, and the budget of the fullest IPU at it.
 Sweep = List[Tuple[int, IpuBudget]]
@@ -50,11 +51,8 @@ def add_parser(subparsers: Any) -> None:
         description="Predict the SRAM that CONFIG's training program takes on each IPU of a "
         "replica, term by term, without IPUs, data or the Poplar SDK.",
     )
-    parser.add_argument("config", metavar="CONFIG", help="e.g. configs/quickstart.yaml")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="overrides, e.g. ipu.chip=bow"
-    )
-    parser.add_argument("--norms", help="norm specs side by side, e.g. bn,gn4,gn4+pn,ln+pn")
+    add_config(parser, "ipu.chip=bow")
+    parser.add_argument("--norms", help=f"norm specs side by side, e.g. {NORMS}")
     parser.add_argument(
         "--micro-batch", metavar="A..B", help="sweep the micro-batch, e.g. 1..32, for the largest"
     )
@@ -76,11 +74,14 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Predict, print, and write what was asked for."""
     formats = formats_of(arguments.format)
-    config = load(arguments.config, arguments.overrides)
+    config = read_config(arguments)
     steps = None if arguments.micro_batch is None else micro_batches(arguments.micro_batch)
     if arguments.measured:
         memory_measured.refuse_without_sdk()
-    found = {norm: footprint(with_norm(config, norm)) for norm in norms_of(arguments.norms, config)}
+    norms = [config.model.norm]
+    if arguments.norms is not None:
+        norms = norm_specs(arguments.norms, NORMS)
+    found = {norm: footprint(with_norm(config, norm)) for norm in norms}
     predictions = {
         norm: predict_run(one.config, one.capture, one.layout, one.points)
         for norm, one in found.items()
@@ -130,21 +131,6 @@ def micro_batches(text: str) -> List[int]:
             f"most {_MOST_STEPS} of them, e.g. 1..32"
         )
     return list(range(first, last + 1))
-
-
-def norms_of(text: Optional[str], config: RunConfig) -> List[str]:
-    """Return the norm specs between commas, the configuration's own if there are none.
-
-    Raises:
-        UserError: one is no norm spec.
-    """
-    if text is None:
-        return [config.model.norm]
-    norms = [word.strip() for word in text.split(",") if word.strip()]
-    for norm in norms or [text]:
-        with blame("--norms", text):
-            parse_norm_spec(norm)
-    return list(dict.fromkeys(norms))
 
 
 def with_norm(config: RunConfig, norm: str) -> RunConfig:

@@ -9,7 +9,7 @@ from typing import Any, List
 from rich.console import Console
 from rich.table import Table
 
-from ipu_proxynorm.config import load
+from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import MIB, find_chip
 from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
@@ -31,10 +31,7 @@ def add_parser(subparsers: Any) -> None:
         "and the place of the optimiser state for the highest predicted throughput that is "
         "predicted to fit (at most 85 % of an IPU's memory). The global batch is kept.",
     )
-    parser.add_argument("config", metavar="CONFIG", help="e.g. configs/quickstart.yaml")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="overrides, e.g. ipu.chip=bow"
-    )
+    add_config(parser, "ipu.chip=bow")
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--ipus", type=int, metavar="N", help="IPUs that there are")
     size.add_argument("--system", metavar="NAME", help=f"one of {', '.join(SYSTEMS)}")
@@ -51,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Plan, print the choice with its reasons, and write the configuration."""
     ipus = arguments.ipus if arguments.system is None else system_ipus(arguments.system)
-    config = load(arguments.config, arguments.overrides)
+    config = read_config(arguments)
     batch = arguments.global_batch
     planned = plan_run(config, ipus, global_batch(config) if batch is None else batch)
     if not planned.plans.fitting:

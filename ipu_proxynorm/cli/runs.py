@@ -16,9 +16,8 @@ from rich.table import Table
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.run.directory import CONFIG, METRICS
+from ipu_proxynorm.run.directory import CONFIG, METRICS, RunDirectory
 from ipu_proxynorm.run.state import read_state
-from ipu_proxynorm.training import RunDirectory
 
 
 def add_parser(subparsers: Any) -> None:

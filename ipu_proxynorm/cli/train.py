@@ -12,27 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ipu_proxynorm.analysis.epoch_recorder import EpochRecorder
 from ipu_proxynorm.backend import SIMULATED
-from ipu_proxynorm.cli.epoch_recorder import EpochRecorder
-from ipu_proxynorm.config import RunConfig, documentation, load
+from ipu_proxynorm.cli.arguments import add_config, read_config
+from ipu_proxynorm.config import RunConfig, documentation
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.run.directory import writing_threads_quiet
+from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory, writing_threads_quiet
+from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.optimizer import scaled_learning_rate
+from ipu_proxynorm.run.processes import Processes
+from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.run.state import recorded
-from ipu_proxynorm.training import (
-    Checkpoint,
-    EpochResult,
-    Evaluation,
-    Interruption,
-    Processes,
-    Run,
-    RunDirectory,
-    StepResult,
-    build,
-    check_continues,
-    fit,
-    load_checkpoint,
-)
+from ipu_proxynorm.training import EpochResult, Evaluation, StepResult, check_continues, fit
 from ipu_proxynorm.training.smoke import smoke
 from ipu_proxynorm.training.tracking import WandbTracker, load_wandb
 
@@ -47,10 +39,7 @@ def add_parser(subparsers: Any) -> None:
         help="train a network as a YAML file says",
         description="Train as CONFIG says; the run goes to <runs>/<name>/.",
     )
-    parser.add_argument("config", metavar="CONFIG", nargs="?", help="e.g. configs/quickstart.yaml")
-    parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", help="overrides, e.g. training.epochs=1"
-    )
+    add_config(parser, "training.epochs=1", nargs="?")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a run of the same name, if there is one"
     )
@@ -71,16 +60,13 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(command=run, distributed=True)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
+def run(arguments: argparse.Namespace, console: Console, processes: Processes) -> None:
     """Train, printing first what the run is made of, then its progress."""
     if arguments.keys:
         console.print(keys_table())
         return
-    processes: Processes = arguments.processes
     with processes.together():
-        if arguments.config is None:
-            raise UserError("CONFIG is missing: expected a YAML file, e.g. configs/quickstart.yaml")
-        config = load(arguments.config, arguments.overrides)
+        config = read_config(arguments)
         if arguments.resume and arguments.overwrite:
             raise UserError("--resume --overwrite: one goes on with a run, the other removes it")
         wandb = load_wandb(config) if processes.first else None

@@ -7,17 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from ipu_proxynorm.run.directory import CHECKPOINTS
-from ipu_proxynorm.training import (
-    Evaluation,
-    Processes,
-    RunDirectory,
-    Validator,
-    averaged,
-    build,
-    load_checkpoint,
-    load_weights,
-)
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import CHECKPOINTS, RunDirectory
+from ipu_proxynorm.run.processes import Processes
+from ipu_proxynorm.run.run import averaged, build, load_weights
+from ipu_proxynorm.training import Evaluation, Validator
 
 
 def add_parser(subparsers: Any) -> None:
@@ -36,9 +30,8 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(command=run, distributed=True)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
+def run(arguments: argparse.Namespace, console: Console, processes: Processes) -> None:
     """Build the run's network, load each checkpoint's weights and print their figures."""
-    processes: Processes = arguments.processes
     directory = RunDirectory(arguments.run_dir)
     with processes.together():
         run = build(directory.config(), initialize=False, processes=processes)

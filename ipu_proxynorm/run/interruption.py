@@ -10,18 +10,16 @@ import threading
 import time
 from typing import Any, Dict, Iterator, Optional
 
+from ipu_proxynorm.errors import Shared
 
-class Interrupted(Exception):
+
+class Interrupted(Shared, Exception):
     """A run that a signal has stopped; what it had done is in a checkpoint.
 
     Args:
         message: what a person reads.
         signal_number: which signal it was.
-
-    ``agreed`` and ``quiet`` as in :class:`ipu_proxynorm.errors.UserError`.
     """
-
-    agreed = quiet = False
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 
 from ipu_proxynorm.backend import popdist
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import Shared, UserError
 from ipu_proxynorm.ipu import ALONE, Instance, launched
 
 Value = TypeVar("Value")
+Failure = TypeVar("Failure", bound=Shared)
 
 #: How long the processes wait for each other at the start.
 MEETING_SECONDS = 120.0
@@ -31,7 +32,16 @@ _ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 class ProcessLost(UserError):
-    """Another process of the run has ended, or cannot be reached."""
+    """Another process of the run has ended, or cannot be reached.
+
+    Args:
+        message: what a person reads.
+        quiet: another process prints it.
+    """
+
+    def __init__(self, message: str, quiet: bool = False) -> None:
+        super().__init__(message)
+        self.quiet = quiet
 
 
 class Processes:
@@ -129,9 +139,9 @@ class Processes:
         where = f"process {index} of {self.instance.count}: " if index else ""
         raise self.agreed(kind(f"{where}{text}")) from failure
 
-    def agreed(self, error: Any) -> Any:
+    def agreed(self, error: Failure) -> Failure:
         """Return an error that every process raises, to be printed by the first only."""
-        error.agreed, error.quiet = True, not self.first
+        error.share(quiet=not self.first)
         return error
 
     def leave(self) -> None:
@@ -169,12 +179,11 @@ def naming_losses(first: bool) -> Iterator[None]:
         if "gloo" not in text.lower() and "closed by peer" not in text:
             raise
         reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source file
-        lost = ProcessLost(
+        raise ProcessLost(
             f"another process of the run has ended, or cannot be reached ({reason}); the run "
-            f"stands at its last checkpoint: start all processes again with --resume"
-        )
-        lost.quiet = not first
-        raise lost from error
+            f"stands at its last checkpoint: start all processes again with --resume",
+            quiet=not first,
+        ) from error
 
 
 def connect() -> Processes:

@@ -112,6 +112,7 @@ class Trainer:
         if start is not None and start.state is not None:
             self.readings.load_state_dict(start.state.extra)
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()
+        self._first_epoch = self.progress.epoch + 1  # whose first host call compiles
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint of the present position.
@@ -341,7 +342,6 @@ class Trainer:
     def fit(self) -> Iterator[Union[StepResult, EpochResult]]:
         """Train to the last epoch; see :func:`fit`."""
         run, progress = self.run, self.progress
-        self._first_epoch = progress.epoch + 1
         while progress.epoch < run.config.training.epochs:
             run.program.train()
             set_training_mode(run.model, run.config.training.trainable)

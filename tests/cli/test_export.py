@@ -11,8 +11,8 @@ import torchvision
 import ipu_proxynorm
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import dump, load
+from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState, save_checkpoint
 from ipu_proxynorm.models import create_model
-from ipu_proxynorm.training import Checkpoint, Progress, TrainingState, save_checkpoint
 
 THEIRS = {"functools": functools, "timm": timm, "torch": torch, "torchvision": torchvision}
 

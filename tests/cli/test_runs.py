@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ipu_proxynorm.cli import main, runs
 from ipu_proxynorm.config import load
+from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.state import RunState, write_state
-from ipu_proxynorm.training import RunDirectory
 
 
 def make(folder, name, *overrides, accuracies=(), averages=(), state=None):

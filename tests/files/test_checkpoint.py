@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ipu_proxynorm.files.seal import seal
-from ipu_proxynorm.training import Checkpoint, load_checkpoint, save_checkpoint
 
 CHECKPOINT = Checkpoint(
     epoch=3,

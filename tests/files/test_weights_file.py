@@ -10,8 +10,7 @@ import torchvision
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.models import create_model
-from ipu_proxynorm.run.run import load_origin
-from ipu_proxynorm.training import build
+from ipu_proxynorm.run.run import build, load_origin
 
 SMALL = ["data.name=synthetic", "ipu.splits=[]", "ipu.gradient_accumulation=1"]
 

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training import RunDirectory
+from ipu_proxynorm.run.directory import RunDirectory
 
 
 @pytest.fixture

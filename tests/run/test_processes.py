@@ -20,18 +20,14 @@ from torch.utils.data import Subset
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.ipu import distribution
 from ipu_proxynorm.run import processes
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.processes import Processes, connect
+from ipu_proxynorm.run.run import build
 from ipu_proxynorm.run.state import read_state
-from ipu_proxynorm.training import (
-    Processes,
-    RunDirectory,
-    StepResult,
-    build,
-    connect,
-    fit,
-    load_checkpoint,
-)
+from ipu_proxynorm.training import StepResult, fit
 
 pytestmark = pytest.mark.simulator
 

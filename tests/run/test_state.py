@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.run.interruption import Interrupted
 from ipu_proxynorm.run.state import STATE, RunState, read_state, recorded, write_state
-from ipu_proxynorm.training import Interrupted
 
 
 def test_a_run_is_running_and_then_finished(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ipu_proxynorm.config import load
-from ipu_proxynorm.training import build
+from ipu_proxynorm.run.run import build
 from ipu_proxynorm.training.diagnosis import advice, find_overflow, not_finite
 
 

@@ -16,14 +16,10 @@ from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.data import DataError
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training import (
-    EpochResult,
-    RunDirectory,
-    StepResult,
-    build,
-    fit,
-    load_checkpoint,
-)
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.run import build
+from ipu_proxynorm.training import EpochResult, StepResult, fit
 
 PATIENCE = 300  # seconds
 ROOT = os.path.abspath(".")

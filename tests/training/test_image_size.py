@@ -6,8 +6,7 @@ import pytest
 
 from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.run.run import own_image_size
-from ipu_proxynorm.training import build
+from ipu_proxynorm.run.run import build, own_image_size
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,11 @@ from torch.nn import functional as F
 from torch.utils.data import Subset
 
 from ipu_proxynorm.config import load
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.run import build
 from ipu_proxynorm.run.schedule import learning_rate_factor
-from ipu_proxynorm.training import (
-    EpochResult,
-    RunDirectory,
-    StepResult,
-    Validator,
-    build,
-    evaluate,
-    fit,
-    load_checkpoint,
-    loop,
-)
+from ipu_proxynorm.training import EpochResult, StepResult, Validator, evaluate, fit, loop
 
 
 def small_run(tmp_path, *overrides):

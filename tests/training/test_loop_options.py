@@ -10,15 +10,10 @@ from torch.utils.data import Subset
 
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training import (
-    EpochResult,
-    RunDirectory,
-    StepResult,
-    build,
-    evaluate,
-    fit,
-    load_checkpoint,
-)
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.run import build
+from ipu_proxynorm.training import EpochResult, StepResult, evaluate, fit
 from ipu_proxynorm.training.diagnosis import Diverged
 
 CALLS = 3  # of 16 images an epoch

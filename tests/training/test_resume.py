@@ -16,16 +16,11 @@ from torch.utils.data import Subset
 from ipu_proxynorm.config import load
 from ipu_proxynorm.data import watched
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training import (
-    Interrupted,
-    Interruption,
-    RunDirectory,
-    StepResult,
-    build,
-    fit,
-    load_checkpoint,
-    validation,
-)
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.interruption import Interrupted, Interruption
+from ipu_proxynorm.run.run import build
+from ipu_proxynorm.training import StepResult, fit, validation
 
 CALLS = 3  # of 32 images an epoch
 

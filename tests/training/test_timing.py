@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ipu_proxynorm.config import load
-from ipu_proxynorm.training import build, timing
+from ipu_proxynorm.run.run import build
+from ipu_proxynorm.training import timing
 
 SMALL = ["ipu.micro_batch_size=2", "ipu.gradient_accumulation=3", "ipu.device_iterations=2"]
 

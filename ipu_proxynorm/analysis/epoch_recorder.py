@@ -6,10 +6,12 @@ from typing import Optional
 
 import torch
 
+from ipu_proxynorm.analysis.measure import Measure, on_the_host, power_of
 from ipu_proxynorm.analysis.power_log import append_power_log
-from ipu_proxynorm.cli.measure import Measure, on_the_host, power_of
 from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.training import Run, RunDirectory, build, load_checkpoint, load_weights
+from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.run import Run, build, load_weights
 
 
 class EpochRecorder:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ipu_proxynorm.analysis import Power, record_power
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.data import ImageData
-from ipu_proxynorm.training import Run
+from ipu_proxynorm.run.run import Run
 
 
 @dataclasses.dataclass(frozen=True)

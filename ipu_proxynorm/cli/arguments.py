@@ -1,0 +1,74 @@
+"""What sub-commands have in common on the command line: CONFIG, its overrides, lists, formats."""
+
+from __future__ import annotations
+
+import argparse
+from typing import List, Optional
+
+from ipu_proxynorm.config import RunConfig, load
+from ipu_proxynorm.errors import UserError, blame
+from ipu_proxynorm.norm import parse_norm_spec
+
+
+def add_config(
+    parser: argparse.ArgumentParser,
+    override: str,
+    *,
+    example: str = "configs/quickstart.yaml",
+    nargs: Optional[str] = None,
+) -> None:
+    """Add CONFIG and its overrides to the parser of a sub-command.
+
+    Args:
+        parser: of the sub-command.
+        override: an example of one.
+        example: of CONFIG.
+        nargs: of CONFIG, as argparse takes it; None: exactly one.
+    """
+    parser.add_argument("config", metavar="CONFIG", nargs=nargs, help=f"e.g. {example}")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help=f"overrides, e.g. {override}"
+    )
+
+
+def read_config(arguments: argparse.Namespace) -> RunConfig:
+    """Return the checked configuration that CONFIG and the overrides describe.
+
+    Raises:
+        UserError: CONFIG was left out where a sub-command lets it be, cannot be read, or is wrong.
+    """
+    if arguments.config is None:
+        raise UserError("CONFIG is missing: expected a YAML file, e.g. configs/quickstart.yaml")
+    return load(arguments.config, arguments.overrides)
+
+
+def words(text: str) -> List[str]:
+    """Return the words between commas, each once, in order."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def norm_specs(text: str, example: str) -> List[str]:
+    """Return the norm specs of ``--norms``, as they are written there.
+
+    Raises:
+        UserError: there is none, or one is no norm spec.
+    """
+    norms = words(text)
+    if not norms:
+        raise UserError(f"--norms={text}: expected norm specs, e.g. {example}")
+    for norm in norms:
+        with blame("--norms", text):
+            parse_norm_spec(norm)
+    return norms
+
+
+def integers(option: str, text: str, least: int) -> List[int]:
+    """Return the integers between commas, from ``least`` up.
+
+    Raises:
+        UserError: there is none, or a word is no such integer.
+    """
+    found = words(text)
+    if not found or not all(word.isdigit() and int(word) >= least for word in found):
+        raise UserError(f"{option}={text}: expected integers from {least} up, e.g. 1,2,4")
+    return [int(word) for word in found]
