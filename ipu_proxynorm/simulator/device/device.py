@@ -19,6 +19,7 @@ from ..trace.program import Program
 from .anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from .batching import BatchLayout, OutputCollector, Position
 from .latency import Transfer
+from .lockstep import run_together
 from .random_streams import RandomStreams
 from .synthetic import inputsInstead, isEnabled
 
@@ -56,6 +57,7 @@ class Device:
         self._scaling = torch.ones((), device=program.device)
         self._scaling_value = 1.0
         self._anchors = Anchors(options.anchored_tensors, program, self._layout)
+        self._exchanges = program.exchanges
 
     # ---- weights ----------------------------------------------------------------------------
 
@@ -153,6 +155,9 @@ class Device:
     ) -> Gradients:
         """Run every replica's micro-batches of one weight update and return the gradients."""
         reduction = _Reduction(self._options, self.program.gradient_names, self._groups)
+        if self._exchanges:
+            self._together(iteration, inputs, collectors, reduction)
+            return reduction.result()
         for replica in range(self._layout.replicas):
             accumulate = _Accumulation(self._options, self.program.gradient_names, self.optimizer)
             with self._random_stream(replica):
@@ -162,6 +167,38 @@ class Device:
                     accumulate(self._micro_batch(position, state, inputs, collectors))
             reduction.add(replica, accumulate.result())
         return reduction.result()
+
+    def _together(
+        self,
+        iteration: int,
+        inputs: List[torch.Tensor],
+        collectors: List[OutputCollector],
+        reduction: _Reduction,
+    ) -> None:
+        """Run a device iteration of replicas that exchange values: one step on all, then the next.
+
+        Their gradients go into the reduction.
+        """
+        replicas = range(self._layout.replicas)
+        names, distributed = self.program.gradient_names, self._options.Distributed
+        accumulations = [_Accumulation(self._options, names, self.optimizer) for _ in replicas]
+        states = [self._state_of(replica) for replica in replicas]
+        for step in range(self._layout.accumulation_steps):
+            positions = [Position(iteration, step, replica) for replica in replicas]
+            started = time.perf_counter()
+            runs: List[Any] = []  # the program is a generator
+            for state, position in zip(states, positions):
+                micro_batch = [self._layout.micro_batch(tensor, position) for tensor in inputs]
+                runs.append(self.program.run(*state, *micro_batch, self._loss_scaling()))
+            loaded = time.perf_counter()
+            results = run_together(
+                runs, self._random_stream, distributed.processId, distributed.numProcesses
+            )
+            times = (started, loaded, time.perf_counter())
+            for position, accumulate, values in zip(positions, accumulations, results):
+                accumulate(self._hand_on(position, values, collectors, times))
+        for replica, accumulate in zip(replicas, accumulations):
+            reduction.add(replica, accumulate.result())
 
     def _micro_batch(
         self,
@@ -175,17 +212,30 @@ class Device:
         micro_batch = [self._layout.micro_batch(tensor, position) for tensor in inputs]
         loaded = time.perf_counter()
         results = self.program.run(*state, *micro_batch, self._loss_scaling())
-        computed = time.perf_counter()
+        times = (started, loaded, time.perf_counter())
+        return self._hand_on(position, results, collectors, times)
+
+    def _hand_on(
+        self,
+        position: Position,
+        results: List[torch.Tensor],
+        collectors: List[OutputCollector],
+        times: Tuple[float, float, float],
+    ) -> List[torch.Tensor]:
+        """Hand a micro-batch's outputs on and return its gradients.
+
+        Args:
+            position: which micro-batch this was.
+            results: of the program.
+            collectors: of the outputs.
+            times: when it was begun, loaded and computed.
+
+        """
         for collector, value in zip(collectors, results):
             if collector.wants(position):
                 collector.add(position, value)
-        self.transfers[position] = Transfer(
-            started,
-            loaded,
-            computed,
-            time.perf_counter(),
-            any(collector.returns(position) for collector in collectors),
-        )
+        returned = any(collector.returns(position) for collector in collectors)
+        self.transfers[position] = Transfer(*times, time.perf_counter(), returned)
         gradients = results[len(collectors) :]
         if self._options.anchored_tensors:
             named = dict(zip(self.program.gradient_names, gradients))

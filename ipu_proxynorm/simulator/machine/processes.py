@@ -90,3 +90,14 @@ def sumOverProcesses(tensors: Sequence[Tensor], num_processes: int) -> None:
         parts = flat.split([wide[i].numel() for i in same])
         for i, part in zip(same, parts):
             tensors[i].copy_(part.view_as(tensors[i]))
+
+
+def gatherOverProcesses(tensor: Tensor, num_processes: int) -> List[Tensor]:
+    """Return the tensors of all processes, of one shape and type, in the processes' order."""
+    if num_processes == 1:
+        return [tensor]
+    connect(num_processes)
+    sent = tensor.cpu().contiguous()  # what gloo carries
+    received = [torch.empty_like(sent) for _ in range(num_processes)]
+    dist.all_gather(received, sent)
+    return [part.to(tensor.device) for part in received]

@@ -1,4 +1,7 @@
-"""Custom operators: the chip's C++ cannot run here, a registered Python function can."""
+"""Custom operators: the chip's C++ cannot run here, a registered Python function can.
+
+Collectives over replicas need no registration.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 
 from .. import _impl
 from ..trace.recorder import active
+from . import collectives
 
 AttributeValue = Union[float, int, str, list, tuple]
 
@@ -80,6 +84,8 @@ def custom_op(
     """
     _check_attributes(attributes or {})
     function = _equivalents.get((domain, name))
+    if function is None and collectives.is_collective(name, domain):
+        return collectives.collective(inputs, name, example_outputs, attributes or {})
     if function is None:
         raise _impl.createPoptorchError(
             f"Custom operator {domain}.{name} is compiled for the IPU and cannot run on a CPU: "

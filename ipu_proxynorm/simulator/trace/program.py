@@ -47,6 +47,11 @@ class Program:
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
 
     @property
+    def exchanges(self) -> bool:
+        """Tell whether replicas exchange values: ``run`` then stops at each collective."""
+        return any(operation.exchanges for operation in operations_in(self.block))
+
+    @property
     def input_dtypes(self) -> List[torch.dtype]:
         """The types in which the inputs are taken."""
         state = len(self.parameter_names) + len(self.buffer_names)

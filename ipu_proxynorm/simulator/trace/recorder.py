@@ -269,11 +269,12 @@ class Recorder(TorchDispatchMode):
         """Let operations of the backward pass have the origins of autograd's nodes.
 
         Raises:
-            poptorch.Error: one is a ``torch.autograd.Function``.
+            poptorch.Error: one is a ``torch.autograd.Function`` of the user's.
 
         """
         for node, origin in self.node_origins.items():
-            if isinstance(node, torch.autograd.function.BackwardCFunction):
+            is_recorded = getattr(getattr(node, "_forward_cls", None), "is_recorded", False)
+            if isinstance(node, torch.autograd.function.BackwardCFunction) and not is_recorded:
                 raise refusals.python_backward(type(node).__name__, origin)
             node.register_prehook(functools.partial(self._enter_node, origin))
 

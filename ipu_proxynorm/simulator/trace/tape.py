@@ -65,6 +65,11 @@ class Operation:
     makes: Mapping[Slot, Any] = field(default_factory=dict)
 
     @property
+    def exchanges(self) -> bool:
+        """Tell whether replicas do this together: it is a collective of one tensor."""
+        return getattr(self.function, "exchanges", False)
+
+    @property
     def name(self) -> str:
         """The operator's name without namespace and overload."""
         schema = getattr(self.function, "_schema", None)
@@ -254,6 +259,8 @@ class _Writer:
         arguments = [self.expression(argument) for argument in step.args]
         arguments += [f"{name}={self.expression(value)}" for name, value in step.kwargs.items()]
         call = f"{self.bind(step.function)}({', '.join(arguments)})"
+        if step.exchanges:
+            call = f"(yield {self.bind(step.function)}, {arguments[0]})"
         has_output = any(True for _ in slots_in(step.outputs))
         assign = f"{self.target(step.outputs)} = " if has_output else ""
         self.lines.append(indent + assign + call)
@@ -263,6 +270,9 @@ def to_function(
     block: Block, inputs: Sequence[Slot], constants: Dict[Slot, torch.Tensor]
 ) -> Callable[..., List[torch.Tensor]]:
     """Return a function of the ``inputs`` that runs the block and returns its results.
+
+    With an operation that exchanges, it is a generator function: it yields the collective and this
+    replica's tensor, is sent the result, and returns the block's results in the end.
 
     Args:
         block: the program.

@@ -24,6 +24,8 @@ class Trace:
 
     def __init__(self, options: Options, training: bool) -> None:
         self.training = training
+        #: Of all processes.
+        self.replicas = options.replication_factor * options.Distributed.numProcesses
         self.stages_manager = options._execution_strategy.stages_manager
         popart = options._popart.options
         watches: List[Watch] = []
