@@ -6,13 +6,13 @@ import contextlib
 import copy
 import dataclasses
 import re
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.memory.blocks import Block, blocks_begun, blocks_of, placement
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.recorder import Recorder, tensors_in
 from ipu_proxynorm.norm import plain_operators
@@ -154,9 +154,9 @@ def _trace(
         given = [t.half() if t.is_floating_point() else t for t in given]
     elif precision == "32.32":
         given = [t.float() if t.is_floating_point() else t for t in given]
-    recorder = Recorder(copied, given, micro_batch, _placement(options))
+    recorder = Recorder(copied, given, micro_batch, placement(options))
     with plain_operators(), torch.device("meta"), torch.set_grad_enabled(training):
-        with _half_attention(), _layers_entered(copied, recorder), _blocks_begun(
+        with _half_attention(), _layers_entered(copied, recorder), blocks_begun(
             recorder
         ), recorder.recording():
             returned = copied(*given)
@@ -207,7 +207,7 @@ def _layers_entered(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         if name:
-            enter = _entering(recorder, name, _blocks_of(module))
+            enter = _entering(recorder, name, blocks_of(module))
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(lambda *_: recorder.leave()))
     try:
@@ -217,64 +217,10 @@ def _layers_entered(model: nn.Module, recorder: Recorder) -> Iterator[None]:
             handle.remove()
 
 
-def _blocks_of(module: nn.Module) -> List[Tuple[Optional[str], Optional[int]]]:
-    """Return name and IPU of the blocks that ``poptorch.BeginBlock`` lets begin at a module."""
-    hooks: List[Any] = list(module._forward_pre_hooks.values())
-    return [(h._user_id, h._ipu_id) for h in hooks if hasattr(h, "_user_id")]
-
-
-def _entering(
-    recorder: Recorder, name: str, blocks: List[Tuple[Optional[str], Optional[int]]]
-) -> Callable[..., None]:
+def _entering(recorder: Recorder, name: str, blocks: List[Block]) -> Callable[..., None]:
     def enter(*_: Any) -> None:
         for block in blocks:
             recorder.begin_block(*block)
         recorder.enter(name)
 
     return enter
-
-
-@contextlib.contextmanager
-def _blocks_begun(recorder: Recorder) -> Iterator[None]:
-    """Tell the recorder where ``with poptorch.Block`` and checkpoints stand in ``forward``."""
-    block = poptorch.Block
-    enter, start = block.__enter__, block.start
-    checkpoint = poptorch.recomputationCheckpoint
-
-    def entered(self: Any) -> Any:
-        recorder.begin_block(self._user_id, self._ipu_id)
-        return enter(self)
-
-    def started(user_id: Optional[str] = None, ipu_id: Optional[int] = None) -> None:
-        recorder.begin_block(user_id, ipu_id)
-        start(user_id, ipu_id)
-
-    def checkpointed(*tensors: Any) -> Any:
-        recorder.checkpoint(tensors)
-        return checkpoint(*tensors)
-
-    setattr(block, "__enter__", entered)  # noqa: B010 (mypy takes methods for constants)
-    setattr(block, "start", staticmethod(started))  # noqa: B010
-    poptorch.recomputationCheckpoint = checkpointed
-    try:
-        yield
-    finally:
-        setattr(block, "__enter__", enter)  # noqa: B010
-        setattr(block, "start", staticmethod(start))  # noqa: B010
-        poptorch.recomputationCheckpoint = checkpoint
-
-
-def _placement(options: Optional[Any]) -> Callable[[Optional[str], Optional[int]], Tuple[int, int]]:
-    """Return the function from a block's name and IPU to its stage and IPU."""
-    strategy = copy.deepcopy(getattr(options, "_execution_strategy", None))
-    manager = getattr(strategy, "_stages_manager", None)
-    numbers: Dict[str, int] = {}
-
-    def place(user_id: Optional[str], ipu_id: Optional[int]) -> Tuple[int, int]:
-        if manager is not None:
-            placement = manager.beginStage(user_id, ipu_id)
-            return max(placement.stage, placement.phase), placement.ipu
-        stage = numbers.setdefault(str(user_id), len(numbers) + 1)
-        return stage, stage if ipu_id is None else ipu_id
-
-    return place

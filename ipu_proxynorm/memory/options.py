@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+import contextlib
+from typing import Any, Dict, Iterator
 
 import torch
 from torch import nn
 
+from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.layout import Layout
 
 # PopART's RecomputationType: None, Standard, NormOnly, Pipeline, RecomputeAll.
 _RECOMPUTATIONS = {0: "none", 1: "checkpoints", 2: "none", 3: "stage", 4: "checkpoints"}
-_PIPELINED = ("PipelinedExecution", "NoneType")
+# What ``backendOptions`` says of PipelinedExecution (options.py:920).
+_PIPELINED = 0
+
+
+@contextlib.contextmanager
+def as_in_poptorch(what: str) -> Iterator[None]:
+    """Turn the lack of what PopTorch 3.4 has into one sentence.
+
+    Raises:
+        UserError: an attribute is missing inside.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        raise UserError(
+            f"this PopTorch ({poptorch.__version__}) keeps {what} elsewhere than 3.4 does "
+            f"({error}); expected PopTorch 3.4 or its simulator: give a memory.Layout instead of "
+            f"poptorch.Options"
+        ) from error
 
 
 def read_options(options: Any) -> Layout:
@@ -21,24 +42,30 @@ def read_options(options: Any) -> Layout:
     ``autoRecomputation``: per stage when pipelined, else none. The checkpoints that PopART's
     ``Standard`` finds for itself are not imitated: those that the model marks count.
 
-    Read from private members that PopTorch 3.4 and the simulator share, for want of public ones;
-    what an Options lacks has PopTorch's default.
+    Read as PopTorch 3.4's ``python/options.py`` has it.
+
+    Raises:
+        UserError: the options lack what theirs have.
     """
     if options is None:
         return Layout()
-    training = getattr(options, "Training", None)
-    values = getattr(options, "_values", {})
-    strategy = type(getattr(options, "_execution_strategy", None)).__name__
-    proportions = values.get("available_memory_proportion") or {}
+    with as_in_poptorch("its options"):
+        # Not public: the strategy (options.py:1169); _Popart is documented (options.py:387).
+        pipelined = options._execution_strategy.backendOptions()["execution_mode"] == _PIPELINED
+        popart = options._Popart.options
+        proportions = options.available_memory_proportion  # by IPU (options.py:1456)
+        version = options.ipu_version if options.exists("ipu_version") else 2  # options.py:1666
+        # Both exist once they are set (options.py:654 and 624).
+        locations = options.TensorLocations.toDict()
+        replicas = options.replication_factor  # options.py:1179
+        accumulation = options.Training.gradient_accumulation  # options.py:210
     ipus = max(proportions, default=-1) + 1
-    locations = getattr(getattr(options, "TensorLocations", None), "_values", {})
-    popart = getattr(getattr(options, "_Popart", None), "options", {})
-    default = 3 if strategy in _PIPELINED else 0
+    default = 3 if pipelined else 0
     return Layout(
-        chip={1: "mk1"}.get(values.get("ipu_version", 2), "mk2"),
-        replicas=values.get("replication_factor", 1),
-        gradient_accumulation=getattr(training, "gradient_accumulation", 1),
-        schedule="pipelined" if strategy in _PIPELINED else "sequential",
+        chip={1: "mk1"}.get(version, "mk2"),
+        replicas=replicas,
+        gradient_accumulation=accumulation,
+        schedule="pipelined" if pipelined else "sequential",
         recomputation=_RECOMPUTATIONS.get(popart.get("autoRecomputation", default), "stage"),
         optimizer_location=_location(locations.get("location_optimizer", {})),
         available_memory_proportion=tuple(proportions.get(i, 0.6) for i in range(ipus)) or (0.6,),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
-from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import budget, calibration
 from ipu_proxynorm.memory.advice import SAFE, Advice
 from ipu_proxynorm.memory.advice import advise as look_for_advice
@@ -76,7 +75,7 @@ class Prediction:
 
 
 def predict(
-    model: Union[nn.Module, Capture],
+    model: nn.Module,
     options: Any = None,
     inputs: Sequence[Tensor] = (),
     *,
@@ -84,46 +83,36 @@ def predict(
     training: Optional[bool] = None,
     splits: Sequence[str] = (),
     advise: Optional[bool] = None,
-    **changes: Any,
 ) -> Prediction:
     """Return what a program takes on each IPU.
 
     Args:
-        model: a module, or what `capture` returned for it.
-        options: a `Layout`, or ``poptorch.Options`` to read one from; None: the defaults.
-        inputs: one micro-batch (values do not matter); not with a capture.
+        model: any module; see `capture`.
+        options: a `Layout`, or ``poptorch.Options`` to read one from, whose precision is then what
+            the model's parameters have; None: the defaults.
+        inputs: one micro-batch; values do not matter.
         optimizer: a PopTorch optimiser or an `OptimizerMemory`; None in inference.
         training: with a backward pass; None: if there is an optimiser.
         splits: layers at which pipeline stages begin, instead of the model's blocks.
         advise: look for changes that save most; None: only where the program does not surely fit.
-        changes: fields of `Layout` to set, e.g. ``chip="bow"``. Without a layout, ``precision`` is
-            what the model's parameters have.
 
     Raises:
-        UserError: the model cannot be traced, or a field is not what a program can have.
+        UserError: the model cannot be traced.
     """
     layout = as_layout(options, optimizer)
-    as_it_is = not isinstance(options, Layout) and "precision" not in changes
-    if isinstance(model, nn.Module) and as_it_is:
+    precision: Optional[str] = layout.precision
+    if not isinstance(options, Layout):
         layout = dataclasses.replace(layout, precision=precision_of(model))
-    if changes:
-        known = {field.name for field in dataclasses.fields(Layout)}
-        for name in changes:
-            if name not in known:
-                raise UserError(f"{name}: no field of a layout; expected one of {sorted(known)}")
-        layout = dataclasses.replace(layout, **changes)
-    if isinstance(model, Capture):
-        captured = model.with_splits(splits) if splits else model
-    else:
-        captured = capture_model(
-            model,
-            inputs,
-            training=layout.optimizer is not None if training is None else training,
-            # A model of several types keeps them.
-            precision=None if as_it_is and layout.precision == "32.32" else layout.precision,
-            options=None if isinstance(options, Layout) else options,
-            splits=splits,
-        )
+        # A model of several types keeps them.
+        precision = None if layout.precision == "32.32" else layout.precision
+    captured = capture_model(
+        model,
+        inputs,
+        training=layout.optimizer is not None if training is None else training,
+        precision=precision,
+        options=None if isinstance(options, Layout) else options,
+        splits=splits,
+    )
     own = getattr(model, "split_points", None)
     points: Sequence[str] = own() if callable(own) else ()
     return predict_capture(captured, layout, advise=advise, points=points)

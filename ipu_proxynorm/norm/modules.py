@@ -226,6 +226,15 @@ class ProxyNormAct(GroupNormAct):
             n=self.n,
         )
 
+    def use_moments(self, moments: Union[Prepared, Tuple[Tensor, Tensor], None]) -> None:
+        """Take these moments in the next forward pass, in place of its own.
+
+        Args:
+            moments: mean and variance, each ``(C,)``, as `moments` returns them, or what `prepare`
+                returns for the custom backward; None: its own after all.
+        """
+        self._shared = moments
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, activate and proxy-normalize x (N, C, *)."""
         _check_channels(x, self.num_features)

@@ -79,7 +79,7 @@ class SharedMoments:
                     joined = torch.stack([torch.cat(p) for p in parameters])  # (4, channels)
                 prepared = self._prepared(kind, joined, layers[0], sizes)
                 for layer, own in zip(layers, prepared):
-                    layer._shared = own
+                    layer.use_moments(own)
             else:
                 self.computed += 1
                 weight, bias, proxy_weight, proxy_bias = map(torch.cat, parameters)
@@ -93,7 +93,7 @@ class SharedMoments:
                     n=layers[0].n,
                 )
                 for layer, mean, variance in zip(layers, *(m.split(sizes) for m in moments)):
-                    layer._shared = (mean, variance)
+                    layer.use_moments((mean, variance))
 
     def _prepared(
         self, kind: _Kind, joined: Tensor, layer: ProxyNormAct, sizes: List[int]
@@ -123,7 +123,7 @@ class SharedMoments:
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         for layer in self.layers:
-            layer._shared = None
+            layer.use_moments(None)
 
 
 _Kind = Tuple[Any, ...]

@@ -83,7 +83,8 @@ def test_blocks_of_any_name_are_cut_further():
     assert "model.layer2" in more.splits
     for advice in found:
         after = captured.with_splits(advice.splits) if advice.splits else captured
-        verdict = memory.predict(after.with_micro_batch(advice.micro_batch), advice.layout).verdict
+        changed = after.with_micro_batch(advice.micro_batch)
+        verdict = memory.predict_capture(changed, advice.layout).verdict
         assert verdict.utilisation == advice.utilisation
 
 
@@ -112,6 +113,6 @@ def test_half_precision_is_what_a_trace_in_it_says():
     full = memory.capture(program("gn4", torch.float32), INPUTS, precision="32.32")
     half = memory.capture(program("gn4"), INPUTS, precision="16.32")
     layout = dataclasses.replace(LAYOUT, precision="16.32")
-    guessed, traced = (memory.predict(c, layout) for c in (full.in_half_precision(), half))
+    guessed, traced = (memory.predict_capture(c, layout) for c in (full.in_half_precision(), half))
     assert guessed.verdict.utilisation == pytest.approx(traced.verdict.utilisation, rel=0.02)
-    assert guessed.replica_bytes < 0.8 * memory.predict(full, layout).replica_bytes
+    assert guessed.replica_bytes < 0.8 * memory.predict_capture(full, layout).replica_bytes

@@ -149,7 +149,7 @@ def test_optimiser_state_in_streaming_memory():
     (ipu,) = budgets(captured(), layout)
     assert ipu.terms["optimizer_state"] == 0
     assert ipu.streaming_memory["optimizer_state"] == 1686 * 4
-    prediction = memory.predict(captured(), layout)
+    prediction = memory.predict_capture(captured(), layout)
     assert prediction.streaming_memory_bytes == 2 * 1686 * 4
     assert prediction.system_bytes == 2 * prediction.replica_bytes
 
