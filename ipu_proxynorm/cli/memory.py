@@ -305,6 +305,7 @@ def values_of(predictions: Mapping[str, Prediction], sweeps: Mapping[str, Sweep]
             norm: {
                 "verdict": dataclasses.asdict(prediction.verdict),
                 "micro_batch": prediction.capture.micro_batch,
+                "throughput": dataclasses.asdict(prediction.throughput),
                 "ipus": [dataclasses.asdict(budget) for budget in prediction.ipus],
                 "advice": [str(advice) for advice in prediction.advice],
                 "largest_tensors": list(

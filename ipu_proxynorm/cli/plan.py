@@ -13,6 +13,7 @@ from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import MIB, find_chip
 from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
+from ipu_proxynorm.memory.table import speed
 from ipu_proxynorm.prediction.planning import (
     RunPlan,
     global_batch,
@@ -98,7 +99,7 @@ def show(planned: RunPlan, console: Console) -> None:
     )
     console.print(plans_table(planned))
     console.print(stages_table(best))
-    console.print("images/s rank layouts by a simple model of cycles; no IPU has measured them")
+    console.print(f"chosen: {speed(best.prediction.throughput)}; no IPU has measured it")
     for reason in reasons(planned):
         console.print(f"- {reason}")
 

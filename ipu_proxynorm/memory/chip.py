@@ -1,4 +1,4 @@
-"""The chips: how much SRAM an IPU has."""
+"""The chips: how much SRAM an IPU has, and its clock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class Chip:
     """One IPU.
 
     Source: Graphcore's public specifications; "tiles only have 638976 bytes" of a Mk2's
-    out-of-memory message.
+    out-of-memory message; clocks: Graphcore's data sheets.
     """
 
     name: str
     tiles: int
     tile_bytes: int
+    clock_hertz: float = 1.33e9
 
     @property
     def sram_bytes(self) -> int:
@@ -29,10 +30,10 @@ class Chip:
 
 
 CHIPS = {
-    "mk1": Chip("mk1", tiles=1216, tile_bytes=262_144),
+    "mk1": Chip("mk1", tiles=1216, tile_bytes=262_144, clock_hertz=1.6e9),
     "mk2": Chip("mk2", tiles=1472, tile_bytes=638_976),
     # A Bow IPU is a Mk2 of higher clock.
-    "bow": Chip("bow", tiles=1472, tile_bytes=638_976),
+    "bow": Chip("bow", tiles=1472, tile_bytes=638_976, clock_hertz=1.85e9),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ipu_proxynorm.memory.capture import capture as capture_model
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout, OptimizerMemory, read_optimizer
 from ipu_proxynorm.memory.options import precision_of, read_options
+from ipu_proxynorm.memory.throughput import Throughput, throughput
 
 FITS, UNCERTAIN, OUT_OF_MEMORY = "fits", "uncertain", "out of memory"
 #: Predicted utilisation of the fullest IPU above which a program cannot fit; up to SAFE it does.
@@ -56,6 +58,11 @@ class Prediction:
     ipus: Tuple[budget.IpuBudget, ...]
     verdict: Verdict
     advice: Tuple[Advice, ...] = ()
+
+    @functools.cached_property
+    def throughput(self) -> Throughput:
+        """Images per second of all replicas, where the time goes, and what limits it."""
+        return throughput(self.capture, self.layout)
 
     @property
     def replica_bytes(self) -> int:

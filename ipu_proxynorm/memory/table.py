@@ -7,6 +7,7 @@ from typing import List, Sequence
 from ipu_proxynorm.memory.budget import TERMS
 from ipu_proxynorm.memory.chip import MIB
 from ipu_proxynorm.memory.predict import Prediction
+from ipu_proxynorm.memory.throughput import Throughput
 
 
 def term_name(term: str) -> str:
@@ -25,6 +26,15 @@ def sentence(prediction: Prediction) -> str:
     return (
         f"{verdict.name}: IPU {verdict.ipu} is the fullest, at {verdict.utilisation:.0%} of its "
         f"memory ({verdict.low:.0%} to {verdict.high:.0%} by what published configurations allow)"
+    )
+
+
+def speed(found: Throughput) -> str:
+    """Return the predicted images per second in a sentence."""
+    waiting = f"; the pipeline's filling takes {found.waiting:.0%}" if found.waiting else ""
+    return (
+        f"about {found.images_per_second:,.0f} images/s of all replicas ({found.low:,.0f} to "
+        f"{found.high:,.0f}), limited by {found.limit}{waiting}"
     )
 
 
@@ -51,6 +61,7 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 
 
 def describe(prediction: Prediction) -> str:
-    """Return the verdict, the table and the advice."""
+    """Return the verdict, the images per second, the table and the advice."""
     advice = [f"- {advice}" for advice in prediction.advice]
-    return "\n".join([sentence(prediction), aligned(rows(prediction)), *advice])
+    lines = [sentence(prediction), speed(prediction.throughput), aligned(rows(prediction))]
+    return "\n".join([*lines, *advice])

@@ -8,13 +8,13 @@ from typing import List, Optional, Sequence, Tuple
 from ipu_proxynorm.errors import UserError, unknown_name
 from ipu_proxynorm.memory import budget, calibration
 from ipu_proxynorm.memory.chip import find_chip
-from ipu_proxynorm.memory.graph import Capture
-from ipu_proxynorm.memory.layout import Layout
-from ipu_proxynorm.memory.planner.cycles import (
+from ipu_proxynorm.memory.cycles import (
     LINK_BYTES_PER_SECOND,
     STREAMING_BYTES_PER_SECOND,
-    clock_hertz,
+    speeds,
 )
+from ipu_proxynorm.memory.graph import Capture
+from ipu_proxynorm.memory.layout import Layout
 from ipu_proxynorm.memory.planner.layouts import BatchLayout, batch_layouts
 from ipu_proxynorm.memory.planner.partition import evaluate
 from ipu_proxynorm.memory.planner.search import Candidate, Machine, search, throughput
@@ -71,7 +71,7 @@ def placements(batch: BatchLayout, clock: float) -> List[Placement]:
     """
     places = [Placement("on-chip", 1.0)]
     if batch.replicas > 1:
-        link = clock / LINK_BYTES_PER_SECOND
+        link = clock / (LINK_BYTES_PER_SECOND * speeds()[0].link_efficiency)
         places.append(Placement("sharded", 1 / batch.replicas, cycles_per_byte=link))
     streaming = clock / STREAMING_BYTES_PER_SECOND
     return [*places, Placement("off-chip", 0.0, cycles_per_byte=2 * streaming)]
@@ -91,7 +91,7 @@ class Planner:
         self.parameters = calibration.ensemble()[0]
         self.segmented = SegmentedCapture(capture, points, layout, self.parameters)
         self.chip = find_chip(layout.chip)
-        self.clock = clock_hertz(self.chip)
+        self.clock = self.chip.clock_hertz
 
     def plan(
         self,
@@ -168,7 +168,8 @@ class Planner:
     def machine(self) -> Machine:
         """Return what the search has to know of an IPU: its room up to the safe utilisation."""
         room = SAFE * self.chip.sram_bytes / self.segmented.overhead(1)
-        return Machine(room, self.clock, LINK_BYTES_PER_SECOND / self.clock)
+        link = LINK_BYTES_PER_SECOND * speeds()[0].link_efficiency
+        return Machine(room, self.clock, link / self.clock)
 
     def _laid_out(
         self, batch: BatchLayout, splits: Sequence[str], checkpoints: Sequence[str], location: str

@@ -10,13 +10,14 @@ import numpy as np
 from ipu_proxynorm.memory import budget, liveness
 from ipu_proxynorm.memory.calibration import Parameters
 from ipu_proxynorm.memory.chip import find_chip
+from ipu_proxynorm.memory.cycles import (
+    LINK_BYTES_PER_SECOND,
+    STREAMING_BYTES_PER_SECOND,
+    by_kind,
+    speeds,
+)
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 from ipu_proxynorm.memory.layout import Layout
-from ipu_proxynorm.memory.planner.cycles import (
-    LINK_BYTES_PER_SECOND,
-    clock_hertz,
-    operator_cycles,
-)
 from ipu_proxynorm.memory.planner.stages import Segment, StageTable
 
 
@@ -80,17 +81,20 @@ class SegmentedCapture:
         self, cut: Capture, number: int, terms: Dict[str, int], saved: float, entering: int
     ) -> Segment:
         chip = find_chip(self.layout.chip)
-        float32 = self.layout.precision == "32.32"
-        link = clock_hertz(chip) / LINK_BYTES_PER_SECOND  # cycles a byte
+        how = (chip, speeds()[0], self.layout.precision, self.layout.half_partials)
 
         def cycles(operators: Sequence[OperatorRecord]) -> float:
-            return sum(operator_cycles(cut, operator, chip, float32) for operator in operators)
+            return sum(by_kind(cut, operators, *how).values())
+
+        link = 2 * entering / LINK_BYTES_PER_SECOND
+        host = budget.io_bytes(cut, self.layout, [number]) / STREAMING_BYTES_PER_SECOND
 
         return Segment(
             name=self.points[number - 1] if number else "",
             forward_cycles=cycles(cut.forward(number)),
-            backward_cycles=cycles(cut.backward(number)),
-            entering_cycles=2 * link * entering if number else 0.0,
+            # What comes from the host is part of no second forward pass.
+            backward_cycles=cycles(cut.backward(number)) + chip.clock_hertz * host,
+            entering_cycles=chip.clock_hertz * link if number else 0.0,
             resident_bytes=terms["weights"] + terms["gradient_accumulators"] + terms["io_buffers"],
             gradient_bytes=sum(tensor.bytes for tensor in cut.parameters(number)),
             state_bytes=terms["optimizer_state"],

@@ -11,7 +11,6 @@ from ipu_proxynorm.ipu import Classification, split_points
 from ipu_proxynorm.memory import Layout, capture, ipu_budgets, optimizer_memory, predict_capture
 from ipu_proxynorm.memory.chip import Chip
 from ipu_proxynorm.memory.planner import Planner
-from ipu_proxynorm.memory.planner.cycles import Work, cycles
 from ipu_proxynorm.models import create_model
 
 LAYOUT = Layout(precision="16.16", optimizer=optimizer_memory("sgd"), gradient_accumulation=8)
@@ -104,24 +103,3 @@ def test_a_chip_just_too_small_for_the_whole_takes_a_pipeline(program):
 def test_what_no_plan_can_keep_is_refused(program, batch, ipus, least, words):
     with pytest.raises(UserError, match=words):
         Planner(*program, LAYOUT).plan(batch, ipus, least, most_micro_batch=6 if least > 1 else 256)
-
-
-def test_cycles_of_published_convolutions():
-    """Forward, backward and weight update of convolutions that poplibs' benchmarks recorded."""
-    measured = [
-        # ResNet-50, 56x56, 1x1, 64 to 256 channels; 28x28, 3x3, 128 to 128; 7x7, 3x3, 512 to 512.
-        (Work(205520896, 802816 + 3211264, 16384, 64, 0), 46489),
-        (Work(462422016, 401408 * 2, 147456, 128, 0), 97881),
-        (Work(462422016, 100352 * 2, 2359296, 512, 0), 81121),
-        # MobileNet, depthwise, 28x28, 256 channels.
-        (Work(7225344, 802816 * 2, 2304, 1, 0), 21911),
-    ]
-    for work, expected in measured:
-        assert 3 * cycles(work, tiles=1472) == pytest.approx(expected, rel=0.2)
-
-
-def test_narrow_groups_and_float32_cost_more():
-    dense = Work(10**9, 10**6, 10**5, 16, 10**6)
-    narrow = dataclasses.replace(dense, group_channels=4)
-    assert cycles(narrow, 1472) > 3 * cycles(dense, 1472)
-    assert cycles(dense, 1472, float32=True) > 1.8 * cycles(dense, 1472)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import pickle
 import subprocess
 import sys
@@ -128,6 +129,35 @@ def test_an_offline_executable_runs_once_loaded(tmp_path):
     loaded = poptorch.load(str(file), edit)
     torch.testing.assert_close(loaded(X), model(X).detach())
     assert seen == [poptorch.ConnectionType.Always]
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("attribute", "Attribute"),
+        ("execution_strategy", "PipelinedExecution"),
+        ("option_groups", "_TrainingOptions"),
+        ("tensor_locations", "TensorLocationSettings"),
+    ],
+)
+def test_files_of_earlier_versions_find_classes_that_have_moved(
+    name, class_name, tmp_path, monkeypatch
+):
+    package = poptorch.__name__
+    module = importlib.import_module(f"{package}.settings.{name}")
+    cls = getattr(module, class_name)
+    before = f"{package}._{name}"
+    model = Model()
+    file = str(tmp_path / "model.poptorch")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, before, module)
+        patch.setattr(cls, "__module__", before)
+        options = poptorch.Options()
+        options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement))
+        options.TensorLocations.setWeightLocation(poptorch.TensorLocationSettings())
+        poptorch.inferenceModel(model, options.deviceIterations(1)).compileAndExport(file, X)
+    assert before not in sys.modules
+    torch.testing.assert_close(poptorch.load(file)(X), model(X).detach())
 
 
 def test_weights_given_to_the_executor_reach_the_device():

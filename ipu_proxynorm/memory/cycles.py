@@ -1,0 +1,275 @@
+"""How long an operator takes on an IPU, in cycles, by kind and size.
+
+Every kind has a few numbers (`Speeds`), fitted to what the Poplar compiler reported for single
+operators (graphcore/poplibs, ``tests/benchmark_results.csv``) and, where no single operator was
+published, to measured throughputs of whole programs: ``benchmarks/time_calibrate.py``.
+How good it is: ``benchmarks/throughput_accuracy.py`` and ``docs/throughput.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from typing import Dict, Sequence, Tuple
+
+from ipu_proxynorm.memory.chip import Chip
+from ipu_proxynorm.memory.graph import Capture, OperatorRecord
+
+_FILE = os.path.join(os.path.dirname(__file__), "data", "speeds.json")
+
+#: Input channels that the multiply-accumulate unit takes at once in float16, and output channels
+#: that it makes: what does not fill them is idle (poplibs, ``ConvPlan.cpp``).
+CHANNELS_IN, CHANNELS_OUT = 16, 8
+#: Between two IPUs, one way, bytes a second: 512 Gbit/s (Bow-2000 data sheet).
+LINK_BYTES_PER_SECOND = 64e9
+#: From an IPU to the host or its Streaming Memory, bytes a second: PCIe Gen4 x8 to a gateway that
+#: four IPUs share (IPU-M2000's block diagram).
+STREAMING_BYTES_PER_SECOND = 16e9 / 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+    """What a kind of operator costs: cycles to start, and cycles for each unit of a tile's share.
+
+    Attributes:
+        product_start: a pass of a convolution.
+        product_mac: a multiply-add, float16 with float32 partials, all channels in use.
+        product_element: an element of input and output of a pass.
+        product_weight: an element of the weight.
+        half_partials: factor on multiply-adds with float16 partials.
+        depthwise_start: a pass of a convolution whose groups are single channels.
+        depthwise_element: an element of its input and output, kernel of 3 x 3.
+        matmul_start: a matrix product.
+        matmul_mac: a multiply-add of a small product.
+        matmul_mac_large: a multiply-add of a very large one.
+        matmul_turn: multiply-adds of a tile at which a product is half-way between the two.
+        matmul_read: an element of its factors.
+        matmul_written: an element of its result.
+        reduction_start: a sum, a mean or a maximum over dimensions, in two steps: on each tile,
+            then between tiles.
+        reduction_single: the same where there are results for every tile: one step is enough.
+        reduction_byte: a byte that it reads.
+        pool_start: a pooling over windows.
+        pool_read: an element of its larger tensor.
+        pool_written: an element of its smaller tensor, window of 3 x 3.
+        start: any other operator: exchange and synchronisation.
+        byte: a byte that it reads or writes.
+        link_efficiency: share of the link's data-sheet speed that an all-reduce has.
+    """
+
+    product_start: float = 5140.0
+    product_mac: float = 0.073
+    product_element: float = 0.28
+    product_weight: float = 1.2
+    half_partials: float = 0.5
+    depthwise_start: float = 3350.0
+    depthwise_element: float = 3.1
+    matmul_start: float = 2700.0
+    matmul_mac: float = 0.1
+    matmul_mac_large: float = 0.04
+    matmul_turn: float = 2e5
+    matmul_read: float = 3.2
+    matmul_written: float = 0.4
+    reduction_start: float = 2300.0
+    reduction_single: float = 1400.0
+    reduction_byte: float = 0.5
+    pool_start: float = 3800.0
+    pool_read: float = 0.1
+    pool_written: float = 15.0
+    start: float = 2500.0
+    byte: float = 0.4
+    link_efficiency: float = 0.4
+
+
+@functools.lru_cache(maxsize=None)
+def speeds() -> Tuple[Speeds, ...]:
+    """Return the speeds shipped with the package, the most central ones first."""
+    with open(_FILE) as file:
+        return tuple(Speeds(**entry) for entry in json.load(file)["ensemble"])
+
+
+#: Kinds of operators, as tables of time name them.
+KINDS = ("convolution", "depthwise", "matmul", "norm", "pooling", "reduction", "elementwise")
+
+_NORMS = ("native_group_norm", "native_batch_norm", "native_layer_norm", "_native_batch_norm_legit")
+_REDUCTIONS = (
+    "sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "prod", "var", "var_mean",
+    "std", "norm", "linalg_vector_norm", "logsumexp", "cumsum", "any", "all",
+)  # fmt: skip
+_SOFTMAX = ("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data")
+# What PopART makes constants of, or views.
+_FREE = ("new_ones", "new_zeros", "zeros_like", "ones_like", "empty_like", "full_like", "detach")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What decides the time of one operator.
+
+    Attributes:
+        kind: one of `KINDS`; "" takes no time.
+        passes: of the work described, e.g. 2 for both gradients of a convolution.
+        macs: multiply-adds of a pass.
+        elements: of the activations that a pass reads and makes; of a pooling, its larger tensor.
+        weights: elements of the weight; of a pooling, its smaller tensor; of a product or a
+            reduction, of the result.
+        channels: input channels of a group.
+        outputs: output channels of a group.
+        window: places of the kernel.
+        bytes: that the operator reads and makes.
+        reductions: passes over `largest` that reduce it.
+        sweeps: passes over `largest` that read and write it.
+        largest: bytes of its largest tensor.
+    """
+
+    kind: str
+    passes: int = 1
+    macs: int = 0
+    elements: int = 0
+    weights: int = 0
+    channels: int = CHANNELS_IN
+    outputs: int = CHANNELS_OUT
+    window: int = 1
+    bytes: int = 0
+    reductions: int = 0
+    sweeps: int = 0
+    largest: int = 0
+
+
+def idle(channels: int, outputs: int, window: int) -> float:
+    """Return by what factor channels that fill no unit lengthen a convolution.
+
+    Fewer channels than the unit takes are filled up, with places of the kernel where that is less:
+    7 x 7 x 3 become 147 input channels of a 1 x 1 kernel (poplibs flattens kernels so).
+    """
+
+    def padded(count: int, unit: int) -> float:
+        return -(-count // unit) * unit / count
+
+    taken = padded(channels, CHANNELS_IN)
+    if channels < CHANNELS_IN:
+        taken = min(taken, padded(channels * window, CHANNELS_IN))
+    return taken * padded(outputs, CHANNELS_OUT)
+
+
+def cycles(work: Work, tiles: int, speed: Speeds, float32: bool, half_partials: bool) -> float:
+    """Return the cycles of one operator on ``tiles`` tiles.
+
+    In float32 a multiply-accumulate unit does half as much; ``half_partials`` concern float16.
+    """
+    slower = 2.0 if float32 else 1.0
+    if work.kind == "convolution":
+        mac = speed.product_mac * idle(work.channels, work.outputs, work.window) * slower
+        mac *= speed.half_partials if half_partials and not float32 else 1.0
+        moved = speed.product_element * work.elements + speed.product_weight * work.weights
+        return work.passes * (speed.product_start + (mac * work.macs + slower * moved) / tiles)
+    if work.kind == "depthwise":
+        element = slower * speed.depthwise_element * work.window / 9
+        return work.passes * (speed.depthwise_start + element * work.elements / tiles)
+    if work.kind == "matmul":
+        return work.passes * _matmul(work, tiles, speed, slower, half_partials and not float32)
+    if work.kind == "pooling":
+        written = speed.pool_written * work.weights * work.window / 9
+        return speed.pool_start + slower * (speed.pool_read * work.elements + written) / tiles
+    if not work.kind:
+        return 0.0
+    start = speed.reduction_single if work.weights >= tiles else speed.reduction_start
+    reduced = start + speed.reduction_byte * work.largest / tiles
+    swept = speed.start + speed.byte * 2 * work.largest / tiles
+    plain = 0.0 if work.kind != "elementwise" else speed.start + speed.byte * work.bytes / tiles
+    return plain + work.reductions * reduced + work.sweeps * swept
+
+
+def _matmul(work: Work, tiles: int, speed: Speeds, slower: float, half_partials: bool) -> float:
+    macs = work.macs / tiles
+    share = macs / (macs + speed.matmul_turn)
+    mac = speed.matmul_mac + share * (speed.matmul_mac_large - speed.matmul_mac)
+    mac *= slower * (speed.half_partials if half_partials else 1.0)
+    moved = speed.matmul_read * work.elements + speed.matmul_written * work.weights
+    return speed.matmul_start + mac * macs + slower * moved / tiles
+
+
+def work_of(capture: Capture, operator: OperatorRecord) -> Work:
+    """Return what decides the time of a captured operator."""
+    if operator.is_convolution:
+        return _convolution(capture, operator)
+    if operator.is_matmul:
+        return _product(capture, operator)
+    tensors = [capture.tensors[index] for index in (*operator.inputs, *operator.outputs)]
+    largest = max((tensor.bytes for tensor in tensors), default=0)
+    moved = sum(tensor.bytes for tensor in tensors)
+    name = operator.name.rstrip("_")
+    backward = name.endswith("_backward")
+    if not moved or name in _FREE:
+        return Work("")
+    if name.startswith(_NORMS):
+        # Statistics of the input (in the backward pass: of two products), then what they scale.
+        reductions, sweeps = (4, 4) if backward else (2, 3)
+        return Work("norm", reductions=reductions, sweeps=sweeps, largest=largest)
+    if "pool" in name:
+        return _pooling(capture, operator)
+    if name in _SOFTMAX:
+        return Work("reduction", reductions=2, sweeps=2, largest=largest)
+    if name in _REDUCTIONS:
+        results = max((math.prod(capture.tensors[i].shape) for i in operator.outputs), default=1)
+        return Work("reduction", weights=results, reductions=1, largest=largest)
+    return Work("elementwise", bytes=moved)
+
+
+def _convolution(capture: Capture, operator: OperatorRecord) -> Work:
+    backward = operator.name == "convolution_backward"
+    # aten's order: image, weight; of the gradients: the result's gradient, image, weight.
+    image, weight = (capture.tensors[i] for i in operator.inputs[int(backward) : int(backward) + 2])
+    other = operator.inputs[0] if backward else operator.outputs[0]
+    elements = math.prod(image.shape) + math.prod(capture.tensors[other].shape)
+    passes = max(1, operator.passes)
+    channels = max(1, operator.group_channels)
+    groups = 1
+    if len(image.shape) == len(weight.shape) > 2:
+        groups = max(1, image.shape[1] // channels)
+    return Work(
+        "depthwise" if channels == 1 and groups > 1 else "convolution",
+        passes=passes,
+        macs=operator.macs // passes,
+        elements=elements,
+        weights=math.prod(weight.shape),
+        channels=channels,
+        outputs=max(1, weight.shape[0] // groups),
+        window=math.prod(weight.shape[2:]),
+    )
+
+
+def _product(capture: Capture, operator: OperatorRecord) -> Work:
+    read = [math.prod(capture.tensors[index].shape) for index in operator.inputs]
+    written = sum(math.prod(capture.tensors[index].shape) for index in operator.outputs)
+    factors = sum(sorted(read)[-2:])  # without a bias
+    return Work("matmul", macs=operator.macs, elements=factors, weights=written)
+
+
+def _pooling(capture: Capture, operator: OperatorRecord) -> Work:
+    sizes = sorted(
+        {math.prod(capture.tensors[index].shape) for index in (*operator.inputs, *operator.outputs)}
+    )
+    ratio = sizes[-1] / max(1, sizes[0])
+    # A window overlaps its neighbour by one place on each side, as 3 x 3 with stride 2 does.
+    window = min(9, max(4, round(ratio * 9 / 4))) if ratio > 1 else 9
+    return Work("pooling", elements=sizes[-1], weights=sizes[0], window=window)
+
+
+def by_kind(
+    capture: Capture,
+    operators: Sequence[OperatorRecord],
+    chip: Chip,
+    speed: Speeds,
+    precision: str,
+    half_partials: bool,
+) -> Dict[str, float]:
+    """Return the cycles of operators by their kind."""
+    found = dict.fromkeys(KINDS, 0.0)
+    for operator in operators:
+        work = work_of(capture, operator)
+        if work.kind:
+            found[work.kind] += cycles(work, chip.tiles, speed, precision == "32.32", half_partials)
+    return found
