@@ -162,9 +162,10 @@ class Device:
             accumulate = _Accumulation(self._options, self.program.gradient_names, self.optimizer)
             with self._random_stream(replica):
                 state = self._state_of(replica)
+                prepared = self.program.prepare(state)
                 for step in range(self._layout.accumulation_steps):
                     position = Position(iteration, step, replica)
-                    accumulate(self._micro_batch(position, state, inputs, collectors))
+                    accumulate(self._micro_batch(position, prepared, state, inputs, collectors))
             reduction.add(replica, accumulate.result())
         return reduction.result()
 
@@ -203,6 +204,7 @@ class Device:
     def _micro_batch(
         self,
         position: Position,
+        prepared: List[torch.Tensor],
         state: List[torch.Tensor],
         inputs: List[torch.Tensor],
         collectors: List[OutputCollector],
@@ -211,7 +213,8 @@ class Device:
         started = time.perf_counter()
         micro_batch = [self._layout.micro_batch(tensor, position) for tensor in inputs]
         loaded = time.perf_counter()
-        results = self.program.run(*state, *micro_batch, self._loss_scaling())
+        arguments = [*state, *micro_batch, self._loss_scaling()]
+        results = self.program.executable.run(prepared, arguments)
         times = (started, loaded, time.perf_counter())
         return self._hand_on(position, results, collectors, times)
 

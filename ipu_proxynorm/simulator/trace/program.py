@@ -15,8 +15,9 @@ from .._logging import logger
 from ..options import Options
 from . import compute_device, consistency, loss_scale, losses, model_state, overlap, refusals
 from .consistency import Traced
+from .optimize import passes
 from .recorder import Recorder
-from .tape import Block, Operation, Slot, operations_in, to_function, without_dead_code
+from .tape import Block, Operation, Slot, operations_in, without_dead_code
 from .tracing import Trace, tracing
 
 
@@ -26,10 +27,11 @@ class Program:
 
     ``run(*parameters, *buffers, *inputs, loss_scaling)`` computes it and returns the outputs, then
     the gradients in the order of ``gradient_names``. The buffers in ``written_buffers``, with the
-    places that write to them, and the inputs in ``written_inputs`` change in place.
+    places that write to them, and the inputs in ``written_inputs`` change in place. ``block`` is
+    what was recorded; ``executable`` computes the same, rewritten.
     """
 
-    run: Callable[..., List[torch.Tensor]]
+    executable: passes.Executable
     block: Block
     parameter_names: List[str]
     buffer_names: List[str]
@@ -45,6 +47,14 @@ class Program:
     gradient_counts: Optional[loss_scale.GradientCounts]
     placements: List[Tuple[int, int, int]]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
+
+    def run(self, *arguments: torch.Tensor) -> List[torch.Tensor]:
+        """Compute one micro-batch."""
+        return self.executable.run(self.prepare(arguments), arguments)
+
+    def prepare(self, state: Sequence[torch.Tensor]) -> List[torch.Tensor]:
+        """Compute what holds until the next weight update, given parameters and what follows."""
+        return self.executable.prepare(state[: len(self.parameter_names)])
 
     @property
     def exchanges(self) -> bool:
@@ -213,9 +223,9 @@ def compile_program(
                 definition = refusals.definition(getattr(model, "forward", model))
                 gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
         written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
-    block, run = _assemble(trace.recorder, bound, arguments, outputs, gradients, device)
+    block, executable = _assemble(trace.recorder, bound, arguments, outputs, gradients, device)
     return Program(
-        run=run,
+        executable=executable,
         block=block,
         parameter_names=bound.parameter_names,
         buffer_names=bound.buffer_names,
@@ -261,20 +271,22 @@ def _assemble(
     outputs: Sequence[Optional[Slot]],
     gradients: Dict[str, Slot],
     device: torch.device,
-) -> Tuple[Block, Callable[..., List[torch.Tensor]]]:
-    """Return the operators that the results need, and one function that computes them."""
+) -> Tuple[Block, passes.Executable]:
+    """Return the operators that the results need, as recorded, and what computes them."""
     recorder.release()
     recorder.block.results = [slot for slot in outputs if slot is not None]
     recorder.block.results += list(gradients.values())
     block = without_dead_code(recorder.block)
     known = {slot: Traced.of(tensor) for slot, tensor in recorder.constants.items()}
     consistency.check_program(block, {**known, **dict(zip(bound.slots, arguments))})
-    run = to_function(
+    executable = passes.executable(
         compute_device.moved(block, device),
         bound.slots,
+        len(bound.parameter_names),
         compute_device.sent(recorder.constants, device),
+        device,
     )
-    return block, run
+    return block, executable
 
 
 def _skeleton(result: Any, outputs: Sequence[Optional[Slot]]) -> Any:

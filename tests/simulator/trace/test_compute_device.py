@@ -13,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ipu_proxynorm import simulator as poptorch
 from ipu_proxynorm.ipu import Classification
 from ipu_proxynorm.models import create_model
-from ipu_proxynorm.simulator import _poplar_executor, trace
+from ipu_proxynorm.simulator import _poplar_executor
 from ipu_proxynorm.simulator.device.device import Device
 from ipu_proxynorm.simulator.optimizer.device_optimizer import DeviceOptimizer
 from ipu_proxynorm.simulator.trace import compute_device
 from ipu_proxynorm.simulator.trace.compute_device import HOST, VARIABLE, moved
 from ipu_proxynorm.simulator.trace.dtypes import demoted
+from ipu_proxynorm.simulator.trace.optimize import passes
 from ipu_proxynorm.simulator.trace.tape import (
     Block,
     Operation,
@@ -189,13 +190,14 @@ def test_training_on_a_gpu_of_fake_tensors(monkeypatch, rounding):
     popart = {"enableStochasticRounding": rounding}
     with monkeypatch.context() as patch:
         written = {}
-        patch.setattr(trace.program, "to_function", lambda *a: written.update(arguments=a))
+        patch.setattr(passes, "executable", lambda *a: written.update(arguments=a))
         program, chosen, groups, seed = compiled_for(monkeypatch, cuda, Network(), **popart)
-    block, slots, constants = written["arguments"]
+    block, slots, count, constants, _ = written["arguments"]
     optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, loss_scaling=4.0)
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     with mode:
-        program.run = to_function(block, slots, {k: v.to(cuda) for k, v in constants.items()})
+        constants = {slot: constant.to(cuda) for slot, constant in constants.items()}
+        program.executable = passes.executable(block, slots, count, constants, cuda)
         device = Device(program, chosen, groups, seed)
         device.load(parameters, buffers)
         device.optimizer = DeviceOptimizer(

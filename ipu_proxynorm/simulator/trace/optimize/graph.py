@@ -1,0 +1,160 @@
+"""What a block's tensors have to do with one another: who makes, reads, shares and writes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
+
+import torch
+
+from ..consistency import Traced
+from ..tape import Block, Operation, Slot, Step, slots_in, uses
+
+_FLOATS = (torch.float32, torch.float64)
+
+
+class Graph:
+    """The tensors of a block.
+
+    Args:
+        block: operations; what is within branches and loops counts as read, written and shared.
+        held: tensors that somebody else has as well: arguments, constants.
+
+    """
+
+    def __init__(self, block: Block, held: Iterable[Slot]) -> None:
+        self.block = block
+        self.maker: Dict[Slot, int] = {}
+        self.readers: Dict[Slot, List[int]] = {}
+        self.traced: Dict[Slot, Traced] = {}
+        self._parents: Dict[Slot, Slot] = {}
+        results = set(block.results)
+        written: Set[Slot] = set()
+        for position, step in enumerate(block.operations):
+            for slot in uses(step):
+                self.readers.setdefault(slot, []).append(position)
+            for slot in slots_in(step.outputs):
+                self.maker[slot] = position
+            if isinstance(step, Operation):
+                self.traced.update(step.reads)
+                self.traced.update(step.makes)
+            if _shares(step):
+                for slot in (*uses(step), *slots_in(step.outputs)):
+                    self._join(slot, next(iter(uses(step)), slot))
+            if _writes(step):
+                written |= uses(step)
+        self._members: Dict[Slot, Set[Slot]] = {}
+        for slot in {*self.maker, *self.readers, *held, *results}:
+            self._members.setdefault(self._root(slot), set()).add(slot)
+        self._written = {self._root(slot) for slot in written}
+        self._held = {self._root(slot) for slot in held}
+        self._results = {self._root(slot) for slot in results}
+
+    def _root(self, slot: Slot) -> Slot:
+        while slot in self._parents:
+            slot = self._parents[slot]
+        return slot
+
+    def _join(self, one: Slot, other: Slot) -> None:
+        one, other = self._root(one), self._root(other)
+        if one != other:
+            self._parents[one] = other
+
+    def sharing(self, slot: Slot) -> Set[Slot]:
+        """Return the tensors that may share a tensor's memory, itself included."""
+        return self._members.get(self._root(slot), {slot})
+
+    def owns_memory(self, slot: Slot) -> bool:
+        """Tell whether an operation of the block made a tensor, dense, in memory of its own."""
+        step = self.made_by(slot)
+        return step is not None and not _shares(step)
+
+    def is_written(self, slot: Slot) -> bool:
+        """Tell whether the program writes to a tensor's memory anywhere."""
+        return self._root(slot) in self._written
+
+    def is_held(self, slot: Slot) -> bool:
+        """Tell whether a tensor's memory is somebody else's."""
+        return self._root(slot) in self._held
+
+    def is_returned(self, slot: Slot) -> bool:
+        """Tell whether a tensor's memory leaves the program."""
+        return self._root(slot) in self._results
+
+    def made_by(self, slot: Any) -> Optional[Operation]:
+        """Return the operation that makes a tensor, if one of the block's does."""
+        if not isinstance(slot, Slot) or slot not in self.maker:
+            return None
+        step = self.block.operations[self.maker[slot]]
+        return step if isinstance(step, Operation) else None
+
+    def read_by(self, slot: Slot) -> List[Step]:
+        """Return the steps that read a tensor."""
+        return [self.block.operations[position] for position in self.readers.get(slot, ())]
+
+    def is_float(self, slot: Any) -> bool:
+        """Tell whether a tensor is known to be of a type that the CPU computes in."""
+        known = self.traced.get(slot) if isinstance(slot, Slot) else None
+        return known is not None and known.dtype in _FLOATS
+
+    def same_kind(self, one: Slot, other: Slot) -> bool:
+        """Tell whether two tensors are known to be of one shape and type."""
+        known = self.traced.get(one)
+        return known is not None and known == self.traced.get(other)
+
+
+def _shares(step: Step) -> bool:
+    """Tell whether what a step returns may share memory with what it reads."""
+    if not isinstance(step, Operation):
+        return True
+    schema = getattr(step.function, "_schema", None)
+    if schema is None:
+        return not getattr(step.function, "is_kernel", False)
+    return any(value.alias_info is not None for value in schema.returns)
+
+
+def _writes(step: Step) -> bool:
+    return not isinstance(step, Operation) or step.keeps
+
+
+def is_pure(step: Step) -> bool:
+    """Tell whether a step is an operator that depends on its arguments alone and writes nothing."""
+    return (
+        isinstance(step, Operation)
+        and not step.keeps
+        and not step.random
+        and getattr(step.function, "_schema", None) is not None
+    )
+
+
+def substituted(tree: Any, instead: Mapping[Slot, Slot]) -> Any:
+    """Return nested arguments with other tensors in some tensors' places."""
+    if isinstance(tree, Slot):
+        return instead.get(tree, tree)
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(substituted(element, instead) for element in tree)
+    if isinstance(tree, dict):
+        return {key: substituted(value, instead) for key, value in tree.items()}
+    return tree
+
+
+def with_arguments(step: Operation, instead: Mapping[Slot, Slot]) -> Operation:
+    """Return an operation that reads other tensors in some tensors' places."""
+    if not any(slot in instead for slot in uses(step)):
+        return step
+    return replace(
+        step,
+        args=substituted(list(step.args), instead),
+        kwargs=substituted(step.kwargs, instead),
+        reads={instead.get(slot, slot): known for slot, known in step.reads.items()},
+    )
+
+
+def is_named(step: Any, *names: str) -> bool:
+    """Tell whether a step is one of these operators: ``name.overload``."""
+    if not isinstance(step, Operation):
+        return False
+    schema = getattr(step.function, "_schema", None)
+    if schema is None:
+        return False
+    return f"{step.name}.{schema.overload_name or 'default'}" in names
