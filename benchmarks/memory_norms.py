@@ -14,10 +14,10 @@ from typing import List, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ipu_proxynorm.cli.memory import Sweep, largest, sweep, with_norm
 from ipu_proxynorm.config import load
 from ipu_proxynorm.memory import MIB
 from ipu_proxynorm.prediction.footprint import footprint
+from ipu_proxynorm.prediction.sweep import Sweep, largest, sweep, with_norm
 
 CONFIG = "configs/imagenet/resnetv2_50_gn4.yaml"
 NORMS = ("bn", "gn4", "gn4+pn")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, Iterator
+from typing import Dict, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ipu_proxynorm.analysis import Power, record_power
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.data import ImageData
-from ipu_proxynorm.run.run import Run
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import Checkpoint
+from ipu_proxynorm.run.run import Run, build, load_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +82,34 @@ def noise(data: ImageData, images: int, batch_size: int, seed: int) -> Iterator[
     whole = [torch.randn(shape, generator=generator) for _ in range(images)]
     for start in range(0, images, batch_size):
         yield torch.stack(whole[start : start + batch_size])
+
+
+def power_at_start(config: RunConfig, measure: Measure) -> Dict[str, Power]:
+    """Return the power after each normalization of a run's network at initialisation."""
+    return power_of(build(on_the_host(config)), measure, trained=False)
+
+
+def power_of_run(config: RunConfig, checkpoint: Checkpoint, measure: Measure) -> Dict[str, Power]:
+    """Return the power after each normalization of a run's network with a checkpoint's weights.
+
+    Raises:
+        UserError: the checkpoint is of another network.
+    """
+    run = build(on_the_host(config))
+    load_weights(run, checkpoint)
+    return power_of(run, measure, trained=True)
+
+
+def check_one_network(folders: Sequence[str], configs: Sequence[RunConfig]) -> None:
+    """Refuse runs that cannot be drawn together.
+
+    Raises:
+        UserError: their networks or datasets differ.
+    """
+    networks = dict.fromkeys((config.model.name, config.data.name) for config in configs)
+    if len(networks) > 1:
+        shown = " and ".join(f"{model} on {data}" for model, data in networks)
+        raise UserError(
+            f"RUN_DIRs {', '.join(folders)}: these are {shown}; give runs of one network on one "
+            f"dataset, or analyse them one by one"
+        )

@@ -8,6 +8,10 @@ from typing import List, Optional
 from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm import parse_norm_spec
+from ipu_proxynorm.report import findings
+
+#: What ``--format`` asks for where it is left out.
+FORMATS = "html,png"
 
 
 def add_config(
@@ -72,3 +76,23 @@ def integers(option: str, text: str, least: int) -> List[int]:
     if not found or not all(word.isdigit() and int(word) >= least for word in found):
         raise UserError(f"{option}={text}: expected integers from {least} up, e.g. 1,2,4")
     return [int(word) for word in found]
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add ``--format``, what to write of a report, to the parser of a sub-command."""
+    parser.add_argument(
+        "--format",
+        default=FORMATS,
+        help=f"what to write, of {', '.join(findings.FORMATS)}; default: {FORMATS}",
+    )
+
+
+def report_formats(arguments: argparse.Namespace) -> List[str]:
+    """Return what to write of a report.
+
+    Raises:
+        UserError: a format is unknown, or there is none; or it is drawn, and matplotlib is missing.
+    """
+    formats = findings.formats_of(arguments.format)
+    findings.check_drawing(formats)
+    return formats

@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
-import json
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Sequence
 
 from rich.console import Console
+from rich.table import Table
 
+from ipu_proxynorm.analysis.cells import (
+    OWN,
+    Sram,
+    cell_config,
+    fingerprint_of,
+    predicted_sram,
+    run_cell,
+)
 from ipu_proxynorm.analysis.comparison import (
-    DIVERGED,
     DONE,
-    UNDEFINED,
     Cell,
     Row,
     RowStore,
+    Summary,
     plan_cells,
     summarize,
-    thin,
 )
-from ipu_proxynorm.cli import reporting
-from ipu_proxynorm.cli.arguments import add_config, integers, norm_specs, read_config, words
-from ipu_proxynorm.cli.compare_report import (
-    epochs_of,
-    findings,
-    global_batch,
-    predicted_sram,
-    table,
+from ipu_proxynorm.cli.arguments import (
+    add_config,
+    add_format,
+    integers,
+    norm_specs,
+    read_config,
+    report_formats,
+    words,
 )
-from ipu_proxynorm.config import RunConfig, documentation, load
-from ipu_proxynorm.config.check import get
+from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training.trial import train_trial, why_undefined
+from ipu_proxynorm.prediction.planning import global_batch
+from ipu_proxynorm.report import findings
+from ipu_proxynorm.report.comparison_page import comparison_findings, epochs_of
+from ipu_proxynorm.report.comparison_tables import COLUMNS, table_rows, without_variant
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
-#: Keys that a cell sets by itself, and what to vary them with.
-OWN = {
-    "name": "runs are named after what they vary",
-    "runs": "choose the folder with --out",
-    "seed": "choose with --seeds",
-    "model.norm": "choose with --norms",
-    "ipu.micro_batch_size": "choose with --micro-batch",
-    "ipu.gradient_accumulation": "it follows from --micro-batch and the images per weight update",
-}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -72,18 +69,20 @@ def add_parser(subparsers: Any) -> None:
         help="a further axis, e.g. training.label_smoothing=0,0.1; may be given again",
     )
     parser.add_argument("--out", help="folder of rows and report; default: <runs>/compare-<name>")
-    reporting.add_format(parser)
+    add_format(parser)
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Run what is missing, then print the table and write the report."""
-    formats = reporting.formats_of(arguments.format)
+    formats = report_formats(arguments)
     base = read_config(arguments)
     cells = cells_of(arguments, base)
-    configs = [cell_config(arguments, base, cell) for cell in cells]  # all checked before any runs
+    configs = [  # all checked before any runs
+        cell_config(arguments.config, arguments.overrides, base, cell) for cell in cells
+    ]
     folder = out_folder(arguments, base)
-    reporting.check_writable(folder)
+    findings.check_writable(folder)
     store = RowStore(folder / "rows.jsonl")
     fingerprint = fingerprint_of(base)
     done = {row.cell: row for row in store.read() if row.fingerprint == fingerprint}
@@ -102,24 +101,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             f"({time.perf_counter() - start:.0f} s)"
         )
     rows = [done[cell] for cell in cells]
-    sram = predicted_sram(dict(zip(cells, configs)), rows, console)
+    sram, unknown = predicted_sram(dict(zip(cells, configs)), rows)
+    for sentence in unknown:
+        console.print(sentence)
     console.print(table(summarize(rows), sram))
-    for path in reporting.write(folder, formats, findings(base, rows, sram)):
+    for path in findings.write(folder, formats, comparison_findings(base, rows, sram)):
         console.print(f"wrote {path}")
-
-
-def run_cell(cell: Cell, config: RunConfig, fingerprint: str, folder: Path) -> Row:
-    """Train one cell, or say why its norm is undefined."""
-    config = dataclasses.replace(config, name=cell.name, runs=str(folder / "runs"))
-    common = {**dataclasses.asdict(cell), "varied": cell.varied, "fingerprint": fingerprint}
-    reason = why_undefined(config)
-    if reason:
-        return Row(**common, status=UNDEFINED, reason=reason)
-    trial = train_trial(config)
-    values = {**vars(trial), "curve": tuple(trial.curve)}
-    values["losses"] = thin(trial.losses, values.pop("epochs"))
-    reason = values.pop("diverged")
-    return Row(**common, status=DIVERGED if reason else DONE, reason=reason, **values)
 
 
 def outcome(row: Row) -> str:
@@ -163,56 +150,18 @@ def overrides_of(text: str) -> List[str]:
     return [f"{key}={value}" for value in words(values)]
 
 
-def cell_config(arguments: argparse.Namespace, base: RunConfig, cell: Cell) -> RunConfig:
-    """Return the checked configuration of one cell: the same images per weight update.
-
-    Raises:
-        UserError: the micro-batch does not divide them, what is varied changes them, or the
-            configuration is not allowed.
-    """
-    images = cell.micro_batch * base.ipu.replication_factor
-    if global_batch(base) % images:
-        raise UserError(
-            f"--micro-batch {cell.micro_batch}: {cell.micro_batch} x {base.ipu.replication_factor} "
-            f"(replicas) does not divide the {global_batch(base)} images per weight update that "
-            f"CONFIG has; choose divisors, or another ipu.gradient_accumulation"
-        )
-    own = [
-        f"model.norm={cell.norm}",
-        f"ipu.micro_batch_size={cell.micro_batch}",
-        f"ipu.gradient_accumulation={global_batch(base) // images}",
-        f"seed={cell.seed}",
-    ]
-    config = load(arguments.config, [*arguments.overrides, *own, *cell.varied])
-    if global_batch(config) != global_batch(base):
-        raise UserError(
-            f"--vary {', '.join(cell.varied)}: that is {global_batch(config)} images per weight "
-            f"update instead of CONFIG's {global_batch(base)}; vary keys that leave them as they "
-            f"are, or compare twice"
-        )
-    if config.training.validate == "never":
-        raise UserError(
-            "training.validate=never: a comparison needs the accuracy after the last epoch; set "
-            "it to epoch or end"
-        )
-    return config
-
-
-def fingerprint_of(base: RunConfig) -> str:
-    """Return a digest of what all cells share; a row of another one is run again.
-
-    Keys at their defaults do not enter: rows stay valid when the program gains keys.
-    """
-    defaults = {key.name: key.default for key in documentation()}
-    shared = {
-        name: get(base, name)
-        for name, default in sorted(defaults.items())
-        if name not in OWN and get(base, name) != default
-    }
-    text = json.dumps({**shared, "images per weight update": global_batch(base)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def out_folder(arguments: argparse.Namespace, base: RunConfig) -> Path:
     """Return the folder of rows, runs and report."""
     return Path(arguments.out or Path(base.runs, f"compare-{base.name}"))
+
+
+def table(summaries: Sequence[Summary], sram: Sram) -> Table:
+    """Return the comparison as a table of the terminal, no heading cut off."""
+    columns, rows = without_variant(COLUMNS, table_rows(summaries, sram))
+    result = Table()
+    for column in columns:
+        parts = column.replace("-", "- ").split()
+        result.add_column(" ".join(parts), min_width=max(map(len, parts)), overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result

@@ -12,8 +12,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.files.weights import SAFETENSORS, check_target, write_weights
 from ipu_proxynorm.models import PROVIDERS
-from ipu_proxynorm.run.directory import RunDirectory
-from ipu_proxynorm.training.export import WEIGHTS, export
+from ipu_proxynorm.training.export import WEIGHTS, export, find_checkpoint
 
 
 def add_parser(subparsers: Any) -> None:
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Write the weights and print what they are and what to give the network."""
     out = Path(arguments.out)
     check_target(out, arguments.overwrite)
-    source = find(arguments.source, arguments.which)
+    source = find_checkpoint(arguments.source, arguments.which)
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"OUT {arguments.out!r} is the checkpoint itself; choose another name")
     exported = export(load_checkpoint(source), arguments.weights, arguments.provider)
@@ -75,30 +74,3 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.print(f"network: {about['network']}, then load_state_dict of {out.name}")
     if out.suffix != SAFETENSORS:
         console.print("only .safetensors keeps norm, epochs and accuracy beside the weights")
-
-
-def find(source: str, which: Any) -> Path:
-    """Return the checkpoint that is meant.
-
-    Raises:
-        UserError: there is no such folder or file, or no checkpoint in it.
-    """
-    path = Path(source)
-    if path.is_file():
-        if which is not None:
-            raise UserError(
-                f"--which {which}: {source!r} is one checkpoint; name the run's folder instead"
-            )
-        return path
-    directory = RunDirectory(path)
-    names = directory.checkpoints() if path.is_dir() else []
-    if not names:
-        why = "no checkpoint in it" if path.is_dir() else "no such folder or file"
-        raise UserError(
-            f"RUN_OR_CHECKPOINT {source!r}: {why}; expected the folder of a run that finished an "
-            f"epoch, e.g. runs/quickstart, or a checkpoint of one"
-        )
-    name = which or "last"
-    if name not in names:
-        raise UserError(f"--which {name}: {source!r} has {', '.join(names)}")
-    return directory.checkpoint(name)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.memory import MIB, find_chip
+from ipu_proxynorm.memory import MIB
 from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
 from ipu_proxynorm.memory.table import speed
 from ipu_proxynorm.prediction.planning import (
     RunPlan,
     global_batch,
     layer_names,
+    nothing_fits,
     plan_run,
     planned_yaml,
+    reasons,
+    stage_checkpoints,
 )
 
 
@@ -71,22 +74,6 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
-
-
-def nothing_fits(planned: RunPlan) -> str:
-    """Return the sentence that says what comes nearest to fitting, and what would help."""
-    nearest = planned.plans.nearest
-    if nearest is None:
-        return "nothing fits"
-    batch, verdict = nearest.batch, nearest.prediction.verdict
-    over = verdict.utilisation * find_chip(planned.chip).sram_bytes / MIB
-    return (
-        f"nothing fits on {planned.ipus} IPUs ({planned.chip}) with {batch.global_batch} images an "
-        f"update: nearest are {batch.stages} stages at micro-batch {batch.micro_batch} with the "
-        f"optimiser state {nearest.optimizer_location}, IPU {verdict.ipu} taking {over:,.0f} MiB "
-        f"({verdict.utilisation:.0%} of its memory, at most 85 % wanted); give more IPUs, a "
-        f"smaller network or image, or a lower precision (ipu.precision=16.16)"
-    )
 
 
 def show(planned: RunPlan, console: Console) -> None:
@@ -141,46 +128,3 @@ def stages_table(plan: Plan) -> Table:
             f"{budget.used / MIB:,.0f} MiB ({budget.utilisation:.0%})",
         )
     return table
-
-
-def stage_checkpoints(plan: Plan) -> List[List[str]]:
-    """Return the layers of each stage whose outputs are checkpoints."""
-    capture = plan.prediction.capture
-    found: List[List[str]] = [[] for _ in plan.stage_cycles]
-    for layer in plan.checkpoints:
-        inside = (o.stage for o in capture.operators if f"{o.layer}.".startswith(f"{layer}."))
-        found[next(inside)] += layer_names((layer,))
-    return found
-
-
-def reasons(planned: RunPlan) -> List[str]:
-    """Return why the best plan is the best, a sentence each."""
-    best, fitting = planned.best, planned.plans.fitting
-    batch, found = best.batch, []
-    if len(fitting) > 1:
-        second = fitting[1]
-        gain = best.images_per_second / second.images_per_second - 1
-        found.append(
-            f"{gain:.0%} more images/s than the runner-up ({second.batch.stages} x "
-            f"{second.batch.replicas}, micro-batch {second.batch.micro_batch})"
-        )
-    if batch.stages == 1:
-        found.append("the network fits on one IPU: no pipeline, no bubble")
-    else:
-        found.append(
-            f"{batch.stages} stages, balanced to {best.balance:.0%}; the pipeline fills and drains "
-            f"in {batch.bubble:.0%} of the time ({batch.gradient_accumulation} micro-batches an "
-            f"update, at least {2 * batch.stages - 1} needed)"
-        )
-    if best.checkpoints:
-        found.append("checkpoints: without them a stage would recompute more than it has room for")
-    if best.optimizer_location != "on-chip":
-        found.append(f"optimiser state {best.optimizer_location}: on chip it would not fit")
-    if batch.ipus < planned.ipus:
-        found.append(f"{planned.ipus - batch.ipus} IPUs stay idle: more would not be faster")
-    if "bn" in planned.config.model.norm and batch.micro_batch != planned.given.batch.micro_batch:
-        found.append(
-            f"Batch Norm sees micro-batches of {batch.micro_batch} instead of "
-            f"{planned.given.batch.micro_batch}, which changes what is trained"
-        )
-    return found

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import datetime
-import json
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.run.directory import CONFIG, METRICS, RunDirectory
-from ipu_proxynorm.run.state import read_state
+from ipu_proxynorm.run.listing import ListedRun, list_runs
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,34 +25,10 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(command=run)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One run as it is listed; accuracies are shares, None where there is none."""
-
-    name: str
-    state: str
-    network: str
-    norm: str
-    epochs: str
-    last: Optional[float]
-    best: Optional[float]
-    average: Optional[float]
-    seconds: Optional[float]
-    started: str
-    message: str
-
-
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Print a table of the runs, the newest last, and why those that failed did."""
     folder = Path(arguments.folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"DIR {str(folder)!r}: no such folder; expected one that holds runs, e.g. runs"
-        )
-    rows = sorted(
-        (row(path.parent) for path in folder.glob(f"*/{CONFIG}")),
-        key=lambda found: (found.started, found.name),
-    )
+    rows = list_runs(folder)
     if not rows:
         console.print(f"no runs in {folder} (run_ipu.py train CONFIG makes one)")
         return
@@ -71,56 +41,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             console.print(f"{found.name}: {found.message}")
 
 
-def row(folder: Path) -> Row:
-    """Return what the files in the folder of a run say."""
-    config: Optional[RunConfig] = None
-    message = ""
-    try:
-        config = RunDirectory(folder).config()
-    except UserError as error:
-        message = str(error)
-    state = read_state(folder)
-    done, last, best, average = 0, None, None, None
-    for line in metrics(folder):
-        if line.get("kind") == "validation":
-            last = line["accuracy"]
-            best = last if best is None else max(best, last)
-        elif line.get("kind") == "average":
-            average = line["accuracy"]
-        done = max(done, int(line.get("epoch", 0)))
-    return Row(
-        name=folder.name,
-        state=state.describe() if state else "unknown",
-        network=config.model.name if config else "?",
-        norm=config.model.norm if config else "?",
-        epochs=f"{done}/{config.training.epochs}" if config else f"{done}/?",
-        last=last,
-        best=best,
-        average=average,
-        seconds=state.seconds if state else None,
-        started=state.started if state else "",
-        message=message or (state.message or "" if state else ""),
-    )
-
-
-def metrics(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of a run's metrics; one that a full disk or a kill cut short is left out."""
-    path = folder / METRICS
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            with contextlib.suppress(ValueError):
-                values = json.loads(line)
-                if isinstance(values, dict):
-                    yield values
-
-
 #: Columns that a narrow terminal does without, the first first.
 SPARED = ("started", "network", "average", "best")
 
 
-def fitting(rows: List[Row], console: Console) -> Table:
+def fitting(rows: List[ListedRun], console: Console) -> Table:
     """Return the runs as a table that the terminal has room for, if need be with fewer columns."""
     columns = {
         "run": [found.name for found in rows],

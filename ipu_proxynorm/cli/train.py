@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, List, Optional
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,11 +21,12 @@ from ipu_proxynorm.run.directory import RunDirectory, writing_threads_quiet
 from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.optimizer import scaled_learning_rate
 from ipu_proxynorm.run.processes import Processes
-from ipu_proxynorm.run.run import Run, build
-from ipu_proxynorm.run.state import recorded
-from ipu_proxynorm.training import EpochResult, Evaluation, StepResult, check_continues, fit
+from ipu_proxynorm.run.run import Run
+from ipu_proxynorm.training import EpochResult, Evaluation, StepResult, fit
+from ipu_proxynorm.training.observers import Observers, observing
+from ipu_proxynorm.training.resume import begin
 from ipu_proxynorm.training.smoke import smoke
-from ipu_proxynorm.training.tracking import WandbTracker, load_wandb
+from ipu_proxynorm.training.tracking import load_wandb
 
 #: Seconds in which torchrun passes on the Ctrl-C that the terminal has sent to all its processes.
 SIGNAL_ECHO = 5.0
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, console: Console, processes: Processes) -
         if processes.first:
             show_smoke(config, console)
         return
-    run, start = prepare(config, arguments, processes)
+    run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
     with processes.together():
         directory = open_directory(config, arguments, processes.first)
     try:
@@ -87,26 +87,6 @@ def run(arguments: argparse.Namespace, console: Console, processes: Processes) -
             directory.close()
     if processes.first:
         console.print(f"{summary(last, directory)}; run in {directory.path}")
-
-
-def prepare(
-    config: RunConfig, arguments: argparse.Namespace, processes: Processes
-) -> Tuple[Run, Optional[Checkpoint]]:
-    """Return the run, and the checkpoint that it goes on from, where it does.
-
-    Raises:
-        UserError: the run cannot be built, or the checkpoint is of another one.
-    """
-    start = None
-    with processes.together():
-        if arguments.resume and processes.first:
-            start = find_start(config, arguments.checkpoint)
-    start = processes.of_first(start)  # wherever the others run: they need not see the folder
-    with processes.together():
-        run = build(config, initialize=start is None, processes=processes)
-        if start is not None:
-            check_continues(run, start)
-    return run, start
 
 
 def open_directory(
@@ -138,44 +118,8 @@ def observed(
         stack.enter_context(interruption.watch())
         observe: Optional[Observers] = None
         if processes.first:
-            observe = stack.enter_context(Observers(wandb, run.config, directory))
+            observe = stack.enter_context(observing(wandb, run.config, directory))
         return show_progress(run, directory, console, start, interruption, observe)
-
-
-class Observers:
-    """What follows a run from outside: its state on disk, and Weights & Biases where asked for."""
-
-    def __init__(self, wandb: Any, config: RunConfig, directory: RunDirectory) -> None:
-        self._recorded = recorded(directory.path)
-        self._wandb, self._config, self._folder = wandb, config, str(directory.path)
-        self.tracker: Optional[WandbTracker] = None
-        self._step = 0
-
-    def __enter__(self) -> Observers:
-        self.recorder = self._recorded.__enter__()
-        try:
-            if self._wandb is not None:
-                self.tracker = WandbTracker(
-                    self._wandb, self._config, self._folder, self.recorder.started
-                )
-        except BaseException:
-            self._recorded.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if self.tracker is not None:
-            self.tracker.close(failed=error is not None)
-        self._recorded.__exit__(kind, error, traceback)
-
-    def __call__(self, result: Union[StepResult, EpochResult]) -> None:
-        """Take note of a step or an epoch."""
-        if isinstance(result, StepResult):
-            self._step = result.step
-        else:
-            self.recorder.write()
-        if self.tracker is not None:
-            self.tracker.log(result, self._step)
 
 
 def summary(last: EpochResult, directory: RunDirectory) -> str:
@@ -202,14 +146,6 @@ def show_smoke(config: RunConfig, console: Console) -> None:
         f"smoke: passed: loss {result.step.loss:.4f} at learning rate "
         f"{result.step.learning_rate:g}; one update changed {result.updated} of {tensors} tensors"
     )
-
-
-def find_start(config: RunConfig, name: str) -> Optional[Checkpoint]:
-    """Return the checkpoint that ``--resume`` goes on from; None: the run has none yet."""
-    directory = RunDirectory(Path(config.runs, config.name))
-    if not directory.checkpoints():
-        return None
-    return load_checkpoint(directory.checkpoint(name))
 
 
 def describe(run: Run, console: Console) -> None:

@@ -77,7 +77,7 @@ def write_state(folder: Path, state: RunState) -> None:
         stream.write(text.encode())
 
 
-class Recorder:
+class StateRecorder:
     """Keeps ``state.json`` of a run that begins or goes on now."""
 
     def __init__(self, folder: Path) -> None:
@@ -113,13 +113,13 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def recorded(folder: Path) -> Iterator[Recorder]:
+def recorded(folder: Path) -> Iterator[StateRecorder]:
     """Record a run as running meanwhile, and then how it ended.
 
     Raises:
         UserError: the folder cannot be written as it begins.
     """
-    recorder = Recorder(folder)
+    recorder = StateRecorder(folder)
     recorder.write()
     try:
         yield recorder

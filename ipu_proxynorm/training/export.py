@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, Progress
 from ipu_proxynorm.ipu import create_network, precision_of, set_weights_type
 from ipu_proxynorm.models import creating_call, default_resolution, to_timm, to_torchvision
+from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import averaged, load_state, own_image_size
 
 WEIGHTS = ("raw", "average")
@@ -135,3 +137,34 @@ def metadata(checkpoint: Checkpoint, config: RunConfig, which: str) -> Dict[str,
     if which == "raw" and checkpoint.validation_accuracy is not None:
         about["validation_accuracy"] = f"{checkpoint.validation_accuracy:.6g}"
     return about
+
+
+def find_checkpoint(source: str, which: Optional[str]) -> Path:
+    """Return the checkpoint that is meant.
+
+    Args:
+        source: folder of a run, or a checkpoint.
+        which: of a run's checkpoints; None: ``last``.
+
+    Raises:
+        UserError: there is no such folder or file, or no checkpoint in it.
+    """
+    path = Path(source)
+    if path.is_file():
+        if which is not None:
+            raise UserError(
+                f"--which {which}: {source!r} is one checkpoint; name the run's folder instead"
+            )
+        return path
+    directory = RunDirectory(path)
+    names = directory.checkpoints() if path.is_dir() else []
+    if not names:
+        why = "no checkpoint in it" if path.is_dir() else "no such folder or file"
+        raise UserError(
+            f"RUN_OR_CHECKPOINT {source!r}: {why}; expected the folder of a run that finished an "
+            f"epoch, e.g. runs/quickstart, or a checkpoint of one"
+        )
+    name = which or "last"
+    if name not in names:
+        raise UserError(f"--which {name}: {source!r} has {', '.join(names)}")
+    return directory.checkpoint(name)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, List, Mapping, Optional
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
 from ipu_proxynorm.config import RunConfig, documentation, loads
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState
+from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState, load_checkpoint
 from ipu_proxynorm.run.arithmetic import BatchArithmetic
-from ipu_proxynorm.run.run import Run, load_weights
+from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.processes import Processes
+from ipu_proxynorm.run.run import Run, build, load_weights
 from ipu_proxynorm.run.schedule import step_schedule
 
 #: Keys that may differ from the run's own: none changes what a weight update is.
@@ -128,3 +131,37 @@ def capture(
             extra=extra,
         ),
     )
+
+
+def find_start(config: RunConfig, name: str) -> Optional[Checkpoint]:
+    """Return the checkpoint from which a run goes on; None: the run has none yet."""
+    directory = RunDirectory(Path(config.runs, config.name))
+    if not directory.checkpoints():
+        return None
+    return load_checkpoint(directory.checkpoint(name))
+
+
+def begin(
+    config: RunConfig, resume: bool, name: str, processes: Processes
+) -> Tuple[Run, Optional[Checkpoint]]:
+    """Return the run, and the checkpoint that it goes on from, where it does.
+
+    Args:
+        config: of the run.
+        resume: go on with the run of that name, if it has a checkpoint.
+        name: of the checkpoint, such as ``last``.
+        processes: that share the run; they need not see its folder, the first one aside.
+
+    Raises:
+        UserError: the run cannot be built, or the checkpoint is of another one.
+    """
+    start = None
+    with processes.together():
+        if resume and processes.first:
+            start = find_start(config, name)
+    start = processes.of_first(start)
+    with processes.together():
+        run = build(config, initialize=start is None, processes=processes)
+        if start is not None:
+            check_continues(run, start)
+    return run, start

@@ -233,7 +233,7 @@ def test_too_little_memory_is_one_sentence_and_other_failures_are_not(monkeypatc
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("ipu_proxynorm.cli.train.build", fail)
+    monkeypatch.setattr("ipu_proxynorm.training.resume.build", fail)
     assert main(["train", "configs/quickstart.yaml"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1

@@ -7,8 +7,6 @@ import pytest
 
 from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli import main
-from ipu_proxynorm.cli.memory import largest
-from ipu_proxynorm.memory import IpuBudget
 from ipu_proxynorm.models.resnetv2 import ResNetV2
 
 QUICKSTART = "configs/quickstart.yaml"
@@ -67,13 +65,6 @@ def test_files_hold_what_is_printed(written):
     assert len(rows) == 2 * 2 + 2 * 3  # IPUs of each norm, and each norm's sweep
     assert int(rows[0]["code"]) == first["ipus"][0]["terms"]["code"]
     assert int(rows[0]["used"]) == sum(first["ipus"][0]["terms"].values())
-
-
-def test_the_largest_is_the_last_before_the_first_that_does_not_fit():
-    budgets = [(at, IpuBudget(0, (0,), {"code": size}, {}, 100)) for at, size in
-               ((1, 40), (2, 85), (3, 86), (4, 60))]  # fmt: skip
-    assert largest(budgets) == 2
-    assert largest(budgets[2:]) is None
 
 
 @pytest.mark.parametrize(

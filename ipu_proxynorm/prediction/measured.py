@@ -1,4 +1,4 @@
-"""The compiler's own memory figures beside the prediction; not run on hardware."""
+"""The compiler's own memory figures of a run's program; not run on hardware."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from ipu_proxynorm.backend import SIMULATED, poptorch
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
-from ipu_proxynorm.memory import MIB, Prediction
-from ipu_proxynorm.memory.table import aligned
 from ipu_proxynorm.prediction.footprint import describe_data, micro_batch
 from ipu_proxynorm.run.run import create_program
 
@@ -67,12 +65,3 @@ def measure(config: RunConfig) -> List[int]:
         report = pva.openReport(str(path))
         ipus = report.compilation.ipus
         return [sum(tile.memory.total.excludingGaps for tile in one.tiles) for one in ipus]
-
-
-def beside(prediction: Prediction, measured: List[int]) -> str:
-    """Return a table of predicted and measured memory by IPU."""
-    rows = [["MiB", "predicted", "by the compiler", "ratio"]]
-    for budget, size in zip(prediction.ipus, measured):
-        ratio = f"{budget.used / size:.2f}"
-        rows.append([f"IPU {budget.ipu}", f"{budget.used / MIB:,.0f}", f"{size / MIB:,.0f}", ratio])
-    return aligned(rows)

@@ -1,4 +1,4 @@
-"""What ``analyse`` and ``compare`` share: formats, versions, the command line, and the files."""
+"""What a command found, written in each format: page, plots, table, values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
 
 FORMATS = ("html", "png", "svg", "csv", "json")
 DRAWN = ("html", "png", "svg")
-DEFAULT = "html,png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,28 +52,27 @@ class Findings:
     title: str = ""
 
 
-def add_format(parser: Any) -> None:
-    """Add ``--format`` to a parser."""
-    parser.add_argument(
-        "--format",
-        default=DEFAULT,
-        help=f"what to write, of {', '.join(FORMATS)}; default: {DEFAULT}",
-    )
-
-
-def formats_of(text: str) -> List[str]:
+def formats_of(text: str, choices: Sequence[str] = FORMATS) -> List[str]:
     """Return the formats between commas.
 
     Raises:
-        UserError: one is unknown, or there is none; or it is drawn, and matplotlib is missing.
+        UserError: one is unknown, or there is none.
     """
     words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     for word in words or [text]:
-        if word not in FORMATS:
-            raise unknown_name("--format", word, FORMATS)
-    if set(words) & set(DRAWN):
-        import ipu_proxynorm.report.figure  # noqa: F401  says what to install where it is missing
+        if word not in choices:
+            raise unknown_name("--format", word, choices)
     return words
+
+
+def check_drawing(formats: Sequence[str]) -> None:
+    """Check, before anything is computed, that what is drawn of the formats can be.
+
+    Raises:
+        UserError: matplotlib is missing; says what to install.
+    """
+    if set(formats) & set(DRAWN):
+        import ipu_proxynorm.report.figure  # noqa: F401
 
 
 def check_writable(folder: Path, option: str = "--out") -> None:

@@ -1,0 +1,138 @@
+"""The runs of a comparison: the configuration of each, what it leaves, what memory it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Dict, List, Mapping, Sequence, Tuple
+
+import torch
+
+from ipu_proxynorm.analysis.comparison import DIVERGED, DONE, UNDEFINED, Cell, Row, thin
+from ipu_proxynorm.config import RunConfig, documentation, load
+from ipu_proxynorm.config.check import get
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.ipu import training_options
+from ipu_proxynorm.memory import predict
+from ipu_proxynorm.prediction.planning import global_batch
+from ipu_proxynorm.run.mixing import draw
+from ipu_proxynorm.run.run import build
+from ipu_proxynorm.training.trial import train_trial, why_undefined
+
+#: Predicted bytes on the fullest IPU, by norm, micro-batch and variant.
+Sram = Dict[Tuple[str, int, str], int]
+
+#: Keys that a cell sets by itself, and what to vary them with.
+OWN = {
+    "name": "runs are named after what they vary",
+    "runs": "choose the folder with --out",
+    "seed": "choose with --seeds",
+    "model.norm": "choose with --norms",
+    "ipu.micro_batch_size": "choose with --micro-batch",
+    "ipu.gradient_accumulation": "it follows from --micro-batch and the images per weight update",
+}
+
+
+def cell_config(source: str, overrides: Sequence[str], base: RunConfig, cell: Cell) -> RunConfig:
+    """Return the checked configuration of one cell: the same images per weight update.
+
+    Args:
+        source: YAML file of the comparison.
+        overrides: of all cells.
+        base: what both describe.
+        cell: of the comparison.
+
+    Raises:
+        UserError: the micro-batch does not divide them, what is varied changes them, or the
+            configuration is not allowed.
+    """
+    images = cell.micro_batch * base.ipu.replication_factor
+    if global_batch(base) % images:
+        raise UserError(
+            f"--micro-batch {cell.micro_batch}: {cell.micro_batch} x {base.ipu.replication_factor} "
+            f"(replicas) does not divide the {global_batch(base)} images per weight update that "
+            f"CONFIG has; choose divisors, or another ipu.gradient_accumulation"
+        )
+    own = [
+        f"model.norm={cell.norm}",
+        f"ipu.micro_batch_size={cell.micro_batch}",
+        f"ipu.gradient_accumulation={global_batch(base) // images}",
+        f"seed={cell.seed}",
+    ]
+    config = load(source, [*overrides, *own, *cell.varied])
+    if global_batch(config) != global_batch(base):
+        raise UserError(
+            f"--vary {', '.join(cell.varied)}: that is {global_batch(config)} images per weight "
+            f"update instead of CONFIG's {global_batch(base)}; vary keys that leave them as they "
+            f"are, or compare twice"
+        )
+    if config.training.validate == "never":
+        raise UserError(
+            "training.validate=never: a comparison needs the accuracy after the last epoch; set "
+            "it to epoch or end"
+        )
+    return config
+
+
+def fingerprint_of(base: RunConfig) -> str:
+    """Return a digest of what all cells share; a row of another one is run again.
+
+    Keys at their defaults do not enter: rows stay valid when the program gains keys.
+    """
+    defaults = {key.name: key.default for key in documentation()}
+    shared = {
+        name: get(base, name)
+        for name, default in sorted(defaults.items())
+        if name not in OWN and get(base, name) != default
+    }
+    text = json.dumps({**shared, "images per weight update": global_batch(base)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_cell(cell: Cell, config: RunConfig, fingerprint: str, folder: Path) -> Row:
+    """Train one cell, or say why its norm is undefined."""
+    config = dataclasses.replace(config, name=cell.name, runs=str(folder / "runs"))
+    common = {**dataclasses.asdict(cell), "varied": cell.varied, "fingerprint": fingerprint}
+    reason = why_undefined(config)
+    if reason:
+        return Row(**common, status=UNDEFINED, reason=reason)
+    trial = train_trial(config)
+    values = {**vars(trial), "curve": tuple(trial.curve)}
+    values["losses"] = thin(trial.losses, values.pop("epochs"))
+    reason = values.pop("diverged")
+    return Row(**common, status=DIVERGED if reason else DONE, reason=reason, **values)
+
+
+def predicted_sram(
+    configs: Mapping[Cell, RunConfig], rows: Sequence[Row]
+) -> Tuple[Sram, List[str]]:
+    """Return the memory of every norm, micro-batch and variant; and why of some it is not known."""
+    found: Sram = {}
+    unknown: List[str] = []
+    for row in rows:
+        key = (row.norm, row.micro_batch, row.cell.variant)
+        if row.status == UNDEFINED or key in found:
+            continue
+        config = configs[row.cell]
+        run = build(config)
+        images = torch.zeros(
+            row.micro_batch, run.data.channels, *run.data.image_size, dtype=torch.uint8
+        )
+        labels = torch.zeros(row.micro_batch, dtype=torch.int64)
+        mixing = draw(config.training, images.shape, config.seed, 1, 0)
+        try:
+            prediction = predict(
+                run.program,
+                training_options(config.ipu, config.seed),
+                (images, labels, *mixing),
+                optimizer=run.optimizer,
+                training=True,
+                advise=False,
+            )
+        except UserError as error:
+            unknown.append(f"{row.cell.name}: memory is not predicted ({error})")
+            continue
+        found[key] = max(ipu.used for ipu in prediction.ipus)
+    return found, unknown

@@ -1,0 +1,115 @@
+"""The power decomposition over depth as files: a page, a table of all layers, plots."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from ipu_proxynorm.analysis import POWERS, Power
+from ipu_proxynorm.config import RunConfig, dump
+from ipu_proxynorm.report import findings
+
+COLUMNS = ("norm", "number", "layer", *POWERS, "sum", "mean power", "instances")
+
+
+#: Of the short table, on the terminal and at the head of the page.
+EXCERPT = ("norm", "layer", "P1", "P2", "P3", "P4", "mean power")
+
+
+#: For each curve of the plots its power after each normalization, by layer.
+Result = Dict[str, Dict[str, Power]]
+
+
+def labels(folders: Sequence[str], configs: Sequence[RunConfig]) -> List[str]:
+    """Return a name of its own for each run: its norm, and what tells it from others of that."""
+    norms = [config.model.norm for config in configs]
+    ends = [Path(folder).resolve().name for folder in folders]
+    return [
+        norm if norms.count(norm) == 1 else f"{norm} ({end if ends.count(end) == 1 else folder})"
+        for norm, end, folder in zip(norms, ends, folders)
+    ]
+
+
+def excerpt(result: Result) -> List[Tuple[str, ...]]:
+    """Return the first, the middle and the last normalization of each norm, by `EXCERPT`."""
+    rows = []
+    for norm, found in result.items():
+        layers = list(found)
+        for place in sorted({0, len(layers) // 2, len(layers) - 1}):
+            power = found[layers[place]]
+            values = [getattr(power, name) for name in (*POWERS, "mean_power")]
+            figures = [f"{value:.4f}" for value in values]
+            rows.append((norm, f"{layers[place]} ({place + 1})", *figures))
+    return rows
+
+
+def table_rows(result: Result) -> List[Tuple[Any, ...]]:
+    """Return every normalization of every norm as a row, by `COLUMNS`."""
+    return [
+        (norm, number, layer, p.p1, p.p2, p.p3, p.p4, p.total, p.mean_power, p.instances)
+        for norm, found in result.items()
+        for number, (layer, p) in enumerate(found.items(), start=1)
+    ]
+
+
+def power_findings(config: RunConfig, result: Result) -> findings.Findings:
+    """Return what to write of the power after each normalization.
+
+    Args:
+        config: of the network.
+        result: its power under each norm, or that of each run.
+    """
+    curves: Mapping[str, Mapping[str, Sequence[float]]] = {
+        norm: {name: [getattr(p, name) for p in found.values()] for name in POWERS}
+        for norm, found in result.items()
+    }
+    rows = table_rows(result)
+    title = f"Power after each normalization: {config.model.name} on {config.data.name}"
+
+    def figures() -> Dict[str, Any]:
+        from ipu_proxynorm.report.power import combined
+
+        return {"power": combined(curves)}
+
+    def report() -> Any:
+        from ipu_proxynorm.report.html import HtmlTable, Report, Section
+        from ipu_proxynorm.report.power import panels
+
+        text = [[v if isinstance(v, str) else f"{v:.6g}" for v in row] for row in rows]
+        return Report(
+            title=title,
+            text=[
+                "μ and σ are the mean and the standard deviation over space of one channel of one "
+                "image, after normalization and before scale, shift and activation. Means E and "
+                "variances Var are over images; powers are means over channels. The four sum to "
+                "the mean power of the tensor, which is 1 after normalization."
+            ],
+            command=findings.command_line(),
+            configuration=dump(config),
+            versions=findings.versions(),
+            sections=[
+                Section("Over depth", norms=list(curves), panels=panels(curves, title)),
+                Section(
+                    "Figures",
+                    tables=[
+                        HtmlTable("First, middle and last normalization", EXCERPT, excerpt(result)),
+                        HtmlTable(
+                            f"Every normalization, in order of depth ({len(text)} rows)",
+                            [name.upper() if name in POWERS else name for name in COLUMNS],
+                            text,
+                            folded=True,
+                        ),
+                    ],
+                ),
+            ],
+        )
+
+    values = {
+        "config": dump(config),
+        "power": {
+            norm: {layer: dataclasses.asdict(power) for layer, power in found.items()}
+            for norm, found in result.items()
+        },
+    }
+    return findings.Findings(COLUMNS, rows, values, figures, report, title)
