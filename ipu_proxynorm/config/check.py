@@ -8,6 +8,7 @@ from typing import Any
 from ipu_proxynorm.config.optimizers import OPTIMIZERS, check_optimizer
 from ipu_proxynorm.config.schema import RunConfig, ScheduleConfig
 from ipu_proxynorm.errors import UserError, unknown_name
+from ipu_proxynorm.stages import micro_batches_needed
 
 CHOICES = {
     "ipu.execution": ("pipelined", "sharded"),
@@ -134,7 +135,7 @@ def check_pipeline(config: RunConfig) -> None:
         raise UserError(
             f"ipu.available_memory_proportion={proportions}: expected numbers from 0 to 1"
         )
-    least, given = 2 * stages - 1, config.ipu.gradient_accumulation
+    least, given = micro_batches_needed(stages, training=True), config.ipu.gradient_accumulation
     if config.ipu.execution == "pipelined" and stages > 1 and given < least:
         raise UserError(
             f"ipu.gradient_accumulation={given}: a pipeline of {stages} stages (ipu.splits="

@@ -10,6 +10,7 @@ from ipu_proxynorm.memory.boundaries import Boundary, boundaries
 from ipu_proxynorm.memory.chip import MIB
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.stages import micro_batches_needed
 
 #: Predicted utilisation up to which a program surely fits.
 SAFE = 0.85
@@ -212,7 +213,11 @@ def _with_a_stage(layout: Layout, stage: int, splits: int) -> Layout:
     shares = list(layout.available_memory_proportion)
     if len(shares) > 1:
         shares.insert(stage, layout.proportion(stage))
-    least = 2 * splits + 1 if layout.optimizer and layout.schedule == "pipelined" else 1
+    least = (
+        micro_batches_needed(splits + 1, True)
+        if layout.optimizer and layout.schedule == "pipelined"
+        else 1
+    )
     return dataclasses.replace(
         layout,
         available_memory_proportion=tuple(shares),

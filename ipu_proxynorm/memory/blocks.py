@@ -1,4 +1,4 @@
-"""Where the blocks of a model begin, and the stage and IPU on which PopTorch puts each.
+"""Where the blocks of a model begin, and the IPU on which PopTorch puts each.
 
 PopTorch has no public way to ask for either. What is read here is read as PopTorch 3.4's
 ``python/`` has it, named with its place, and its lack is an error: no default stands in for it.
@@ -70,11 +70,12 @@ def blocks_begun(recorder: Recorder) -> Iterator[None]:
         poptorch.recomputationCheckpoint = checkpoint
 
 
-def placement(options: Optional[Any]) -> Callable[[Optional[str], Optional[int]], Tuple[int, int]]:
-    """Return the function from a block's name and IPU to its stage and IPU.
+def placement(options: Optional[Any]) -> Callable[[Optional[str], Optional[int]], int]:
+    """Return the function from a block's name and IPU to the IPU that it is placed on.
 
     Args:
-        options: ``poptorch.Options``; None: each block is a stage of its own, in order.
+        options: ``poptorch.Options``; None: each block that names no IPU is on one of its own,
+            in order.
 
     Raises:
         UserError: PopTorch is not as it was.
@@ -85,7 +86,7 @@ def placement(options: Optional[Any]) -> Callable[[Optional[str], Optional[int]]
         # options.py:1169 and 736. A copy: the trace that PopTorch makes later numbers from 0.
         manager = copy.deepcopy(options._execution_strategy)._stages_manager
 
-    def place(user_id: Optional[str], ipu_id: Optional[int]) -> Tuple[int, int]:
+    def place(user_id: Optional[str], ipu_id: Optional[int]) -> int:
         # What IStageManager.beginStage does (_options_impl.py:238) but for the operator at its end,
         # which exists while PopTorch compiles only.
         with as_in_poptorch("the stages of blocks"):
@@ -93,17 +94,16 @@ def placement(options: Optional[Any]) -> Callable[[Optional[str], Optional[int]]
             manager._current_ipu = ipu_id
             stage = manager.getStage(name)  # its attributes: options.py:688
             ipu = ipu_id if stage._ipu is None else stage._ipu
-            number = max(stage._stage_id, stage._phase_id)
-            return number, stage._stage_id if ipu is None else ipu
+            return int(stage._stage_id if ipu is None else ipu)
 
     return place
 
 
-def _in_order() -> Callable[[Optional[str], Optional[int]], Tuple[int, int]]:
+def _in_order() -> Callable[[Optional[str], Optional[int]], int]:
     numbers: Dict[str, int] = {}
 
-    def place(user_id: Optional[str], ipu_id: Optional[int]) -> Tuple[int, int]:
-        stage = numbers.setdefault(str(user_id), len(numbers) + 1)
-        return stage, stage if ipu_id is None else ipu_id
+    def place(user_id: Optional[str], ipu_id: Optional[int]) -> int:
+        number = numbers.setdefault(str(user_id), len(numbers) + 1)
+        return number if ipu_id is None else ipu_id
 
     return place

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipu_proxynorm.memory.graph import MATMULS, Capture, OperatorRecord, TensorRecord
+from ipu_proxynorm.stages import StageCount
 
 # What an element takes on an IPU: no 64-bit types there.
 _ELEMENT_BYTES = {torch.int64: 4, torch.float64: 4, torch.bool: 1}
@@ -82,7 +83,7 @@ class Recorder:
         model: on the meta device.
         inputs: on the meta device.
         micro_batch: by which sizes are told to scale.
-        place: from a block's name and IPU to its stage and IPU.
+        place: from a block's name and IPU to the IPU that it is placed on.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Recorder:
         model: nn.Module,
         inputs: Sequence[Tensor],
         micro_batch: int,
-        place: Callable[[Optional[str], Optional[int]], Tuple[int, int]],
+        place: Callable[[Optional[str], Optional[int]], int],
     ) -> None:
         self._micro_batch = micro_batch
         self._place = place
@@ -101,7 +102,7 @@ class Recorder:
         self._layers: List[str] = [""]
         self._order: Dict[str, None] = {}
         self._stage = 0
-        self._stage_ipus: Dict[int, int] = {0: 0}
+        self._stages = StageCount()
         self._stage_names: Dict[int, str] = {}
         self._checkpoints: Set[int] = set()
         self._claimed: Set[Any] = set()
@@ -133,8 +134,7 @@ class Recorder:
 
     def begin_block(self, user_id: Optional[str], ipu_id: Optional[int]) -> None:
         """Note that what follows belongs to another block."""
-        self._stage, ipu = self._place(user_id, ipu_id)
-        self._stage_ipus[self._stage] = ipu
+        self._stage = self._stages.begin(self._place(user_id, ipu_id))
         self._stage_names.setdefault(self._stage, str(user_id))
 
     def checkpoint(self, tree: Any) -> None:
@@ -248,19 +248,17 @@ class Recorder:
         for name, gradient in gradients.items():
             draft = self._drafts[self._index_of(gradient, "gradient")]
             draft.role, draft.name = "weight_gradient", name
-        stages = sorted(self._stage_ipus)
-        number = {stage: position for position, stage in enumerate(stages)}
         forward = sum(1 for i, o in enumerate(self._operators) if o["source"] == i)
         return Capture(
             operators=tuple(
-                OperatorRecord(index=i, backward=i >= forward, **{**o, "stage": number[o["stage"]]})
+                OperatorRecord(index=i, backward=i >= forward, **o)
                 for i, o in enumerate(self._operators)
             ),
             tensors=tuple(self._record(i, d) for i, d in enumerate(self._drafts)),
             micro_batch=self._micro_batch,
             layers=tuple(self._order),
-            stage_names=tuple(self._stage_names.get(s, str(s)) for s in stages[1:]),
-            stage_ipus=tuple(self._stage_ipus[s] for s in stages),
+            stage_names=tuple(self._stage_names[s] for s in range(1, len(self._stages.ipus))),
+            stage_ipus=tuple(self._stages.ipus),
             checkpoints=tuple(sorted(self._checkpoints)),
             outputs=_unique(self._index_of(t, "constant") for t in outputs),
             training=training,

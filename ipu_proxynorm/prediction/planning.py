@@ -12,6 +12,7 @@ from ipu_proxynorm.memory import MIB, find_chip
 from ipu_proxynorm.memory.planner import BatchLayout, Plan, Planner, Plans
 from ipu_proxynorm.prediction.footprint import Footprint, footprint
 from ipu_proxynorm.run.mixing import mixing_of
+from ipu_proxynorm.stages import micro_batches_needed
 
 #: What `Classification` calls the network that it wraps.
 _PREFIX = "model."
@@ -166,7 +167,7 @@ def reasons(planned: RunPlan) -> List[str]:
         found.append(
             f"{batch.stages} stages, balanced to {best.balance:.0%}; the pipeline fills and drains "
             f"in {batch.bubble:.0%} of the time ({batch.gradient_accumulation} micro-batches an "
-            f"update, at least {2 * batch.stages - 1} needed)"
+            f"update, at least {micro_batches_needed(batch.stages, training=True)} needed)"
         )
     if best.checkpoints:
         found.append("checkpoints: without them a stage would recompute more than it has room for")

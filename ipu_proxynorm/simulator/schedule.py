@@ -194,8 +194,7 @@ def of(executor: PoplarExecutor) -> Schedule:
     micro_batches = (
         options.Training.gradient_accumulation if training else options.device_iterations
     )
-    ipus = {max(stage, phase): ipu for stage, phase, ipu in program.placements}
-    stage_ipus = [ipus.get(stage, stage) for stage in range(max(ipus) + 1)]
+    stage_ipus = program.stage_ipus
     make = pipelined if pipeline.is_pipelined(options) else sequential
     return make(stage_ipus, micro_batches, training)
 

@@ -18,6 +18,7 @@ from ipu_proxynorm.models.factory import architecture, check_resolution
 from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import Run, build
+from ipu_proxynorm.stages import micro_batches_needed
 from ipu_proxynorm.training.loop import StepResult, fit
 
 #: Images of noise stand in for these; the others come with a package.
@@ -69,7 +70,9 @@ def smaller(config: RunConfig) -> RunConfig:
             "micro_batch_size": min(config.ipu.micro_batch_size, 2),
             # A state that is sharded over replicas needs two of them.
             "replication_factor": 2 if config.ipu.optimizer_state == "sharded" else 1,
-            "gradient_accumulation": 2 * stages - 1 if pipelined else 1,
+            "gradient_accumulation": micro_batches_needed(stages, training=True)
+            if pipelined
+            else 1,
             "device_iterations": 1,
             "inference_device_iterations": 1,
             "splits": splits,

@@ -114,6 +114,17 @@ def test_blocks_within_forward_are_stages_and_checkpoints_are_known():
     assert [captured.tensors[i].layer for i in captured.checkpoints] == ["first"]
 
 
+def test_an_ipu_that_is_gone_back_to_holds_a_further_stage():
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+    for layer, ipu in zip(model, (0, 1, 1, 0)):
+        poptorch.BeginBlock(layer, ipu_id=ipu)
+    for options in (None, poptorch.Options()):
+        captured = memory.capture(model, [torch.zeros(2, 8)], options=options)
+        assert captured.stage_ipus == (0, 1, 0)
+        stages = [o.stage for o in captured.operators if o.name == "addmm"]
+        assert stages == [0, 1, 1, 2]
+
+
 def test_splits_that_are_no_layer_or_out_of_order_are_named():
     captured = memory.capture(network(), [IMAGES])
     with pytest.raises(UserError, match=r"'layer7' is no layer that runs.*nearest: 0, 1, 2"):

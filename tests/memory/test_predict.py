@@ -172,16 +172,16 @@ def test_options_that_lack_what_poptorchs_have_are_refused(read, missing):
         read(Renamed().replicationFactor(4))
 
 
-def test_stages_of_blocks_are_those_that_poptorch_gives_them():
+def test_ipus_of_blocks_are_those_that_poptorch_gives_them():
     options = poptorch.Options()
     stages = [poptorch.Stage("first"), poptorch.Stage("second").ipu(3)]
     options.setExecutionStrategy(poptorch.PipelinedExecution(*stages))
     place = placement(options)
-    assert place("second", 0) == (1, 3)
-    assert place("first", 2) == (0, 2)
-    assert place("first", None) == (0, 0)
+    assert place("second", 0) == 3
+    assert place("first", 2) == 2
+    assert place("first", None) == 0
     options.setExecutionStrategy(poptorch.ShardedExecution(poptorch.AutoStage.SameAsIpu))
-    assert placement(options)(None, 2) == (2, 2)
+    assert placement(options)(None, 2) == 2
 
 
 def test_a_model_of_several_types_keeps_them():

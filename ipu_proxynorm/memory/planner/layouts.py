@@ -6,6 +6,7 @@ import dataclasses
 from typing import Dict, List
 
 from ipu_proxynorm.errors import UserError, unknown_name
+from ipu_proxynorm.stages import micro_batches_needed
 
 #: IPUs of the systems that Graphcore sells under these names.
 SYSTEMS: Dict[str, int] = {
@@ -87,7 +88,7 @@ def batch_layouts(
             share, rest = divmod(global_batch, replicas)
             for micro_batch in range(1, min(share, most_micro_batch) + 1):
                 accumulation, left = divmod(share, micro_batch)
-                enough = stages == 1 or accumulation >= 2 * stages - 1
+                enough = stages == 1 or accumulation >= micro_batches_needed(stages, True)
                 if not rest and not left and enough:
                     layouts.append(BatchLayout(stages, replicas, micro_batch, accumulation))
     return layouts

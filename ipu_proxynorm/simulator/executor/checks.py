@@ -70,4 +70,4 @@ def check_program(program: Program, options: Options, training: bool) -> None:
             layer="popart_exception",
         )
     ipus.ipus_needed(program.placements, options)
-    pipeline.check(program.placements, options, training)
+    pipeline.check(program.stage_ipus, program.placements, options, training)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import List, Set, Tuple
+from typing import Collection, Set, Tuple
 
 from .. import poptorch_core
 from .._logging import logger
@@ -17,12 +17,12 @@ def _error(message: str) -> poptorch_core.Error:
     return poptorch_core.createError(message, layer="poptorch_cpp_error")
 
 
-def ipus_per_replica(placements: List[Tuple[int, int, int]]) -> int:
+def ipus_per_replica(placements: Collection[Tuple[int, int, int]]) -> int:
     """Return how many IPUs one replica occupies, those between used ones included."""
-    return max(ipu for _, _, ipu in placements) + 1
+    return max((ipu for _, _, ipu in placements), default=0) + 1
 
 
-def ipus_needed(placements: List[Tuple[int, int, int]], options: Options) -> int:
+def ipus_needed(placements: Collection[Tuple[int, int, int]], options: Options) -> int:
     """Return how many IPUs a model occupies, all replicas together.
 
     Args:

@@ -1,8 +1,10 @@
-"""What an execution strategy demands of the number of micro-batches."""
+"""What an execution strategy demands of the number of micro-batches, and of the stages."""
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import Dict, Mapping, Sequence, Set, Tuple
+
+from ipu_proxynorm.stages import merged, micro_batches_needed
 
 from .. import poptorch_core
 from ..options import Options
@@ -15,23 +17,32 @@ def is_pipelined(options: Options) -> bool:
     return isinstance(strategy, PipelinedExecution) and not isinstance(strategy, ShardedExecution)
 
 
-def stage_count(placements: List[Tuple[int, int, int]]) -> int:
-    """Return the number of pipeline stages: the last one's number plus one."""
-    return max(stage for stage, _, _ in placements) + 1
-
-
-def check(placements: List[Tuple[int, int, int]], options: Options, training: bool) -> None:
+def check(
+    stage_ipus: Sequence[int],
+    placements: Mapping[Tuple[int, int, int], object],
+    options: Options,
+    training: bool,
+) -> None:
     """Check that enough micro-batches are under way to fill the pipeline.
 
+    Source: PopTorch ``popart_compiler/source/Compiler.cpp:675-701``.
+
+    Args:
+        stage_ipus: the IPU of each stage, see `ipu_proxynorm.stages.StageCount`.
+        placements: the strategy's stage, phase and IPU of everything that has operators.
+        options: the model's options.
+        training: with a backward pass.
+
     Raises:
-        poptorch.Error: too little gradient accumulation, or too few device iterations.
+        poptorch.Error: too little gradient accumulation, too few device iterations, or stages that
+            are on several IPUs or leave a number out.
 
     """
-    if not is_pipelined(options):
+    if not is_pipelined(options) or not placements:  # nothing runs on an IPU: Compiler.cpp:545
         return
-    stages = stage_count(placements)
+    stages = len(stage_ipus)
+    total = micro_batches_needed(stages, training)
     if training:
-        total = 2 * stages - 1
         if options.Training.gradient_accumulation < total:
             raise poptorch_core.createError(
                 "poptorch.Options().Training.gradientAccumulation must be greater than or equal "
@@ -40,9 +51,39 @@ def check(placements: List[Tuple[int, int, int]], options: Options, training: bo
                 f"stages in PopTorch will have an additional {stages - 1} stages when training.",
                 layer="poptorch_cpp_error",
             )
-    elif options.device_iterations < stages:
+    elif options.device_iterations < total:
         raise poptorch_core.createError(
             "poptorch.Options().deviceIterations must be greater than or equal to the number of "
             f"pipeline stages ({stages}) when using PopTorch.PipelinedExecution.",
             layer="poptorch_cpp_error",
         )
+    _check_stages(placements)
+
+
+def _check_stages(placements: Mapping[Tuple[int, int, int], object]) -> None:
+    """Check that each stage of a pipeline is on one IPU, and that no number is left out.
+
+    Source: PopART ``ir.cpp:641-665`` and ``ir.cpp:2887-2905``.
+    """
+    ipus: Dict[int, Set[int]] = {}
+    for stage, _, ipu in placements:
+        ipus.setdefault(stage, set()).add(ipu)
+    if len(set().union(*ipus.values())) == 1:
+        return
+    for stage, on in ipus.items():
+        if len(on) > 1:
+            raise poptorch_core.createError(
+                f"Ops have the same pipeline stage {stage}, but different virtual graph ids "
+                f"{sorted(on)}. All ops with the same pipeline stage must also have the same "
+                "virtual graph id: give all blocks of a stage one ipu_id",
+                layer="popart_exception",
+            )
+    numbers = merged({stage: on.pop() for stage, on in ipus.items()})
+    for number in range(len(numbers)):
+        if number not in numbers:
+            raise poptorch_core.createError(
+                f"The set of pipeline stages for all Ops contains {len(numbers)} stages, but stage "
+                f"{number} is missing: use IPUs without a gap, or "
+                "poptorch.AutoStage.AutoIncrement",
+                layer="popart_exception",
+            )

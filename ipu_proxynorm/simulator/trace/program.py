@@ -17,7 +17,7 @@ from . import compute_device, consistency, loss_scale, losses, model_state, over
 from .consistency import Traced
 from .optimize import passes
 from .recorder import Recorder
-from .tape import Block, Operation, Slot, operations_in, without_dead_code
+from .tape import Block, Operation, Origin, Slot, operations_in, without_dead_code
 from .tracing import Trace, tracing
 
 
@@ -45,7 +45,8 @@ class Program:
     random: bool
     device: torch.device
     gradient_counts: Optional[loss_scale.GradientCounts]
-    placements: List[Tuple[int, int, int]]
+    placements: Dict[Tuple[int, int, int], Origin]
+    stage_ipus: List[int]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
 
     def run(self, *arguments: torch.Tensor) -> List[torch.Tensor]:
@@ -239,7 +240,8 @@ def compile_program(
         random=any(operation.random for operation in operations_in(block)),
         device=device,
         gradient_counts=trace.gradient_counts,
-        placements=list(trace.recorder.used_placements) or [(0, 0, 0)],
+        placements=trace.recorder.used_placements,
+        stage_ipus=trace.stages.ipus,
         blocks=trace.blocks,
     )
 

@@ -91,9 +91,11 @@ class Recorder(TorchDispatchMode):
         # Where the forward operations stand that autograd's nodes belong to, and the node at work.
         self.node_origins: Dict[Any, Origin] = {}
         self.node_origin: Optional[Origin] = None
-        # Stage, phase and IPU of the active block; None after a block has ended.
+        # Stage, phase and IPU of the active block as the strategy places it; None after a block has
+        # ended. The pipeline's stages are counted apart.
         self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
-        self.used_placements: Dict[Tuple[int, int, int], None] = {}
+        self.used_placements: Dict[Tuple[int, int, int], Origin] = {}
+        self.stage = 0
         self.written = Written()
         #: What each slot stands for.
         self.traced: Dict[Slot, Traced] = {}
@@ -188,7 +190,7 @@ class Recorder(TorchDispatchMode):
             self.written.add(tensor, operation)
         self.block.operations.append(operation)
         if self.placement is not None:
-            self.used_placements[self.placement] = None
+            self.used_placements.setdefault(self.placement, where)
         return result
 
     def _arguments(
@@ -248,10 +250,14 @@ class Recorder(TorchDispatchMode):
     def where(self) -> Origin:
         """Return where in the user's program the present operation comes from."""
         if self.user_code:
-            return find_origin(_NOT_THE_USERS, self.placement)
+            return find_origin(_NOT_THE_USERS, self._place())
         if self.node_origin is not None:
             return self.node_origin
-        return Origin("", 0, *(self.placement or (0, 0, 0)), backward=True)
+        return Origin("", 0, *self._place(), backward=True)
+
+    def _place(self) -> Tuple[int, int, int]:
+        _, phase, ipu = self.placement or (0, 0, 0)
+        return self.stage, phase, ipu
 
     def note_nodes(self, result: Any) -> None:
         """Note that autograd's newest nodes, of this result, belong to the present operation."""

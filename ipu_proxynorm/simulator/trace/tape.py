@@ -16,6 +16,7 @@ from typing import (
     Optional,
     Sequence,
     Set,
+    Tuple,
     Union,
 )
 
@@ -303,15 +304,15 @@ def to_function(
     return namespace["run"]
 
 
-def find_origin(skip: Sequence[str], placement: Optional[Any]) -> Origin:
+def find_origin(skip: Sequence[str], placement: Tuple[int, int, int]) -> Origin:
     """Return the origin of an operation called just now: the innermost frame of the user's code.
 
     Args:
         skip: beginnings of the paths of files that are not the user's.
-        placement: stage, phase and IPU of the active block.
+        placement: pipeline stage, phase and IPU of the active block.
 
     """
-    stage, phase, ipu = placement if placement is not None else (0, 0, 0)
+    stage, phase, ipu = placement
     frame: Optional[FrameType] = sys._getframe(1)
     while frame is not None:
         if _is_users(frame, skip):

@@ -7,6 +7,8 @@ from typing import Iterator, List, Optional, Tuple
 
 import torch
 
+from ipu_proxynorm.stages import StageCount
+
 from .. import _impl, enums, poptorch_core
 from ..options import Options
 from . import dtypes, float_exceptions, loss_scale, losses, refusals
@@ -39,6 +41,7 @@ class Trace:
         self.recorder = Recorder(stochastic_rounding, watches)
         self.losses: List[losses.Loss] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
+        self.stages = StageCount()
         # Convolutions before the `MultiConv` that is open, if one is.
         self.multi_conv_start: Optional[int] = None
         self.checkpoints: List[Slot] = []
@@ -58,7 +61,9 @@ class Trace:
 
     def begin_block(self, name: str, placement: Tuple[int, int, int]) -> None:
         """Place the operations that follow."""
-        self.recorder.placement = placement
+        # Without an IPU, as in a phase that names none, it is no block: CompilerImpl.cpp:426.
+        self.recorder.placement = placement if placement[2] >= 0 else None
+        self.recorder.stage = self.stages.begin(placement[2])
         if (name, placement) not in self.blocks:
             self.blocks.append((name, placement))
 

@@ -56,6 +56,61 @@ def test_a_pipeline_must_be_filled():
     poptorch.inferenceModel(Stages(), poptorch.Options().deviceIterations(4))(x)
 
 
+def ran(ipus, accumulation, auto_stage):
+    """Train a layer per IPU once, and return the executor."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in ipus)
+            for number, (layer, ipu) in enumerate(zip(self.layers, ipus)):
+                poptorch.BeginBlock(layer, f"layer{number}", ipu_id=ipu)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return poptorch.identity_loss(x.square(), "mean")
+
+    options = poptorch.Options()
+    options.setExecutionStrategy(poptorch.PipelinedExecution(auto_stage))
+    options.Training.gradientAccumulation(accumulation)
+    executor = poptorch.trainingModel(Net(), options)
+    executor(torch.ones(accumulation, 4))
+    return executor
+
+
+@pytest.mark.parametrize("auto_stage", list(poptorch.AutoStage))
+@pytest.mark.parametrize(
+    ("ipus", "stages"),
+    [
+        ((0, 1), [0, 1]),
+        ((0, 0, 1, 1), [0, 1]),  # a block per layer
+        ((0, 1, 0), [0, 1, 0]),
+        ((1, 1), [0, 1]),  # the program starts on IPU 0 nevertheless
+    ],
+)
+def test_stages_are_switches_of_ipu_and_one(ipus, stages, auto_stage):
+    """Source: PopTorch's Compiler.cpp:1286-1296 and CompilerImpl.cpp:478-494."""
+    least = 2 * len(stages) - 1
+    with pytest.raises(poptorch.Error, match=rf"number of pipeline stages \({least}\)"):
+        ran(ipus, least - 1, auto_stage)
+    executor = ran(ipus, least, auto_stage)
+    assert executor._compiled().program.stage_ipus == stages
+    assert len(schedule.of(executor).steps) == least + 2 * (len(stages) - 1)
+    placed = [o.stage for o in schedule.operators(executor) if o.name == "addmm"]
+    assert placed == {4: [0, 0, 1, 1], 3: [0, 1, 2]}.get(len(ipus), [1, 1] if ipus[0] else [0, 1])
+
+
+def test_stages_that_popart_refuses():
+    """Source: PopART's ir.cpp:641-665 and 2887-2905."""
+    with pytest.raises(poptorch.Error, match="contains 2 stages, but stage 1 is missing"):
+        ran((0, 2), 3, poptorch.AutoStage.SameAsIpu)
+    ran((0, 2), 3, poptorch.AutoStage.AutoIncrement)
+    strategy = poptorch.PipelinedExecution(poptorch.Stage("a", "b"), poptorch.Stage("c"))
+    with pytest.raises(poptorch.Error, match=r"same pipeline stage 0, .* ids \[0, 1\]"):
+        training(5, strategy)(torch.ones(5, 4), torch.ones(5, 4))
+
+
 def test_accumulation_is_for_training():
     options = poptorch.Options()
     options.Training.gradientAccumulation(2)
@@ -70,7 +125,7 @@ def test_accumulation_is_for_training():
 def test_results_do_not_depend_on_the_strategy():
     x, model = torch.randn(5, 4), Stages()
     expected = model(x)
-    explicit = poptorch.PipelinedExecution("a", poptorch.Stage("b", "c"))
+    explicit = poptorch.PipelinedExecution("a", "b", "c")
     phases = poptorch.SerialPhasedExecution("a", "b", "c")
     increasing = poptorch.PipelinedExecution(poptorch.AutoStage.AutoIncrement)
     for strategy in (explicit, phases, increasing, poptorch.ShardedExecution()):
