@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ipu_proxynorm.nested import tensors_in
 
-from . import refusals
+from . import handlers, refusals
 from .recorder import Recorder
 from .replacements import REPLACEMENTS
 from .torch_scatter import replacement as torch_scatter_replacement
@@ -114,6 +114,7 @@ class FunctionMode(TorchFunctionMode):
             return _DEVICE_GETTERS[func]
         if func in _HOST_READS:
             raise refusals.host_read(_HOST_READS[func], self._recorder.where())
+        handlers.check_function(func, args, kwargs, self._recorder)
         if func in LOSSES:
             loss = func(*args, **kwargs)  # what it calls inside is part of it
             self._note_loss(loss)

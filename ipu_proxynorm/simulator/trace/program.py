@@ -13,7 +13,16 @@ from .. import _impl, _utils, poptorch_core
 from .._args_parser import Args
 from .._logging import logger
 from ..options import Options
-from . import compute_device, consistency, loss_scale, losses, model_state, overlap, refusals
+from . import (
+    compute_device,
+    consistency,
+    handlers,
+    loss_scale,
+    losses,
+    model_state,
+    overlap,
+    refusals,
+)
 from .consistency import Traced
 from .optimize import passes
 from .recorder import Recorder
@@ -143,6 +152,8 @@ class _Bound:
         viewed = self._view_parameter(name, tensor) if parameter else tensor
         copied = self._trace.on_device(viewed, parameter)
         self._slots[name] = recorder.new_slot(copied)
+        if not copied.is_floating_point():
+            recorder.compile_time.add(self._slots[name])
         return copied
 
     @property
@@ -279,6 +290,7 @@ def _assemble(
     recorder.block.results = [slot for slot in outputs if slot is not None]
     recorder.block.results += list(gradients.values())
     block = without_dead_code(recorder.block)
+    handlers.check_unread(block)
     known = {slot: Traced.of(tensor) for slot, tensor in recorder.constants.items()}
     consistency.check_program(block, {**known, **dict(zip(bound.slots, arguments))})
     executable = passes.executable(

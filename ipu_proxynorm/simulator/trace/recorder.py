@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import os
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +15,7 @@ from ipu_proxynorm import nested
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from .._logging import logger
-from . import consistency, dtypes, effects, refusals
+from . import consistency, dtypes, effects, handlers, refusals
 from .consistency import Traced
 from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
 
@@ -81,11 +81,19 @@ class Recorder(TorchDispatchMode):
     and becomes a constant of the program.
     """
 
-    def __init__(self, stochastic_rounding: bool = False, watches: Sequence[Watch] = ()) -> None:
+    def __init__(
+        self,
+        stochastic_rounding: bool = False,
+        watches: Sequence[Watch] = (),
+        training: bool = False,
+    ) -> None:
         super().__init__()
         self._watches = watches
         self.block = Block()
         self.constants: Dict[Slot, torch.Tensor] = {}
+        # Arguments of the program whose values the compiler takes in: integers of the module's.
+        self.compile_time: Set[Slot] = set()
+        self.training = training
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
         self.user_code = True
         # Where the forward operations stand that autograd's nodes belong to, and the node at work.
@@ -328,6 +336,7 @@ class Recorder(TorchDispatchMode):
             if func is torch.ops.aten.copy_.default:
                 args = (args[0], self.constant(args[1]), *args[2:])
             refusals.check(func, tensors_in((args, kwargs)), self)
+            handlers.check_operator(func, args, kwargs, self)
             with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
                 result = self._dtypes(func, list(args), kwargs)
             if tensors:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any, Optional, Protocol, Sequence
+from typing import Any, Iterator, List, Optional, Protocol, Sequence
 
 import torch
 
@@ -39,6 +40,33 @@ def refuse(message: str, origin: Origin) -> poptorch_core.Error:
     error = poptorch_core.createError(message, layer="poptorch_cpp_error")
     error.add_location(origin.location)
     return error
+
+
+# Where errors go while all that a program is refused for is collected, instead of the first.
+_collected: List[List[poptorch_core.Error]] = []
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[List[poptorch_core.Error]]:
+    """Collect what can be passed over meanwhile, each line of the program's once."""
+    _collected.append([])
+    try:
+        yield _collected[-1]
+    finally:
+        _collected.pop()
+
+
+def report(error: poptorch_core.Error) -> None:
+    """Raise a refusal that does not keep the rest of the program from being traced.
+
+    Raises:
+        poptorch.Error: the one given, unless errors are being collected.
+
+    """
+    if not _collected:
+        raise error
+    if all(str(error) != str(other) for other in _collected[-1]):
+        _collected[-1].append(error)
 
 
 def definition(function: Any) -> str:
@@ -166,12 +194,6 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recording) -
     name = function._schema.name.split("::")[-1]
     if name in _HOST_READS:
         raise host_read(_HOST_READS[name], recorder.where())
-    if name in ("upsample_linear1d", "upsample_trilinear3d"):
-        raise refuse(
-            f"Unsupported upsample mode of {name}: for tensors of this many dimensions only "
-            "'nearest' is supported",
-            recorder.where(),
-        )
     for tensor in tensors:
         if recorder.slot_of(tensor) is None:
             raise host_tensor(tensor, recorder.where())
@@ -179,11 +201,13 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recording) -
     if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
         raise dynamic_shape(function, recorder.where())
     if recorder.checks_operators and not operators.is_accepted(name, recorder.function):
-        raise refuse(
-            f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "
-            "operations are supported yet by Graphcore's PyTorch compiler: write it with operators "
-            "that are, or compute it on the host with poptorch.CPU",
-            recorder.where(),
+        report(
+            refuse(
+                f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "
+                "operations are supported yet by Graphcore's PyTorch compiler: write it with "
+                "operators that are, or compute it on the host with poptorch.CPU",
+                recorder.where(),
+            )
         )
 
 

@@ -38,7 +38,7 @@ class Trace:
             self.gradient_counts = loss_scale.GradientCounts(popart)
             watches.append(self.gradient_counts.watch)
         stochastic_rounding = bool(popart.get("enableStochasticRounding", False))
-        self.recorder = Recorder(stochastic_rounding, watches)
+        self.recorder = Recorder(stochastic_rounding, watches, training)
         self.losses: List[losses.Loss] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
         self.stages = StageCount()

@@ -1,0 +1,8 @@
+"""What PopTorch 3.4's handlers refuse by argument: the table, by family, and its check."""
+
+from __future__ import annotations
+
+from .check import check_function, check_operator, check_unread
+from .table import ROWS, UNREAD_RESULTS
+
+__all__ = ["ROWS", "UNREAD_RESULTS", "check_function", "check_operator", "check_unread"]

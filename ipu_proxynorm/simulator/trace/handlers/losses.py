@@ -1,0 +1,27 @@
+"""Losses."""
+
+from __future__ import annotations
+
+from .refusal import Refusal
+
+_LOSSES = "popart_canonicalization/LossOps.cpp"
+
+ROWS = [
+    Refusal(
+        "nll-weight",
+        "A class weight in nll_loss and cross_entropy",
+        lambda call: call["weight"] is not None,
+        f"{_LOSSES}:101",
+        "compute the loss with reduction='none', multiply it by weight[target] and give the mean "
+        "to poptorch.identity_loss",
+        operators="nll_loss_forward nll_loss2d_forward",
+    ),
+    Refusal(
+        "ctc-unreduced",
+        "ctc_loss with reduction='none'",
+        lambda call: call["reduction"] in ("none", 0),
+        f"{_LOSSES}:579",
+        "use reduction='sum' or 'mean'",
+        functions="ctc_loss",
+    ),
+]
