@@ -126,7 +126,7 @@ def _on_meta(model: nn.Module, precision: Optional[str]) -> nn.Module:
             torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad
         )
     for module in model.modules():
-        own = [*module._buffers.values(), *vars(module).values()]
+        own = [*module.buffers(recurse=False), *vars(module).values()]
         for tensor in own:
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = torch.empty_like(tensor, device="meta")
