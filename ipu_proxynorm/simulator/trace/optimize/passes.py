@@ -11,7 +11,7 @@ from typing import Callable, Dict, List, Sequence
 
 import torch
 
-from .. import compute_device
+from .. import compute_device, consistency
 from ..tape import Block, Slot, operations_in, slots_in, to_function, uses, without_dead_code
 from .duplicates import without_duplicates
 from .in_place import in_place
@@ -78,6 +78,9 @@ def executable(
     if device == compute_device.HOST:
         held += first.results
         first, rest = in_place(first, held), in_place(rest, held)
+    # Rewritten, it must still hand each operation what was traced.
+    consistency.check_program(first, dict.fromkeys([*arguments[:parameters], *constants]))
+    consistency.check_program(rest, dict.fromkeys([*first.results, *arguments, *constants]))
     return Executable(
         to_function(first, arguments[:parameters], constants),
         to_function(rest, [*first.results, *arguments], constants),
