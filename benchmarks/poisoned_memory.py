@@ -3,10 +3,9 @@
     python benchmarks/poisoned_memory.py [PYTEST ARGUMENTS]
     python benchmarks/poisoned_memory.py --program PROGRAM.py [ARGUMENTS]
 
-torch's tensors get guard pages (``guarded_memory.c``, compiled with ``cc``), fresh memory is NaN, and
-what the C library hands out and takes back is filled. A fault ends the run with Python's stack. Linux
-with the GNU C library only. Without arguments the whole suite runs; it takes two to four times as
-long as usual.
+torch's tensors get guard pages (``guarded_memory.c``, compiled with ``cc``), fresh memory is NaN,
+and what the C library hands out and takes back is filled. A fault ends the run with Python's stack.
+For Linux with the GNU C library. Without arguments the whole suite runs, in several times its time.
 """
 
 from __future__ import annotations
