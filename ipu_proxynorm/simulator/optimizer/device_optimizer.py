@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -34,6 +35,10 @@ class _Update(NamedTuple):
     updater: Tensor
     #: What is stored in float16, each with its float32 copy that the update is computed on.
     rounded: List[Tuple[Tensor, Tensor]]
+
+
+def _float32(value: Any) -> float:
+    return ctypes.c_float(float(value)).value
 
 
 def _dtype(is_float16: bool) -> torch.dtype:
@@ -149,17 +154,27 @@ class DeviceOptimizer:
         return group_of
 
     def _setValues(self) -> None:
-        """Compute every parameter's scalars from the attributes."""
+        """Compute every parameter's scalars from the attributes.
+
+        They are float32 from the first step on, constants too, as PopTorch hands values over
+        (``python/poptorch.cpp:337``, ``CompilerTypes.hpp:78``) and PopART computes with them
+        (``optimizer.hpp``): training that goes on from a saved state is training in a row.
+        """
         loss_scaling = self._attributes["defaults"]["lossScaling"]
         if loss_scaling[0] == 0:
             raise createError("Loss scaling cannot be 0", layer="popart_exception")
-        self._loss_scaling = float(loss_scaling[0])
+        loss_scaling = (_float32(loss_scaling[0]), loss_scaling[1])
+        self._loss_scaling = loss_scaling[0]
         self._loss_scaling_const = bool(loss_scaling[1])
         for name, group in self._group_of.items():
-            values = {**self._attributes["groups"][group], "lossScaling": loss_scaling}
+            values = {
+                key: (_float32(value), const)
+                for key, (value, const) in self._attributes["groups"][group].items()
+            }
+            values["lossScaling"] = loss_scaling
             scalars = self._rule.scalars(values)
             self._values[name] = values
-            self._scalars[name] = {key: float(value) for key, (value, _) in scalars.items()}
+            self._scalars[name] = {key: _float32(value) for key, (value, _) in scalars.items()}
             self._constants[name] = [key for key, (_, const) in scalars.items() if const]
 
     @property

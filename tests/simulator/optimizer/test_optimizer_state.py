@@ -177,6 +177,47 @@ def test_a_checkpoint_continues_where_it_was_saved(tmp_path):
     assert rate == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "LAMB"])
+def test_resumed_training_is_training_in_a_row(kind, named):
+    """Source: PopART keeps an optimiser's scalars in float32, variable and constant ones."""
+    values = {
+        "SGD": {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.013},
+        "RMSprop": {"alpha": 0.999, "eps": 1e-9, "momentum": 0.3},
+    }.get(kind, {"betas": (0.9, 0.999), "eps": 1e-9})
+    values = {**(values if named else {}), "loss_scaling": 3.7}
+    x, y = torch.randn(10, 8, 1), torch.randn(10, 8, 2)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = torch.nn.Linear(1, 2)
+
+        def forward(self, x, y):
+            return torch.nn.functional.mse_loss(self.lin(x), y)
+
+    def start(weights, state):
+        model = Net()
+        model.load_state_dict(weights)
+        optimizer = getattr(poptorch.optim, kind)(model.parameters(), lr=0.07, **values)
+        trainer = poptorch.trainingModel(model, optimizer=optimizer)
+        if state is not None:
+            optimizer.load_state_dict(state)
+            trainer.setOptimizer(optimizer)
+        return model, optimizer, trainer
+
+    model, optimizer, trainer = start(Net().state_dict(), None)
+    for i in range(4):
+        trainer(x[i], y[i])
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    again, _, resumed = start(weights, state)
+    for i in range(4, 10):
+        trainer(x[i], y[i])
+        resumed(x[i], y[i])
+    assert torch.equal(model.lin.weight, again.lin.weight)
+    assert torch.equal(model.lin.bias, again.lin.bias)
+
+
 def test_state_survives_detaching_and_a_new_optimizer_brings_its_own():
     model = Regression()
     optimizer = poptorch.optim.Adam(model.parameters(), lr=0.1)
