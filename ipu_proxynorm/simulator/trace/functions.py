@@ -112,6 +112,9 @@ class FunctionMode(TorchFunctionMode):
     def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         if func in _DEVICE_GETTERS and self._recorder.slot_of(args[0]) is not None:
             return _DEVICE_GETTERS[func]
+        if self._is_on_host(args, kwargs):
+            with self._recorder.paused():
+                return func(*args, **kwargs)
         if func in _HOST_READS:
             raise refusals.host_read(_HOST_READS[func], self._recorder.where())
         handlers.check_function(func, args, kwargs, self._recorder)
@@ -132,6 +135,17 @@ class FunctionMode(TorchFunctionMode):
         function = REPLACEMENTS.get(func) or torch_scatter_replacement(func) or func
         return function(*args, **kwargs)
 
+    def _is_on_host(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> bool:
+        """Tell whether a function of tensors is given the host's alone, and moves none.
+
+        What is neither parameter nor buffer nor input stays a tensor of the host, with values;
+        PopTorch passes such calls on to torch (``RegisterAtenOverloads.cpp``, ``cpuFallback``).
+        """
+        tensors = tensors_in((list(args), kwargs))
+        if not tensors or any(self._recorder.slot_of(tensor) is not None for tensor in tensors):
+            return False
+        return not any(map(_names_ipu, (*args[1:], *kwargs.values())))
+
     def _is_made_on_host(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> bool:
         """Tell whether a factory is asked for a tensor of the host: it gets the real device."""
         device = kwargs.get("device")
@@ -142,7 +156,10 @@ class FunctionMode(TorchFunctionMode):
 
     def _moved(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         """Take ``device="ipu"`` out of the arguments; a tensor it is to move becomes a constant."""
-        if func is torch.Tensor.type_as and self._recorder.slot_of(args[1]) is not None:
+        if func in (torch.Tensor.type_as, torch.Tensor.to) and any(
+            self._recorder.slot_of(tensor) is not None
+            for tensor in tensors_in((list(args[1:]), kwargs))
+        ):
             return (self._recorder.constant(args[0]), *args[1:]), kwargs
         devices = [value for value in (*args[1:], *kwargs.values()) if _is_device(value)]
         if func in (torch.Tensor.cpu, torch.Tensor.cuda) or (
