@@ -1,4 +1,4 @@
-"""Tensors of the host in ``forward``: neither parameter nor buffer nor input, so they have values."""
+"""Tensors of the host in ``forward``: no parameter, buffer or input, so they have values."""
 
 from __future__ import annotations
 
