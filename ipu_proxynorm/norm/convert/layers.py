@@ -57,26 +57,37 @@ def norm_layer(module: nn.Module, known: Known) -> Optional[NormLayer]:
     """Return what is known of a norm; None: the module is no norm."""
     if not isinstance(module, _BASES):
         return NormLayer(module, refusal=_why_not(module)) if _named_norm(module) else None
-    refusal, activation = _hidden(module), None
-    if isinstance(module, (BatchNormAct, GroupNormAct)):
-        activation = module.activation
-        if type(module) not in (BatchNormAct, GroupNormAct, ProxyNormAct):
-            refusal = refusal or "leaves part of its work to another module"
-    elif _from_timm(module, _TIMM_FUSED):
-        inner = module.act if isinstance(module.act, nn.Module) else nn.Identity()
-        activation = None if isinstance(inner, nn.Identity) else of_module(inner, known)
-        if activation is None and not isinstance(inner, nn.Identity):
-            refusal = refusal or f"applies {_named(inner)}, not known as an element-wise activation"
-        if not isinstance(getattr(module, "drop", nn.Identity()), nn.Identity):
-            refusal = refusal or "drops activations between norm and activation"
-    elif not _from_timm(module, _TIMM_PLAIN) and not _keeps_forward(module):
-        refusal = refusal or "computes something of its own: it overrides forward"
+    activation, refusal = _activation_within(module, known)
     if activation is not None and activation.name == "identity":
         activation = None
+    refusal = _hidden(module) or refusal
     if any(nn.parameter.is_lazy(p) for p in module.parameters()):
         refusal = "does not know its channels yet: call the network once before"
     named = "num_channels" if isinstance(module, nn.GroupNorm) else "num_features"
     return NormLayer(module, int(getattr(module, named)), activation, refusal)
+
+
+def _activation_within(module: nn.Module, known: Known) -> Tuple[Optional[Activation], str]:
+    """Return the activation that a norm applies itself, and why its class cannot be converted."""
+    if isinstance(module, (BatchNormAct, GroupNormAct)):
+        plain = type(module) in (BatchNormAct, GroupNormAct, ProxyNormAct)
+        return module.activation, "" if plain else "leaves part of its work to another module"
+    if _from_timm(module, _TIMM_FUSED):
+        return _within_timms(module, known)
+    if not _from_timm(module, _TIMM_PLAIN) and not _keeps_forward(module):
+        return None, "computes something of its own: it overrides forward"
+    return None, ""
+
+
+def _within_timms(module: nn.Module, known: Known) -> Tuple[Optional[Activation], str]:
+    """Return the same of one of timm's fused norms."""
+    inner = module.act if isinstance(module.act, nn.Module) else nn.Identity()
+    activation = None if isinstance(inner, nn.Identity) else of_module(inner, known)
+    if activation is None and not isinstance(inner, nn.Identity):
+        return None, f"applies {_named(inner)}, not known as an element-wise activation"
+    if not isinstance(getattr(module, "drop", nn.Identity()), nn.Identity):
+        return activation, "drops activations between norm and activation"
+    return activation, ""
 
 
 def _keeps_forward(module: nn.Module) -> bool:

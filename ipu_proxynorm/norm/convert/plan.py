@@ -91,41 +91,63 @@ def plan(
 def fusion(layer: NormLayer, calls: Sequence[Call]) -> Fusion:
     """Return what a norm can be fused with, by what reads its output wherever it is called."""
     found = Fusion(layer, layer.activation)
+    found.reason = _why_not_called(calls)
+    if found.reason:
+        found.called = False
+    elif layer.activation is None:
+        all(_take(found, call) for call in calls)  # to the first that cannot be
+    return found
+
+
+def _why_not_called(calls: Sequence[Call]) -> str:
+    """Return why the unit cannot be called in the norm's place; empty: it can."""
     if not calls:
-        found.called, found.reason = False, "is not called in the forward pass"
-        return found
+        return "is not called in the forward pass"
     named = sorted({name for call in calls for name in call.keywords})
     if named:
         listed = ", ".join(f"{name}=" for name in named)
-        found.called, found.reason = False, f"is called with {listed}: the unit's call has no names"
-        return found
-    if layer.activation is not None:
-        return found
-    for call in calls:
-        following = list(dict.fromkeys(call.following()))
-        texts = sorted({reader.text.rstrip("_") for reader in following}) or ["nothing"]
-        if len(following) != 1 or following[0].activation is None:
-            reads = f"{' and '.join(texts)} read{'s' * (len(texts) == 1)} it"
-            if any(reader.activation is not None for reader in following):
-                found.block(f"its output is read by {' and '.join(texts)}, not by one activation")
-            elif any(reader.may_activate() for reader in following):
-                found.block(f"no activation that is known follows: {reads}")
-            else:
-                found.block(f"no activation follows: {reads}")
-                found.blocked = False
-            return found
-        activation, module = following[0].activation, following[0].module
-        if found.activation is not None and not same(activation, found.activation):
-            found.block(f"is followed by {found.activation.name} here and {activation.name} there")
-            return found
-        if module is not None and has_hooks(module):
-            found.block(
-                f"the {activation.name} that follows has hooks, which would lose their call"
-            )
-            return found
-        found.activation = activation
-        found.taken.append(following[0])
-    return found
+        return f"is called with {listed}: the unit's call has no names"
+    return ""
+
+
+def _take(found: Fusion, call: Call) -> bool:
+    """Take over the activation that follows one call; where none can be, note why, for all."""
+    following = list(dict.fromkeys(call.following()))
+    if len(following) != 1 or following[0].activation is None:
+        _take_none(found, following)
+        return False
+    reader = following[0]
+    reason = _why_apart(found, reader)
+    if reason:
+        found.block(reason)
+        return False
+    found.activation = reader.activation
+    found.taken.append(reader)
+    return True
+
+
+def _take_none(found: Fusion, following: Sequence[Call]) -> None:
+    """Note that no activation is the only reader of the norm's output."""
+    texts = sorted({reader.text.rstrip("_") for reader in following}) or ["nothing"]
+    reads = f"{' and '.join(texts)} read{'s' * (len(texts) == 1)} it"
+    if any(reader.activation is not None for reader in following):
+        found.block(f"its output is read by {' and '.join(texts)}, not by one activation")
+    elif any(reader.may_activate() for reader in following):
+        found.block(f"no activation that is known follows: {reads}")
+    else:
+        found.block(f"no activation follows: {reads}")
+        found.blocked = False
+
+
+def _why_apart(found: Fusion, reader: Call) -> str:
+    """Return why the activation that follows cannot be fused; empty: it can."""
+    activation = reader.activation
+    assert activation is not None
+    if found.activation is not None and not same(activation, found.activation):
+        return f"is followed by {found.activation.name} here and {activation.name} there"
+    if reader.module is not None and has_hooks(reader.module):
+        return f"the {activation.name} that follows has hooks, which would lose their call"
+    return ""
 
 
 def _drop_shared_sites(fusions: Sequence[Fusion], at: Dict[Site, List[Call]]) -> bool:
@@ -148,27 +170,18 @@ def _take_away(
     model: nn.Module, done: Plan, at: Dict[Site, List[Call]], known: Known
 ) -> Dict[nn.Module, str]:
     """Fill in how the calls are taken away; return the modules whose forward cannot be traced."""
-    calls_of: Dict[nn.Module, Set[Site]] = {}
-    for site, calls in at.items():
-        for call in calls:
-            if call.module is not None:
-                calls_of.setdefault(call.module, set()).add(site)
     taken = {_site(call): call for each in done.fusions for call in each.taken}
-    erased: Dict[nn.Module, Dict[bool, Set[int]]] = {}
+    sites = _sites_of_modules(at)
     places = registrations(model)
+    erased: Dict[nn.Module, Dict[bool, Set[int]]] = {}
     for site, call in taken.items():
-        module = call.module
-        if module is not None:
-            own = {(parent, name) for parent, name in places[module] if parent is site.owner}
-            by_owner = {other for other in calls_of[module] if other.owner is site.owner}
-            if calls_of[module] <= taken.keys():
-                done.identities.update(places[module])
-                continue
-            if own and by_owner <= taken.keys():
-                done.identities.update(own)
-                continue
-        sites = erased.setdefault(site.owner, {True: set(), False: set()})
-        sites[site.training].add(site.ordinal)
+        identities: Set[Place] = set()
+        if call.module is not None:
+            identities = _replaceable(site, sites[call.module], taken, places[call.module])
+        done.identities.update(identities)
+        if not identities:
+            modes = erased.setdefault(site.owner, {True: set(), False: set()})
+            modes[site.training].add(site.ordinal)
     failures: Dict[nn.Module, str] = {}
     for owner, ordinals in erased.items():
         wanted = {mode: frozenset(found) for mode, found in ordinals.items()}
@@ -180,6 +193,38 @@ def _take_away(
                 f"which cannot be rewritten: {error}"
             )
     return failures
+
+
+def _sites_of_modules(at: Dict[Site, List[Call]]) -> Dict[nn.Module, Set[Site]]:
+    """Return where each activation module is called."""
+    sites: Dict[nn.Module, Set[Site]] = {}
+    for site, calls in at.items():
+        for call in calls:
+            if call.module is not None:
+                sites.setdefault(call.module, set()).add(site)
+    return sites
+
+
+def _replaceable(
+    site: Site, sites: Set[Site], taken: Dict[Site, Call], places: FrozenSet[Place]
+) -> Set[Place]:
+    """Return the places in which an activation module becomes ``nn.Identity``.
+
+    Args:
+        site: where it is called for a norm.
+        sites: all its calls.
+        taken: the calls that norms take over, of all modules.
+        places: where it is registered.
+
+    Returns:
+        All places, where norms take over every call; those in the site's owner, where they take
+        over every call from there; else none.
+    """
+    if sites <= taken.keys():
+        return set(places)
+    if {other for other in sites if other.owner is site.owner} <= taken.keys():
+        return {(parent, name) for parent, name in places if parent is site.owner}
+    return set()
 
 
 def registrations(model: nn.Module) -> Dict[nn.Module, FrozenSet[Place]]:
