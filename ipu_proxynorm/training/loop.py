@@ -11,52 +11,19 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.config import TrainingConfig, dump
-from ipu_proxynorm.data import DamageReport, DataError, training_loader, training_share, watched
+from ipu_proxynorm.data import DataError
 from ipu_proxynorm.files.checkpoint import Checkpoint, plain
-from ipu_proxynorm.ipu import training_options
-from ipu_proxynorm.prediction.check import memory_check
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.fine_tuning import set_training_mode
 from ipu_proxynorm.run.interruption import Interrupted, Interruption
-from ipu_proxynorm.run.mixing import draw
-from ipu_proxynorm.run.optimizer import set_loss_scaling
-from ipu_proxynorm.run.processes import naming_losses
 from ipu_proxynorm.run.run import Run
-from ipu_proxynorm.run.schedule import loss_scaling_at, step_schedule
+from ipu_proxynorm.run.schedule import step_schedule
 from ipu_proxynorm.training.averaging import weights_replaced
-from ipu_proxynorm.training.executor import TrainingExecutor
+from ipu_proxynorm.training.host_calls import HostCalls
 from ipu_proxynorm.training.readings import Readings
+from ipu_proxynorm.training.results import EpochResult, StepResult, mean_speed
 from ipu_proxynorm.training.resume import capture, restore
 from ipu_proxynorm.training.validation import Evaluation, Stopped, Validator
-
-
-@dataclasses.dataclass(frozen=True)
-class StepResult:
-    """One host call: mean loss and accuracy of its images, before and between its updates."""
-
-    epoch: int
-    step: int
-    loss: float
-    accuracy: float
-    learning_rate: float
-    images_per_second: float
-    loss_scaling: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochResult:
-    """One epoch: the means of its steps, and the validation after it, if there was one.
-
-    ``average`` is the validation of the averaged weights.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    images_per_second: float
-    validation: Optional[Evaluation]
-    best: bool
-    average: Optional[Evaluation] = None
 
 
 class Trainer:
@@ -80,34 +47,14 @@ class Trainer:
     ) -> None:
         self.run, self.directory = run, directory
         self.interruption = interruption or Interruption()
-        config = run.config
         self.processes = run.processes
         self.progress = restore(run, start)
         streams = None
         if start is not None and start.state is not None:
             streams = start.state.streams
             directory.rewind(start.state.metrics_bytes, self.progress.step)
-        options = training_options(
-            config.ipu, config.seed, config.optimizer.auto_loss_scaling, run.processes.instance
-        )
-        self.share = training_share(options, config.ipu.micro_batch_size)
-        self.loader = training_loader(
-            run.data.train,
-            options,
-            config.ipu.micro_batch_size,
-            config.data.workers,
-            config.seed,
-            self.progress.epoch + 1,
-            self.progress.call,
-        )
-        check = None
-        if self.processes.first:  # one table, one warning
-            check = memory_check(config, run.program, options, run.optimizer)
-        self.executor = TrainingExecutor(
-            run.program, options, run.optimizer, config.seed, streams, check
-        )
+        self.calls = HostCalls(run, self.progress, streams)
         self.validator = Validator(run, self.interruption)
-        self.damage = DamageReport(run.data.train, config.data.max_corrupt)
         self.readings = Readings(run, self.progress.step)
         if start is not None and start.state is not None:
             self.readings.load_state_dict(start.state.extra)
@@ -123,7 +70,7 @@ class Trainer:
         config = self.run.config
         with self.processes.together():
             self.readings.refresh(self.progress.step)
-        streams = self.processes.gather(self.executor.streams())
+        streams = self.processes.gather(self.calls.executor.streams())
         with self.processes.together():
             if self.processes.first:
                 checkpoint = capture(
@@ -168,48 +115,6 @@ class Trainer:
             )
         )
 
-    def batches(self) -> Iterator[Tuple[Tensor, Tensor]]:
-        """Yield this process's images and labels for the host calls that are left of the epoch.
-
-        Raises:
-            DataError: a process cannot read its part, or there are too many damaged files.
-        """
-        batches = watched(self.loader)
-        while True:
-            batch = None
-            with self.processes.together():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            found = self.processes.union(self.damage.found())
-            self.damage.check(found, say=self.processes.first)
-            yield batch
-
-    def call(self, inputs: List[Tensor]) -> Tuple[float, float, float]:
-        """Make one host call; return mean loss and accuracy over all processes, and its seconds."""
-        if not self.executor.compiled:
-            with self.processes.together():
-                self.executor.compile(*inputs)
-        start = time.perf_counter()
-        with naming_losses(self.processes.first):
-            losses, right = self.executor(*inputs)  # one sum over micro-batches a replica
-        seconds = time.perf_counter() - start
-        arithmetic = self.run.arithmetic
-        loss, correct = self.processes.sum(
-            [float(losses.double().sum()), float(right.double().sum())]
-        )
-        return loss / arithmetic.micro_batches, correct / arithmetic.combined_batch, seconds
-
-    def inputs(self, images: Tensor, labels: Tensor) -> List[Tensor]:
-        """Return the program's inputs for one host call, and set what the schedules say for it."""
-        config, progress = self.run.config, self.progress
-        at = progress.epoch + progress.call / self.run.arithmetic.host_calls
-        scaling = loss_scaling_at(config.optimizer, at, config.training.epochs)
-        set_loss_scaling(self.run.optimizer, scaling)
-        epoch = progress.epoch + 1
-        mixing = draw(config.training, images.shape, config.seed, epoch, progress.call, self.share)
-        return [images, labels, *mixing]
-
     def epoch(self) -> Iterator[StepResult]:
         """Make the host calls that are left of the epoch under way.
 
@@ -220,10 +125,10 @@ class Trainer:
         """
         run, progress = self.run, self.progress
         try:
-            for images, labels in self.batches():
+            for images, labels in self.calls.batches():
                 learning_rate = run.optimizer.param_groups[0]["lr"]
-                inputs = self.inputs(images, labels)
-                loss, accuracy, seconds = self.call(inputs)
+                inputs = self.calls.inputs(images, labels)
+                loss, accuracy, seconds = self.calls.make(inputs)
                 step_schedule(run.schedule)
                 progress.step += 1
                 progress.call += 1
@@ -267,7 +172,7 @@ class Trainer:
             Diverged: the loss of a host call, or the weights after it, are not finite.
         """
         if not math.isfinite(result.loss):
-            self.executor.detach()  # the diagnosis is a program of its own
+            self.calls.executor.detach()  # the diagnosis is a program of its own
             raise self.processes.agreed(
                 self.readings.explain(result.epoch, result.step, result.loss, inputs)
             )
@@ -280,7 +185,7 @@ class Trainer:
         training = self.run.config.training
         if not validation_due(training, epoch):
             return None, None
-        self.executor.detach()
+        self.calls.executor.detach()
         self.share_buffers()
         validation = self.validator.evaluate()
         average = self.readings.average
@@ -345,7 +250,7 @@ class Trainer:
         while progress.epoch < run.config.training.epochs:
             run.program.train()
             set_training_mode(run.model, run.config.training.trainable)
-            self.executor.attach()
+            self.calls.executor.attach()
             steps = []
             for result in self.epoch():
                 steps.append(result)
@@ -359,11 +264,6 @@ def all_streams(streams: Sequence[Optional[Tensor]]) -> Optional[Tensor]:
     """Return the random streams of all replicas ``(replicas, n)`` from those of each process."""
     known = [tensor for tensor in streams if tensor is not None]
     return torch.cat(known) if len(known) == len(streams) else None
-
-
-def mean_speed(steps: List[StepResult]) -> float:
-    """Return images per second over ``steps``; 0 for none, as after a stop before validation."""
-    return len(steps) / sum(1 / s.images_per_second for s in steps) if steps else 0.0
 
 
 def validation_due(training: TrainingConfig, epoch: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Iterator, Optional, Union
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.state import StateRecorder, recorded
-from ipu_proxynorm.training.loop import EpochResult, StepResult
+from ipu_proxynorm.training.results import EpochResult, StepResult
 from ipu_proxynorm.training.tracking import WandbTracker
 
 

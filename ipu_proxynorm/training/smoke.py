@@ -19,7 +19,8 @@ from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.stages import micro_batches_needed
-from ipu_proxynorm.training.loop import StepResult, fit
+from ipu_proxynorm.training.loop import fit
+from ipu_proxynorm.training.results import StepResult
 
 #: Images of noise stand in for these; the others come with a package.
 ON_DISK = ("cifar10", "cifar100", "image_folder")

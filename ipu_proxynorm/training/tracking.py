@@ -9,7 +9,7 @@ from typing import Any, Dict, Union
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.training.loop import EpochResult, StepResult
+from ipu_proxynorm.training.results import EpochResult, StepResult
 
 
 def load_wandb(config: RunConfig) -> Any:

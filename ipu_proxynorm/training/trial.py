@@ -15,7 +15,8 @@ from ipu_proxynorm.norm import GroupNormAct
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.diagnosis import Diverged
-from ipu_proxynorm.training.loop import EpochResult, fit
+from ipu_proxynorm.training.loop import fit
+from ipu_proxynorm.training.results import EpochResult
 from ipu_proxynorm.training.validation import evaluate
 
 

@@ -13,7 +13,7 @@ from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import build
 from ipu_proxynorm.run.schedule import learning_rate_factor
-from ipu_proxynorm.training import EpochResult, StepResult, Validator, evaluate, fit, loop
+from ipu_proxynorm.training import EpochResult, StepResult, Validator, evaluate, fit, host_calls
 
 
 def small_run(tmp_path, *overrides):
@@ -39,7 +39,7 @@ def plain_logits(run, images):
 
 def test_training_equals_a_plain_loop(tmp_path, monkeypatch):
     batches = []
-    loader = loop.training_loader
+    loader = host_calls.training_loader
 
     def recording(*arguments):
         for batch in loader(*arguments):
@@ -53,7 +53,7 @@ def test_training_equals_a_plain_loop(tmp_path, monkeypatch):
         def __iter__(self):
             return recording(*self.arguments)
 
-    monkeypatch.setattr(loop, "training_loader", Loader)
+    monkeypatch.setattr(host_calls, "training_loader", Loader)
     # Smooth: under ReLU, float32 and float64 part at the first value that rounds across zero.
     run = small_run(tmp_path, "model.activation=silu")
     reference = small_run(tmp_path, "model.activation=silu")

@@ -1,0 +1,95 @@
+"""The host calls of a training run: its images, the program's inputs, and what comes back."""
+
+from __future__ import annotations
+
+import time
+from typing import Iterator, List, Optional, Tuple
+
+from torch import Tensor
+
+from ipu_proxynorm.data import DamageReport, training_loader, training_share, watched
+from ipu_proxynorm.files.checkpoint import Progress
+from ipu_proxynorm.ipu import training_options
+from ipu_proxynorm.prediction.check import memory_check
+from ipu_proxynorm.run.mixing import draw
+from ipu_proxynorm.run.optimizer import set_loss_scaling
+from ipu_proxynorm.run.processes import naming_losses
+from ipu_proxynorm.run.run import Run
+from ipu_proxynorm.run.schedule import loss_scaling_at
+from ipu_proxynorm.training.executor import TrainingExecutor
+
+
+class HostCalls:
+    """The training program of a run, and the images that it takes, from its position on.
+
+    Args:
+        run: what is trained.
+        progress: its position, which the trainer moves on.
+        streams: state of all processes' random numbers; None: as the seed begins them.
+    """
+
+    def __init__(self, run: Run, progress: Progress, streams: Optional[Tensor]) -> None:
+        self.run, self.progress, self.processes = run, progress, run.processes
+        config = run.config
+        options = training_options(
+            config.ipu, config.seed, config.optimizer.auto_loss_scaling, run.processes.instance
+        )
+        self.share = training_share(options, config.ipu.micro_batch_size)
+        self.loader = training_loader(
+            run.data.train,
+            options,
+            config.ipu.micro_batch_size,
+            config.data.workers,
+            config.seed,
+            progress.epoch + 1,
+            progress.call,
+        )
+        check = None
+        if self.processes.first:  # one table, one warning
+            check = memory_check(config, run.program, options, run.optimizer)
+        self.executor = TrainingExecutor(
+            run.program, options, run.optimizer, config.seed, streams, check
+        )
+        self.damage = DamageReport(run.data.train, config.data.max_corrupt)
+
+    def batches(self) -> Iterator[Tuple[Tensor, Tensor]]:
+        """Yield this process's images and labels for the host calls that are left of the epoch.
+
+        Raises:
+            DataError: a process cannot read its part, or there are too many damaged files.
+        """
+        batches = watched(self.loader)
+        while True:
+            batch = None
+            with self.processes.together():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            found = self.processes.union(self.damage.found())
+            self.damage.check(found, say=self.processes.first)
+            yield batch
+
+    def make(self, inputs: List[Tensor]) -> Tuple[float, float, float]:
+        """Make one host call; return mean loss and accuracy over all processes, and its seconds."""
+        if not self.executor.compiled:
+            with self.processes.together():
+                self.executor.compile(*inputs)
+        start = time.perf_counter()
+        with naming_losses(self.processes.first):
+            losses, right = self.executor(*inputs)  # one sum over micro-batches a replica
+        seconds = time.perf_counter() - start
+        arithmetic = self.run.arithmetic
+        loss, correct = self.processes.sum(
+            [float(losses.double().sum()), float(right.double().sum())]
+        )
+        return loss / arithmetic.micro_batches, correct / arithmetic.combined_batch, seconds
+
+    def inputs(self, images: Tensor, labels: Tensor) -> List[Tensor]:
+        """Return the program's inputs for one host call, and set what the schedules say for it."""
+        config, progress = self.run.config, self.progress
+        at = progress.epoch + progress.call / self.run.arithmetic.host_calls
+        scaling = loss_scaling_at(config.optimizer, at, config.training.epochs)
+        set_loss_scaling(self.run.optimizer, scaling)
+        epoch = progress.epoch + 1
+        mixing = draw(config.training, images.shape, config.seed, epoch, progress.call, self.share)
+        return [images, labels, *mixing]
