@@ -11,12 +11,12 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any, Optional
 
-from ipu_proxynorm.errors import unknown_name
+from ipu_proxynorm.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from ipu_proxynorm import simulator as poptorch
 
-__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "popdist", "poptorch"]
+__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "inspect", "popdist", "poptorch"]
 
 VARIABLE = "IPU_PROXYNORM_BACKEND"
 CHOICES = ("auto", "sdk", "simulator")
@@ -51,3 +51,27 @@ _package = f"{SIMULATOR}.popdist" if SIMULATED else "popdist"
 if SIMULATED or importlib.util.find_spec(_package) is not None:
     popdist = importlib.import_module(_package)
     importlib.import_module(f"{_package}.poptorch")
+
+
+def inspect(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Trace a wrapped model, and return what PopTorch 3.4 would refuse of it.
+
+    Args:
+        executor: what ``poptorch.trainingModel`` or ``poptorch.inferenceModel`` of this module
+            returned, not compiled yet.
+        args: the inputs of one host call.
+        kwargs: likewise.
+
+    Returns:
+        An `ipu_proxynorm.simulator.preflight.Verdict`.
+
+    Raises:
+        UserError: the Poplar SDK is in use, which compiles and says the first thing only.
+    """
+    if not SIMULATED:
+        raise UserError(
+            f"what PopTorch would refuse is found by the simulator: set {VARIABLE}=simulator"
+        )
+    return importlib.import_module(f"{poptorch.__name__}.preflight").inspect(
+        executor, *args, **kwargs
+    )

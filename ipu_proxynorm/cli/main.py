@@ -19,6 +19,7 @@ from ipu_proxynorm.cli import (
     export,
     memory,
     plan,
+    preflight,
     runs,
     train,
     validate,
@@ -28,7 +29,19 @@ from ipu_proxynorm.ipu import launched
 from ipu_proxynorm.run.interruption import Interrupted
 from ipu_proxynorm.run.processes import Processes, connect
 
-COMMANDS = (train, validate, export, memory, plan, runs, analyse, compare, benchmark, doctor)
+COMMANDS = (
+    train,
+    validate,
+    export,
+    memory,
+    plan,
+    preflight,
+    runs,
+    analyse,
+    compare,
+    benchmark,
+    doctor,
+)
 
 
 def create_parser() -> argparse.ArgumentParser:
@@ -79,12 +92,14 @@ def notices_alone() -> Iterator[None]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit status.
 
-    0; 2 for wrong input; 128 plus the number of the signal that stopped it, 130 for Ctrl-C.
+    0; 1 where a program would be refused; 2 for wrong input; 128 plus the number of the signal
+    that stopped it, 130 for Ctrl-C.
     Of several processes that torchrun or poprun started, the first one prints.
     """
     parsed = parse(arguments)
     processes = Processes()
     failure: Optional[BaseException] = None
+    status = 0
     try:
         if parsed.distributed:
             processes = connect()
@@ -95,7 +110,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 if parsed.distributed:
                     parsed.command(parsed, console, processes)
                 else:
-                    parsed.command(parsed, console)
+                    status = parsed.command(parsed, console) or 0
     except (UserError, poptorch.Error, Interrupted, KeyboardInterrupt) as error:
         if parsed.traceback:
             raise
@@ -111,8 +126,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 f"ipu.micro_batch_size, data.image_size, model.width or data.workers"
             )
         )
-    else:
-        status = 0
     if failure is None or (isinstance(failure, Shared) and failure.agreed):
         processes.leave()
     return status

@@ -14,7 +14,7 @@ from ._logging import logger
 from .device import batching
 from .device.device import Device
 from .executor import hooks, wrapping
-from .executor.checks import check_program, own_options
+from .executor.checks import check_machine, check_program, own_options
 from .executor.export import Exporting
 from .executor.inspection import Inspection
 from .executor.weights_link import WeightsLink
@@ -154,9 +154,8 @@ class PoplarExecutor(Inspection, Exporting):
         else:
             self._compile(inputs)
 
-    def _compile(self, inputs: _args_parser.Args) -> None:
-        started = time.perf_counter()
-        device = compute_device.chosen()
+    def _traced(self, inputs: _args_parser.Args) -> Program:
+        """Return the program that the model is for these inputs of a host call."""
         layout = batching.BatchLayout.of(self._options)
         micro_batch = warn_of_required_gradients(inputs)
         for tensor in micro_batch.asPackedFlatTuple():
@@ -168,14 +167,21 @@ class PoplarExecutor(Inspection, Exporting):
         def view(name: str, tensor: torch.Tensor) -> torch.Tensor:
             return tensor[0] if name in groups else tensor
 
+        device = compute_device.chosen()
+        return compile_program(
+            self._model, micro_batch, self._options, self._training, view, device
+        )
+
+    def _compile(self, inputs: _args_parser.Args) -> None:
+        started = time.perf_counter()
         hooks.before_compiling()
         try:
-            program = compile_program(
-                self._model, micro_batch, self._options, self._training, view, device
-            )
+            program = self._traced(inputs)
         finally:
             hooks.after_compiling()
+        check_machine(self._options)
         check_program(program, self._options, self._training)
+        groups = self._replica_groups()
         if self._options.connection_type != enums.ConnectionType.Never:
             ipus.attach(self._options)
             self._is_attached = True

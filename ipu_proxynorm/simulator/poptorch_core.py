@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+#: With the value 1 this environment variable makes the machine one with IPUs.
+HARDWARE = "POPTORCH_SIM_HARDWARE"
+
+
 class TestErrorType(enum.Enum):
     """Kinds of error that `_throwTestError` raises, to try a program's handlers."""
 
@@ -96,7 +100,7 @@ def ipuHardwareVersion(num_ipus: int = 1) -> int:
     The simulator has none, unless ``POPTORCH_SIM_HARDWARE=1`` asks it to answer as a machine with
     up to 64 Mk2 IPUs would.
     """
-    present = os.environ.get("POPTORCH_SIM_HARDWARE", "0") == "1"
+    present = os.environ.get(HARDWARE, "0") == "1"
     return 2 if present and 0 < num_ipus <= 64 else 0
 
 

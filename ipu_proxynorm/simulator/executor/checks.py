@@ -7,6 +7,7 @@ from typing import Optional
 from .. import _impl, enums, poptorch_core
 from ..machine import ipus, pipeline
 from ..options import Options
+from ..trace import refusals
 from ..trace.program import Program
 
 
@@ -42,6 +43,19 @@ def own_options(options: Optional[Options], training: bool) -> Options:
     return own
 
 
+def check_machine(options: Options) -> None:
+    """Refuse what the simulated machine cannot do.
+
+    Raises:
+        poptorch.Error: cycles are to be counted.
+
+    """
+    if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
+        raise _impl.createPoptorchError(
+            "Cycle count logging is only supported on actual IPU hardware."
+        )
+
+
 def check_program(program: Program, options: Options, training: bool) -> None:
     """Refuse what the machine cannot do with a program.
 
@@ -50,24 +64,28 @@ def check_program(program: Program, options: Options, training: bool) -> None:
             for automatic loss scaling to watch.
 
     """
-    if options._Popart.options.get("instrumentWithHardwareCycleCounter"):
-        raise _impl.createPoptorchError(
-            "Cycle count logging is only supported on actual IPU hardware."
-        )
     if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
         written = [f"{name} ({where})" for name, where in program.written_buffers.items()]
-        raise _impl.createPoptorchError(
-            "PopTorch does not support broadcasting buffers. If your model is able to tolerate "
-            "buffers becoming out of sync between replicas, you can disable buffer broadcasting "
-            "using poptorch.Options.broadcastBuffers(False). The model writes to "
-            f"{', '.join(written)}."
+        refusals.report(
+            _impl.createPoptorchError(
+                "PopTorch does not support broadcasting buffers. If your model is able to "
+                "tolerate buffers becoming out of sync between replicas, you can disable buffer "
+                "broadcasting using poptorch.Options.broadcastBuffers(False). The model writes to "
+                f"{', '.join(written)}."
+            )
         )
     if program.gradient_counts is not None and not program.gradient_counts.tracked:
-        raise poptorch_core.createError(
-            "[AutomaticLossScale transform] No tracked gradient tensors of type fp16 were found: "
-            "automatic loss scaling watches float16 gradients only. Give the model float16 inputs "
-            "or weights, or call poptorch.Options().Training.setAutomaticLossScaling(False).",
-            layer="popart_exception",
+        refusals.report(
+            poptorch_core.createError(
+                "[AutomaticLossScale transform] No tracked gradient tensors of type fp16 were "
+                "found: automatic loss scaling watches float16 gradients only. Give the model "
+                "float16 inputs or weights, or call "
+                "poptorch.Options().Training.setAutomaticLossScaling(False).",
+                layer="popart_exception",
+            )
         )
-    ipus.ipus_needed(program.placements, options)
+    try:
+        ipus.ipus_needed(program.placements, options)
+    except poptorch_core.Error as error:
+        refusals.report(error)
     pipeline.check(program.stage_ipus, program.placements, options, training)

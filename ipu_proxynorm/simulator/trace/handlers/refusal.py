@@ -93,7 +93,10 @@ class Refusal(NamedTuple):
     @property
     def message(self) -> str:
         """The error's text, without the place in the user's program."""
-        return f"{self.refused} is not supported by PopTorch 3.4 ({self.place}): {self.instead}"
+        return (
+            f"{self.refused} is not supported. PopTorch 3.4 refuses it ({self.place}): "
+            f"{self.instead}"
+        )
 
 
 def rows_by_name(rows: List[Refusal], field: str) -> Dict[str, List[Refusal]]:

@@ -104,7 +104,7 @@ ROWS = [
     ),
     Refusal(
         "step-in-place",
-        "Writing in place to a slice with a step other than 1",
+        "In-place modification of slices with step size other than 1",
         lambda call: call.facts.is_strided_slice(call.input),
         "PopartCanonicalization.cpp:126",
         "compute a new tensor with torch.where and a mask, or index_put_ with the positions",

@@ -1,0 +1,153 @@
+"""What stands between a run and a compiled program on IPUs, found without either."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ipu_proxynorm.backend import inspect, poptorch
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.ipu import inference_options, training_options
+from ipu_proxynorm.memory import OUT_OF_MEMORY, UNCERTAIN, Prediction
+from ipu_proxynorm.memory.table import sentence
+from ipu_proxynorm.prediction.advice import predict_run
+from ipu_proxynorm.prediction.footprint import describe_data, footprint, micro_batch
+from ipu_proxynorm.run.run import create_program, own_image_size
+
+#: What no trace can tell, whatever the program.
+UNPROVEN = (
+    "nothing here has run on an IPU: the rules are from the sources of PopTorch and PopART 3.4.0",
+    "conditions that a trace cannot see are not checked (docs/simulator.md lists them): PopART's "
+    "own shape inference, Poplar's planning of convolutions, running out of memory while compiling",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flight:
+    """What was found of one program.
+
+    Attributes:
+        name: "training" or "validation".
+        refused: what PopTorch refuses, a sentence each, with file and line where there is one.
+        kinds: how often each operator occurs, by name.
+        operators: a line for each operator: name, shapes and types, place.
+        ipus: how many it takes, all replicas together; 0 where that could not be told.
+        complete: whether the program could be traced to its end.
+    """
+
+    name: str
+    refused: List[str]
+    kinds: Dict[str, int] = dataclasses.field(default_factory=dict)
+    operators: List[str] = dataclasses.field(default_factory=list)
+    ipus: int = 0
+    complete: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """What was found of a run: its programs, and its memory by prediction."""
+
+    flights: List[Flight]
+    memory: Optional[Prediction] = None
+
+    @property
+    def refused(self) -> List[str]:
+        """What will not compile, a sentence each."""
+        found = [
+            f"{flight.name}: {refusal}" for flight in self.flights for refusal in flight.refused
+        ]
+        if self.memory is not None and self.memory.verdict.name == OUT_OF_MEMORY:
+            found.append(f"memory: {sentence(self.memory)}")
+        return found
+
+    @property
+    def unproven(self) -> List[str]:
+        """What is not known either way, a sentence each."""
+        found = [
+            f"{flight.name}: the trace stopped at what is refused; there may be more after it"
+            for flight in self.flights
+            if not flight.complete
+        ]
+        if self.memory is not None and self.memory.verdict.name == UNCERTAIN:
+            found.append(f"memory: {sentence(self.memory)}")
+        return [*found, *UNPROVEN]
+
+
+def preflight(name: str, wrap: Callable[[], Any], *inputs: Any) -> Flight:
+    """Hold a program, of whatever model, against what PopTorch 3.4 accepts.
+
+    Args:
+        name: of the program, for messages.
+        wrap: returns the model wrapped by ``poptorch.trainingModel`` or ``inferenceModel``; may
+            raise what PopTorch says of its options.
+        inputs: of one host call.
+
+    Raises:
+        UserError: the backend is not the simulator.
+    """
+    try:
+        executor = wrap()
+    except (poptorch.Error, ValueError, AssertionError) as error:
+        return Flight(name, [str(error)], complete=False)
+    found = inspect(executor, *inputs)
+    operators = [
+        f"{operator.name}({', '.join(operator.reads)}) -> {', '.join(operator.makes)}  "
+        f"{operator.line}"
+        for operator in found.operators
+    ]
+    refused = [str(error) for error in found.refusals]
+    return Flight(name, refused, found.kinds, operators, found.ipus, found.complete)
+
+
+def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
+    """Hold a run's training and validation programs against what PopTorch 3.4 accepts.
+
+    Neither data nor IPUs are needed; a micro-batch of each program is computed on the CPU.
+
+    Args:
+        config: of the run.
+        memory: predict the memory of the training program too.
+
+    Raises:
+        UserError: what the configuration describes cannot be built, or the backend is not the
+            simulator.
+    """
+    ipu = config.ipu
+    data = describe_data(dataclasses.replace(config.data, image_size=own_image_size(config)))
+    batch = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    model, _, program, optimizer = create_program(config, data, batch)
+    inputs = [torch.zeros_like(t, device="cpu") for t in micro_batch(config, data)]
+    scaling = config.optimizer.auto_loss_scaling
+
+    def trained() -> Any:
+        options = training_options(ipu, config.seed, scaling)
+        return poptorch.trainingModel(program, options, optimizer)
+
+    def validated() -> Any:
+        return poptorch.inferenceModel(program, inference_options(ipu, config.seed))
+
+    steps = batch // ipu.micro_batch_size * ipu.device_iterations
+    flights = [preflight("training", trained, *repeated(inputs, steps))]
+    model.eval()
+    executor_steps = inference_options(ipu, config.seed)
+    steps = int(executor_steps.device_iterations) * int(executor_steps.replication_factor)
+    flights.append(preflight("validation", validated, *repeated(inputs[:2], steps)))
+    return Preflight(flights, predicted(config) if memory else None)
+
+
+def repeated(inputs: Sequence[Tensor], times: int) -> List[Tensor]:
+    """Return the inputs of a host call, of one micro-batch's."""
+    return [tensor.repeat(times, *[1] * (tensor.dim() - 1)) for tensor in inputs]
+
+
+def predicted(config: RunConfig) -> Prediction:
+    """Return the predicted memory of a run.
+
+    Raises:
+        UserError: what the configuration describes cannot be built or traced.
+    """
+    one = footprint(config)
+    return predict_run(one.config, one.capture, one.layout, one.points, advice=None)
