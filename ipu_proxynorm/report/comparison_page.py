@@ -39,18 +39,7 @@ def comparison_findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> fin
     title = f"Norms compared: {base.model.name} on {base.data.name}"
 
     def figures() -> Dict[str, Any]:
-        from ipu_proxynorm.report import comparison
-
-        drawn: Dict[str, Any] = {}
-        points = points_of(summaries)
-        if points:
-            drawn["accuracy"] = comparison.accuracy_figure(points)
-        for variant in variants_of(summaries):
-            name = f"curves-{variant}".rstrip("-").replace(", ", "-")
-            curves = curves_of(summaries, variant)
-            if curves:
-                drawn[name] = comparison.curves_figure(curves, CURVE)
-        return drawn
+        return draw(summaries)
 
     def report() -> Any:
         from ipu_proxynorm.report.html import HtmlTable, Report, Section
@@ -79,6 +68,22 @@ def comparison_findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> fin
     values = {"config": dump(base), "rows": [dataclasses.asdict(row) for row in rows]}
     numbers = csv_rows(summaries, sram)
     return findings.Findings(CSV_COLUMNS, numbers, values, figures, report, title)
+
+
+def draw(summaries: Sequence[Summary]) -> Dict[str, Any]:
+    """Return the plots by file name."""
+    from ipu_proxynorm.report import comparison
+
+    drawn: Dict[str, Any] = {}
+    points = points_of(summaries)
+    if points:
+        drawn["accuracy"] = comparison.accuracy_figure(points)
+    for variant in variants_of(summaries):
+        name = f"curves-{variant}".rstrip("-").replace(", ", "-")
+        curves = curves_of(summaries, variant)
+        if curves:
+            drawn[name] = comparison.curves_figure(curves, CURVE)
+    return drawn
 
 
 def plots(summaries: Sequence[Summary], title: str) -> List[Any]:

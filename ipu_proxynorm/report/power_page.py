@@ -65,7 +65,6 @@ def power_findings(config: RunConfig, result: Result) -> findings.Findings:
         for norm, found in result.items()
     }
     rows = table_rows(result)
-    title = f"Power after each normalization: {config.model.name} on {config.data.name}"
 
     def figures() -> Dict[str, Any]:
         from ipu_proxynorm.report.power import combined
@@ -73,37 +72,7 @@ def power_findings(config: RunConfig, result: Result) -> findings.Findings:
         return {"power": combined(curves)}
 
     def report() -> Any:
-        from ipu_proxynorm.report.html import HtmlTable, Report, Section
-        from ipu_proxynorm.report.power import panels
-
-        text = [[v if isinstance(v, str) else f"{v:.6g}" for v in row] for row in rows]
-        return Report(
-            title=title,
-            text=[
-                "μ and σ are the mean and the standard deviation over space of one channel of one "
-                "image, after normalization and before scale, shift and activation. Means E and "
-                "variances Var are over images; powers are means over channels. The four sum to "
-                "the mean power of the tensor, which is 1 after normalization."
-            ],
-            command=findings.command_line(),
-            configuration=dump(config),
-            versions=findings.versions(),
-            sections=[
-                Section("Over depth", norms=list(curves), panels=panels(curves, title)),
-                Section(
-                    "Figures",
-                    tables=[
-                        HtmlTable("First, middle and last normalization", EXCERPT, excerpt(result)),
-                        HtmlTable(
-                            f"Every normalization, in order of depth ({len(text)} rows)",
-                            [name.upper() if name in POWERS else name for name in COLUMNS],
-                            text,
-                            folded=True,
-                        ),
-                    ],
-                ),
-            ],
-        )
+        return page(config, result, curves)
 
     values = {
         "config": dump(config),
@@ -112,4 +81,52 @@ def power_findings(config: RunConfig, result: Result) -> findings.Findings:
             for norm, found in result.items()
         },
     }
-    return findings.Findings(COLUMNS, rows, values, figures, report, title)
+    return findings.Findings(COLUMNS, rows, values, figures, report, title_of(config))
+
+
+def title_of(config: RunConfig) -> str:
+    """Return the heading of page and plots."""
+    return f"Power after each normalization: {config.model.name} on {config.data.name}"
+
+
+def page(
+    config: RunConfig, result: Result, curves: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Any:
+    """Return the page, drawn now.
+
+    Args:
+        config: of the network.
+        result: its power under each norm, or that of each run.
+        curves: the same by power, over depth.
+    """
+    from ipu_proxynorm.report.html import HtmlTable, Report, Section
+    from ipu_proxynorm.report.power import panels
+
+    text = [[v if isinstance(v, str) else f"{v:.6g}" for v in row] for row in table_rows(result)]
+    return Report(
+        title=title_of(config),
+        text=[
+            "μ and σ are the mean and the standard deviation over space of one channel of one "
+            "image, after normalization and before scale, shift and activation. Means E and "
+            "variances Var are over images; powers are means over channels. The four sum to "
+            "the mean power of the tensor, which is 1 after normalization."
+        ],
+        command=findings.command_line(),
+        configuration=dump(config),
+        versions=findings.versions(),
+        sections=[
+            Section("Over depth", norms=list(curves), panels=panels(curves, title_of(config))),
+            Section(
+                "Figures",
+                tables=[
+                    HtmlTable("First, middle and last normalization", EXCERPT, excerpt(result)),
+                    HtmlTable(
+                        f"Every normalization, in order of depth ({len(text)} rows)",
+                        [name.upper() if name in POWERS else name for name in COLUMNS],
+                        text,
+                        folded=True,
+                    ),
+                ],
+            ),
+        ],
+    )
