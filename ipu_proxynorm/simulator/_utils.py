@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
+import json
 from typing import Any, Callable, Dict, Generator, Iterable, Iterator, List, Optional, Type
 
 import torch
@@ -24,6 +25,36 @@ class ICustomArgParser(abc.ABC):
 
         The iterator gives them in the order of `yieldTensors`; take one for each tensor only.
         """
+
+
+# PopTorch hands a custom operator's attributes on by the address of a dictionary that stays.
+ATTR_PREFIX = "attr:"
+attributes_lists: List[Dict[str, Any]] = []
+
+
+def accessAttributes(attribute_id_str: str) -> Dict[str, Any]:
+    """Return a custom operator's attributes, given as JSON or by where one of them is.
+
+    Raises:
+        ValueError: it is neither.
+
+    """
+    if not isinstance(attribute_id_str, str):
+        raise ValueError("Wrong type for attribute_id_str")
+    if attribute_id_str.startswith("{"):
+        return json.loads(attribute_id_str)
+    for attributes in (None, *attributes_lists):  # PopTorch trusts the address instead
+        if attribute_id_str == f"{ATTR_PREFIX}{hex(id(attributes))}":
+            return attributes or {}
+    raise ValueError(
+        f"Invalid attribute_id_str {attribute_id_str!r}: expected JSON, or "
+        f"{ATTR_PREFIX}<address of a dictionary in poptorch.ops.attributes_lists>"
+    )
+
+
+def isOnIpu(x: Any) -> bool:
+    """Tell whether a tensor is the device's, as it says while a model is traced."""
+    return x.device.type == "ipu"
 
 
 custom_arg_parsers: Dict[type, ICustomArgParser] = {}

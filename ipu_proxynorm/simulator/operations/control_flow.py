@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from typing import Any, Callable, List, NamedTuple, Type, TypeVar
 
 import torch
 
 from .. import _impl
-from ..trace import tracing
-from ..trace.recorder import active
-from ..trace.tape import Block, Branch, Loop
+from ..trace import refusals, tracing
+from ..trace.recorder import Recorder, active
+from ..trace.tape import Block, Branch, Loop, Slot
 
 Tensors = List[torch.Tensor]
 
@@ -54,27 +54,10 @@ def for_loop(count: int, body: Callable, inputs: Tensors) -> Tensors:
         for _ in range(count):
             results = _as_list(body(*results))
         return results
-    initial = [tensor.clone() for tensor in inputs]
-    carried = [recorder.fresh(tensor) for tensor in initial]
-    slots = recorder.slots_of(carried)
-    with recorder.nested() as block:
-        outputs = [tensor.clone() for tensor in _as_list(body(*carried))]
-        block.results = recorder.slots_of(outputs)
-    if len(outputs) != len(inputs):
-        raise _impl.createPoptorchError(
-            f"poptorch.for_loop: the body takes {len(inputs)} tensors but returns {len(outputs)}; "
-            "it must return as many as it takes."
-        )
-    for index, (taken, given) in enumerate(zip(carried, outputs)):
-        if _kind(taken) != _kind(given):
-            raise _impl.createPoptorchError(
-                f"poptorch.for_loop: the body takes {_kind(taken)} as input {index} but returns "
-                f"{_kind(given)} in its place, which the next time could not take: shapes and "
-                "types are fixed when the model is compiled."
-            )
-    loop = Loop(count, block, recorder.slots_of(initial), slots, recorder.where())
-    recorder.block.operations.append(loop)
-    return [recorder.fresh(tensor, slot) for tensor, slot in zip(outputs, slots)]
+    carried = [tensor.clone() for tensor in inputs]
+    start_for_loop(carried)
+    outputs = [tensor.clone() for tensor in _as_list(body(*carried))]
+    return end_for_loop(outputs, carried, count)
 
 
 def cond(
@@ -109,29 +92,161 @@ def cond(
     if recorder is None:
         return _as_list(then_body(*then_inps) if condition else else_body(*else_inps))
     tested = condition.clone()
-    blocks: List[Block] = []
-    outputs: List[Tensors] = []
-    for body, inputs in ((then_body, then_inps), (else_body, else_inps)):
-        with recorder.nested() as block:
-            copies = [tensor.clone() for tensor in inputs]
-            outputs.append([tensor.clone() for tensor in _as_list(body(*copies))])
-            block.results = recorder.slots_of(outputs[-1])
-        blocks.append(block)
-    if len(outputs[0]) != len(outputs[1]):
-        raise _impl.createPoptorchError(
-            f"poptorch.cond: then_body returns {len(outputs[0])} tensors but else_body "
-            f"{len(outputs[1])}; both must return as many."
+    start_if_block(tested)
+    outputs = [t.clone() for t in _as_list(then_body(*[t.clone() for t in then_inps]))]
+    start_else_block(outputs)
+    outputs = [t.clone() for t in _as_list(else_body(*[t.clone() for t in else_inps]))]
+    return end_if_block(outputs, tested)
+
+
+# ---- the operators that bracket them -------------------------------------------------------------
+
+
+class _OpenBlock:
+    """A block of operations that has begun, as the recorder notes it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._nested = recorder.nested()
+        self.block = self._nested.__enter__()
+
+    def close(self, results: List[Slot]) -> Block:
+        """Let operations go on outside, and return the block."""
+        self._nested.__exit__(None, None, None)
+        self.block.results = results
+        return self.block
+
+
+class _OpenLoop(NamedTuple):
+    body: _OpenBlock
+    initial: List[Slot]
+
+
+class _OpenBranch(NamedTuple):
+    then: _OpenBlock
+    outputs: Tensors
+
+
+_OpenT = TypeVar("_OpenT")
+
+
+def _innermost(trace: tracing.Trace, kind: Type[_OpenT], name: str, before: str) -> _OpenT:
+    if not trace.open_blocks or not isinstance(trace.open_blocks[-1], kind):
+        raise refusals.refuse(
+            f"torch.ops.poptorch.{name} without {before} before it", trace.recorder.where()
         )
-    for index, (one, other) in enumerate(zip(*outputs)):
+    return trace.open_blocks.pop()
+
+
+def start_for_loop(inputs: Tensors) -> None:
+    """Begin the body of a loop, in which ``inputs`` are what the time before has left."""
+    tracing.check_inference("for_loop", "write a Python loop, which compiling unrolls")
+    trace = tracing.current()
+    if trace is None:
+        return
+    recorder = trace.recorder
+    initial = recorder.slots_of(inputs)
+    for tensor in inputs:
+        recorder.new_slot(tensor)
+    trace.open_blocks.append(_OpenLoop(_OpenBlock(recorder), initial))
+
+
+def end_for_loop(outputs: Tensors, inputs: Tensors, trip_count: int) -> Tensors:
+    """End the body of a loop and return the results of its last time.
+
+    Raises:
+        poptorch.Error: the results are other tensors than ``inputs``, in number, shape or type; or
+            no loop has begun.
+
+    """
+    trace = tracing.current()
+    if trace is None:
+        return outputs
+    recorder = trace.recorder
+    loop = _innermost(trace, _OpenLoop, "end_for_loop", "start_for_loop")
+    block = loop.body.close(recorder.slots_of(outputs))
+    if len(outputs) != len(inputs):
+        raise _impl.createPoptorchError(
+            f"poptorch.for_loop: the body takes {len(inputs)} tensors but returns {len(outputs)}; "
+            "it must return as many as it takes."
+        )
+    for index, (taken, given) in enumerate(zip(inputs, outputs)):
+        if _kind(taken) != _kind(given):
+            raise _impl.createPoptorchError(
+                f"poptorch.for_loop: the body takes {_kind(taken)} as input {index} but returns "
+                f"{_kind(given)} in its place, which the next time could not take: shapes and "
+                "types are fixed when the model is compiled."
+            )
+    carried = recorder.slots_of(inputs)
+    recorder.block.operations.append(
+        Loop(trip_count, block, loop.initial, carried, recorder.where())
+    )
+    results = [recorder.fresh(tensor, slot) for tensor, slot in zip(outputs, carried)]
+    for tensor, slot in zip(inputs, loop.initial):
+        recorder.stands_for(tensor, slot)
+    return results
+
+
+def start_if_block(condition: torch.Tensor) -> None:
+    """Begin what runs where ``condition``, one boolean, is True."""
+    tracing.check_inference("cond", "compute both and choose with torch.where")
+    trace = tracing.current()
+    if trace is not None:
+        trace.open_blocks.append(_OpenBlock(trace.recorder))
+
+
+def start_else_block(outputs_true: Tensors) -> None:
+    """Begin what runs where the condition is False.
+
+    Raises:
+        poptorch.Error: no ``start_if_block`` before it.
+
+    """
+    trace = tracing.current()
+    if trace is None:
+        return
+    then = _innermost(trace, _OpenBlock, "start_else_block", "start_if_block")
+    then.close(trace.recorder.slots_of(outputs_true))
+    trace.open_blocks.append(_OpenBranch(then, outputs_true))
+    trace.open_blocks.append(_OpenBlock(trace.recorder))
+
+
+def end_if_block(outputs: Tensors, condition: torch.Tensor) -> Tensors:
+    """End both and return the results of the one that runs.
+
+    Raises:
+        poptorch.Error: the results of the two differ in number, shape or type; or one is missing.
+
+    """
+    trace = tracing.current()
+    if trace is None:
+        return outputs
+    recorder = trace.recorder
+    otherwise = _innermost(trace, _OpenBlock, "end_if_block", "start_else_block")
+    otherwise.close(recorder.slots_of(outputs))
+    branch = _innermost(trace, _OpenBranch, "end_if_block", "start_else_block")
+    if len(branch.outputs) != len(outputs):
+        raise _impl.createPoptorchError(
+            f"poptorch.cond: then_body returns {len(branch.outputs)} tensors but else_body "
+            f"{len(outputs)}; both must return as many."
+        )
+    for index, (one, other) in enumerate(zip(branch.outputs, outputs)):
         if _kind(one) != _kind(other):
             raise _impl.createPoptorchError(
                 f"poptorch.cond: result {index} of then_body is {_kind(one)} but that of else_body "
                 f"{_kind(other)}: shapes and types are fixed when the model is compiled."
             )
-    values = [recorder.fresh(t) for t in outputs[0 if recorder.value_of(tested) else 1]]
-    slots = recorder.slots_of(values)
-    tested_slot = recorder.slots_of([tested])[0]
+    values = [
+        recorder.fresh(tensor)
+        for tensor in (branch.outputs if recorder.value_of(condition) else outputs)
+    ]
+    (tested,) = recorder.slots_of([condition])
     recorder.block.operations.append(
-        Branch(tested_slot, blocks[0], blocks[1], slots, recorder.where())
+        Branch(
+            tested,
+            branch.then.block,
+            otherwise.block,
+            recorder.slots_of(values),
+            recorder.where(),
+        )
     )
     return values

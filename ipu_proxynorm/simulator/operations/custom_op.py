@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 
 from .. import _impl
+from .._utils import attributes_lists
 from ..trace.recorder import active
 from . import collectives
 
@@ -83,6 +84,8 @@ def custom_op(
 
     """
     _check_attributes(attributes or {})
+    if attributes is not None and attributes not in attributes_lists:
+        attributes_lists.append(attributes)
     function = _equivalents.get((domain, name))
     if function is None and collectives.is_collective(name, domain):
         return collectives.collective(inputs, name, example_outputs, attributes or {})

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ipu_proxynorm.nested import tensors_in
 
-from . import handlers, refusals
+from . import handlers, refusals, registered
 from .recorder import Recorder
 from .replacements import REPLACEMENTS
 from .torch_scatter import replacement as torch_scatter_replacement
@@ -110,6 +110,10 @@ class FunctionMode(TorchFunctionMode):
             return result
 
     def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        registered_function = registered.function_of(func)
+        if registered_function is not None:
+            with self:  # what it calls is seen as the model's own calls are
+                return registered_function(*args, **kwargs)
         if func in _DEVICE_GETTERS and self._recorder.slot_of(args[0]) is not None:
             return _DEVICE_GETTERS[func]
         if self._is_on_host(args, kwargs):

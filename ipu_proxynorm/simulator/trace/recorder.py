@@ -15,7 +15,7 @@ from ipu_proxynorm import nested
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from .._logging import logger
-from . import consistency, dtypes, effects, handlers, refusals
+from . import consistency, dtypes, effects, handlers, refusals, registered
 from .consistency import Traced
 from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
 
@@ -139,6 +139,10 @@ class Recorder(TorchDispatchMode):
         if mark is not None and mark[0] is self and mark[1] == id(tensor):
             return mark[2]
         return None
+
+    def stands_for(self, tensor: torch.Tensor, slot: Slot) -> None:
+        """Let ``tensor`` stand for a slot that there is."""
+        self._mark(tensor, slot)
 
     def same_slot(self, tensor: torch.Tensor, original: torch.Tensor) -> None:
         """Let ``tensor``, an alias of ``original`` in every respect, share its slot."""
@@ -318,6 +322,9 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
     ) -> Any:
         kwargs = kwargs or {}
+        poptorch_function = registered.function_of(func)
+        if poptorch_function is not None:  # of no tensor: others end as operators of torch
+            return poptorch_function(*args, **kwargs)
         if self.is_paused:
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import torch
 
@@ -44,6 +44,8 @@ class Trace:
         self.stages = StageCount()
         # Convolutions before the `MultiConv` that is open, if one is.
         self.multi_conv_start: Optional[int] = None
+        # Loops and branches that have begun, innermost last.
+        self.open_blocks: List[Any] = []
         self.checkpoints: List[Slot] = []
         self.overlaps: List[Overlap] = []
 
