@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from typing import Callable, Optional, Union
 
 import torch
 
 from . import _logging, ops, optim, options, poptorch_core, profiling, testing
-from ._dataloader import DataLoader
+from ._dataloader import DataLoader, _batch_sampler_len  # noqa: F401 (a name of PopTorch's)
 from ._impl import createPoptorchError, isRunningOnIpu
 from ._logging import logger
 from ._poplar_executor import PoplarExecutor
 from ._printing import module_repr, print
 from ._utils import ICustomArgParser, registerCustomArgParser
+from .alias import names as _names
 from .enums import *  # noqa: F403
 from .executor import wrapping
 from .executor.export import read as _read_export
 from .executor.hooks import registerPostCompileHook, registerPreCompileHook
 from .loading.data_accessor import AsynchronousDataAccessor
+from .loading.sub_dataset import _SubDataset  # noqa: F401 (a name of PopTorch's)
 from .operations.custom_op import registerCustomOp
 from .ops import *  # noqa: F403
 from .options import *  # noqa: F403
@@ -160,3 +163,31 @@ def setLogLevel(level: Union[str, int]) -> None:
 
     """
     _logging.setLogLevel(level)
+
+
+def poptorchAtExit() -> None:
+    """Do nothing: the simulator holds nothing that has to be given up at exit."""
+    poptorch_core.poptorchAtExit()
+
+
+_real_tensor_str = torch._tensor_str._tensor_str
+
+
+def _tensor_str(self: torch.Tensor, indent: int) -> str:
+    # torch's own is left alone: the trace answers for the device's tensors.
+    return "<unavailable>" if self.device.type == "ipu" else _real_tensor_str(self, indent)
+
+
+def registerGeometricCustomArgParsers() -> None:
+    """Register the argument parsers of ``poptorch_geometric``, where that is installed."""
+    if importlib.util.find_spec("poptorch_geometric") is None:
+        return
+    try:
+        importlib.import_module("poptorch_geometric.types").registerCustomArgParsers()
+    except (ImportError, AttributeError) as error:  # as PopTorch: who needs it will see
+        logger.debug("poptorch_geometric's argument parsers are not registered: %s", error)
+
+
+registerGeometricCustomArgParsers()
+
+__getattr__ = _names.getter(__name__)

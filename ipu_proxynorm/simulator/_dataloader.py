@@ -10,6 +10,7 @@ from ._impl import createPoptorchError
 from ._logging import logger
 from ._options_impl import require
 from ._utils import combined_batch_generator
+from .alias import names
 from .enums import DataLoaderMode
 from .loading.data_accessor import AsynchronousDataAccessor, AsynchronousWorker
 from .loading.sub_dataset import _SubDataset
@@ -20,7 +21,7 @@ __all__ = ["AsynchronousDataAccessor", "AsynchronousWorker", "DataLoader"]
 _BatchSampler = Any  # a torch Sampler, or any iterable, of sequences of indices
 
 
-def _lengthOf(batch_sampler: _BatchSampler) -> Optional[int]:
+def _batch_sampler_len(batch_sampler: _BatchSampler) -> Optional[int]:
     """Return the number of batches, if the sampler knows it."""
     try:
         length = len(batch_sampler)  # type: ignore[arg-type]
@@ -181,7 +182,7 @@ class DataLoader(torch.utils.data.DataLoader):
                     num_elements % step,
                 )
             return
-        batches = _lengthOf(batch_sampler)
+        batches = _batch_sampler_len(batch_sampler)
         if batches is None:
             logger.warning(
                 "The `batch_sampler` __len__ method is not implemented and drop_last=False. The "
@@ -269,3 +270,6 @@ def _checkBatchSampler(
         raise createPoptorchError(
             "`batch_sampler` option is mutually exclusive with auto_distributed_partitioning=True."
         )
+
+
+__getattr__ = names.getter(__name__)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Tuple, Union
+import traceback
+from typing import Any, Tuple, Union
+
+from .alias import names as _names
 
 logger = logging.getLogger("poptorch::python")
 
 # PopTorch's name -> (its C++ level, Python's level). Names that end in an underscored word are
 # accepted but not listed in messages, as PopTorch keeps them to itself.
-_LEVELS = {
+_LOG_LEVEL_MAPPING = {
     "TRACE": (0, logging.DEBUG),
     "TRACE_ALL": (0, logging.DEBUG),
     "DEBUG": (1, logging.DEBUG),
@@ -23,8 +26,11 @@ _LEVELS = {
 }
 
 
+_INTERNAL_ONLY = ("TRACE_ALL", "DEBUG_IR")
+
+
 def _public_names() -> Tuple[str, ...]:
-    return tuple(sorted(name for name in _LEVELS if "_" not in name))
+    return tuple(sorted(name for name in _LOG_LEVEL_MAPPING if name not in _INTERNAL_ONLY))
 
 
 def setPopartLogLevel(level: str) -> None:
@@ -34,8 +40,8 @@ def setPopartLogLevel(level: str) -> None:
         ValueError: ``level`` is not the name of a level.
 
     """
-    if not isinstance(level, str) or level not in _LEVELS:
-        raise ValueError("Level must be one of " + ", ".join(_LEVELS))
+    if not isinstance(level, str) or level not in _LOG_LEVEL_MAPPING:
+        raise ValueError("Level must be one of " + ", ".join(_LOG_LEVEL_MAPPING))
 
 
 def setLogLevel(level: Union[str, int]) -> None:
@@ -46,18 +52,18 @@ def setLogLevel(level: Union[str, int]) -> None:
 
     """
     if isinstance(level, int):
-        names = [name for name, (number, _) in _LEVELS.items() if number == level]
+        names = [name for name, (number, _) in _LOG_LEVEL_MAPPING.items() if number == level]
         if not names:
             raise ValueError("Invalid log level integer")
         level = names[0]
-    if level not in _LEVELS:
+    if level not in _LOG_LEVEL_MAPPING:
         names = list(_public_names())
         listed = ", ".join(names[:-1]) + " and " + names[-1]
         raise ValueError(f"Unknown log level: {level}. Valid values are {listed}")
-    logger.setLevel(_LEVELS[level][1])
+    logger.setLevel(_LOG_LEVEL_MAPPING[level][1])
 
 
-class _Formatter(logging.Formatter):
+class _PoptorchFormatter(logging.Formatter):
     """``[time] [poptorch::python] [level] message``, with PopTorch's lower-case levels."""
 
     def __init__(self) -> None:
@@ -79,8 +85,16 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
+def _excepthook(*args: Any) -> None:
+    """Log an exception with its traceback: PopTorch's ``sys.excepthook``, which it installs."""
+    lines = traceback.format_exception(*args)
+    logger.critical("%s\n%s", lines[-1], "".join(lines))
+
+
 if not logger.handlers:
     _console = _Console()
-    _console.setFormatter(_Formatter())
+    _console.setFormatter(_PoptorchFormatter())
     logger.addHandler(_console)
 setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL", "WARN"))
+
+__getattr__ = _names.getter(__name__)

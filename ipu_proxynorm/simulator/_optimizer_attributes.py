@@ -12,6 +12,7 @@ import torch
 # Do not import the package itself here: it is still being imported.
 from . import enums, optim
 from ._logging import logger
+from .alias import names
 from .options import Options
 
 # An attribute's value and whether it is compiled in as a constant.
@@ -89,7 +90,7 @@ def _warnIfSubclassed(optimizer: torch.optim.Optimizer) -> None:
 _TORCH_CLASSES = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 
 
-def _toOptimizerType(optimizer: torch.optim.Optimizer) -> _OptimizerType:
+def _toPoptorchOptimizer(optimizer: torch.optim.Optimizer) -> _OptimizerType:
     _warnIfSubclassed(optimizer)
     if isinstance(optimizer, torch.optim.SGD):
         combined = getattr(optimizer, "use_combined_accum", False)
@@ -273,7 +274,7 @@ def convertOptimizerToDict(
         ``groups``: the values of its variables, each with whether it is constant.
 
     """
-    kind = _toOptimizerType(optimizer)
+    kind = _toPoptorchOptimizer(optimizer)
     attr_tracker.setType(kind)
     cls = _toPoptorchClass(kind)
     _chooseReductionStrategy(optimizer, options, is_compiled)
@@ -302,3 +303,12 @@ def convertOptimizerToDict(
     logger.debug("Python optimizer %s", result)
     attr_tracker.enableChecks()
     return result
+
+
+def _assertIsNumber(value: Any, name: str) -> None:
+    assert isinstance(value, numbers.Number), (
+        f"Expected a number for {name} but got {value} instead"
+    )
+
+
+__getattr__ = names.getter(__name__)

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from . import enums
+from .alias import names
 
 
 class ConfigFileError(Exception):
@@ -55,3 +56,6 @@ def parseAndSetOptions(options: Any, filepath: str) -> None:
             f"{type(err).__name__} at line {err.lineno} of {os.path.basename(filepath)}: "
             f"{err.args[0]}\n> {err.text}"
         ) from err
+
+
+__getattr__ = names.getter(__name__)

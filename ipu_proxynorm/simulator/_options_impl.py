@@ -6,7 +6,10 @@ import copy
 import datetime
 from typing import Any, Dict, Optional, Set, TypeVar
 
+import torch
+
 from ._logging import logger
+from .alias import names
 
 default_source_location_excludes = [
     "install/poptorch",
@@ -166,3 +169,10 @@ class OptionsDict:
     def __repr__(self) -> str:
         shown = {**self._values, **{k: v for k, v in self.__dict__.items() if k != "_values"}}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def _begin_ipu_block(stage_id: int, phase_id: int, ipu_id: int) -> None:
+    torch.ops.poptorch.begin_ipu_block(stage_id, phase_id, ipu_id)
+
+
+__getattr__ = names.getter(__name__)

@@ -11,12 +11,19 @@ import torch
 
 from . import _args_parser, _impl, _printing, _utils, enums, optim
 from ._logging import logger
+from .alias import names
 from .device import batching
 from .device.device import Device
 from .executor import hooks, wrapping
 from .executor.checks import check_machine, check_program, own_options
 from .executor.export import Exporting
+from .executor.hooks import (  # noqa: F401 (names of PopTorch's)
+    _registerHook,
+    registerPostCompileHook,
+    registerPreCompileHook,
+)
 from .executor.inspection import Inspection
+from .executor.substitutions import _OverwriteContextManager, _SetDefaultDeviceType  # noqa: F401
 from .executor.weights_link import WeightsLink
 from .machine import ipus
 from .machine.replica_groups import GroupedParameter, Grouping, ReplicaGroups
@@ -174,11 +181,12 @@ class PoplarExecutor(Inspection, Exporting):
 
     def _compile(self, inputs: _args_parser.Args) -> None:
         started = time.perf_counter()
-        hooks.before_compiling()
-        try:
-            program = self._traced(inputs)
-        finally:
-            hooks.after_compiling()
+        with _OverwriteContextManager():
+            hooks.before_compiling()
+            try:
+                program = self._traced(inputs)
+            finally:
+                hooks.after_compiling()
         check_machine(self._options)
         check_program(program, self._options, self._training)
         groups = self._replica_groups()
@@ -417,3 +425,6 @@ class PoplarExecutor(Inspection, Exporting):
         streams.seed = state[0]
         streams.set_state(list(state[1:]))
         self._rng_state = list(state)
+
+
+__getattr__ = names.getter(__name__)

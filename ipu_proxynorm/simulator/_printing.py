@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+_global_print = builtins.print
+
 
 def _indented(text: str) -> str:
     return text.replace("\n", "\n  ")
@@ -30,4 +32,4 @@ def module_repr(m: torch.nn.Module) -> str:
 
 def print(m: Any) -> None:
     """Print a module with its blocks, or anything else as it is."""
-    builtins.print(module_repr(m) if isinstance(m, torch.nn.Module) else m)
+    _global_print(module_repr(m) if isinstance(m, torch.nn.Module) else m)

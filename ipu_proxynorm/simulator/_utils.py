@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import functools
+import inspect
 import itertools
 import json
 from typing import Any, Callable, Dict, Generator, Iterable, Iterator, List, Optional, Type
@@ -10,6 +12,9 @@ from typing import Any, Callable, Dict, Generator, Iterable, Iterator, List, Opt
 import torch
 
 from . import _impl
+from ._impl import getIpuTensorId, isOnIpu  # noqa: F401 (names of PopTorch's)
+from ._logging import logger
+from .alias import names
 
 
 class ICustomArgParser(abc.ABC):
@@ -52,9 +57,37 @@ def accessAttributes(attribute_id_str: str) -> Dict[str, Any]:
     )
 
 
-def isOnIpu(x: Any) -> bool:
-    """Tell whether a tensor is the device's, as it says while a model is traced."""
-    return x.device.type == "ipu"
+def deprecated(domain: str, since_version: str, reason: str) -> Callable[[Callable], Callable]:
+    """Decorate a function to log, at each call, that it is going to be removed."""
+
+    def decorate(func: Callable) -> Callable:
+        @functools.wraps(func)
+        def warned(*args: Any, **kwargs: Any) -> Any:
+            logger.warning(
+                "%s.%s is deprecated since version %s and will be removed in a future release.\n"
+                "Reason: %s.",
+                domain,
+                func.__name__,
+                since_version,
+                reason,
+            )
+            return func(*args, **kwargs)
+
+        return warned
+
+    return decorate
+
+
+def assert_signatures_match(poptorch_method: Callable, reference_method: Callable) -> None:
+    """Check that two functions take the same parameters.
+
+    Raises:
+        AssertionError: they do not.
+
+    """
+    expected = inspect.signature(reference_method).parameters
+    given = inspect.signature(poptorch_method).parameters
+    assert given == expected, f"Arguments mismatch: expected {expected} but got {given}"
 
 
 custom_arg_parsers: Dict[type, ICustomArgParser] = {}
@@ -168,3 +201,6 @@ def combined_batch_generator(
             return
         flat = [flattenTensorStructure(batch) for batch in batches]
         yield reconstructTensorStructure(batches[-1], combine_batch_tensors_gen(flat))
+
+
+__getattr__ = names.getter(__name__)

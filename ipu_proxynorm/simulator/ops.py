@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from ._utils import attributes_lists  # noqa: F401 (a name of PopTorch's)
+from .alias import names
 from .operations.blocks import (
     BeginBlock,
     Block,
@@ -58,3 +63,15 @@ __all__ = [
 ]
 
 register()
+
+_end_ipu_block = torch.ops.poptorch.end_ipu_block
+
+
+def _assertIdIsValid(name: str, value: Any, expected_type: type) -> None:
+    positive = isinstance(value, int) and value >= 0
+    assert isinstance(value, expected_type) or positive, (
+        f"{name} must be either a positive integer or a {expected_type.__name__}"
+    )
+
+
+__getattr__ = names.getter(__name__)

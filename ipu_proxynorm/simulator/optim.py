@@ -5,12 +5,14 @@ Their ``step`` does not run on the device; what runs there is in ``_device_optim
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any, Callable, Dict, Iterable, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
 
 import torch
 
 from ._logging import logger
+from .alias import names
 from .settings.optimizer_base import Optimizer, VariableAttributes, arguments_of
 
 __all__ = ["LAMB", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "VariableAttributes"]
@@ -306,3 +308,34 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         if weight_norm != 0 and update_norm != 0:
             ratio = min(weight_norm, group["max_weight_norm"]) / update_norm
         param.add_(update, alpha=-group["lr"] * ratio)
+
+
+def _parseArgs(
+    all_args: Dict[str, Any], child_attrs: Optional[List[str]] = None
+) -> Tuple[Dict[str, Any], List[str]]:
+    """Return a constructor's given arguments without those of its class alone, and all their names.
+
+    Args:
+        all_args: ``locals()`` of the constructor.
+        child_attrs: names that the parent's constructor does not take.
+
+    """
+    given = {name: v for name, v in all_args.items() if name != "self" and v is not None}
+    parent = {name: v for name, v in given.items() if name not in (child_attrs or [])}
+    return parent, list(given)
+
+
+def _check_constructor_match_parent(child_class: Type) -> None:
+    """Check that an optimiser takes what its parent takes, in order, and then its own arguments.
+
+    Raises:
+        AssertionError: it does not.
+
+    """
+    parent = list(inspect.signature(child_class.__bases__[1]).parameters)
+    given = list(inspect.signature(child_class).parameters)
+    expected = [*parent, *child_class._child_only]
+    assert given == expected, f"Expected parameters {expected} but got {given}"
+
+
+__getattr__ = names.getter(__name__)

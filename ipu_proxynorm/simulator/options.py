@@ -12,6 +12,7 @@ from . import _options_config, _options_impl, enums
 from ._logging import logger
 from ._options_config import ConfigFileError
 from ._options_impl import require, requireAtLeastOne
+from .alias import names
 from .settings.attribute import Attribute
 from .settings.execution_strategy import (
     BlockId,
@@ -413,3 +414,6 @@ class Options(_options_impl.OptionsDict):
 
 def _isProperty(cls: type, name: str) -> bool:
     return isinstance(getattr(cls, name, None), property)
+
+
+__getattr__ = names.getter(__name__)

@@ -8,6 +8,7 @@ import sys
 from typing import Any, Dict, NoReturn, Tuple, Type
 
 from ._errors import Error, RecoverableError, UnrecoverableError, createError
+from .alias import names
 from .settings import session_options
 
 __all__ = [
@@ -88,6 +89,14 @@ def isCompilingWithDispatcher() -> bool:
     return _compiling
 
 
+def destroyDispatcher() -> None:
+    """Do nothing: the simulator has no dispatcher that outlives a trace."""
+
+
+def poptorchAtExit() -> None:
+    """Do nothing: the simulator holds nothing that has to be given up at exit."""
+
+
 def setCompiling(value: bool) -> None:
     """Note that tracing begins or ends."""
     global _compiling
@@ -120,3 +129,6 @@ def _validateOptions(options: Dict[str, Any]) -> None:
 
     """
     session_options.validate(options)
+
+
+__getattr__ = names.getter(__name__)

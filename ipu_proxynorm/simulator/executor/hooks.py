@@ -11,7 +11,7 @@ _before: Dict[int, Callable[[], Any]] = collections.OrderedDict()
 _after: Dict[int, Callable[[], Any]] = collections.OrderedDict()
 
 
-def _register(hooks: Dict[int, Callable[[], Any]], hook: Callable[[], Any]) -> RemovableHandle:
+def _registerHook(hooks: Dict[int, Callable[[], Any]], hook: Callable[[], Any]) -> RemovableHandle:
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle
@@ -26,7 +26,7 @@ def registerPreCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
     """
     if not callable(hook):
         raise RuntimeError("Pre-compile hook must be callable")
-    return _register(_before, hook)
+    return _registerHook(_before, hook)
 
 
 def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
@@ -38,7 +38,7 @@ def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
     """
     if not callable(hook):
         raise RuntimeError("Post-compile hook must be callable")
-    return _register(_after, hook)
+    return _registerHook(_after, hook)
 
 
 def before_compiling() -> None:

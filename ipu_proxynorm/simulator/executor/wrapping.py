@@ -31,6 +31,9 @@ class _Wrapped:
     _executor: Any = staticmethod(lambda: None)
 
 
+_impl.registerWrapperType(_Wrapped)
+
+
 def is_wrapped(value: Any) -> bool:
     """Tell whether ``trainingModel`` has marked this model, parameter or buffer."""
     return isinstance(value, _Wrapped)

@@ -111,7 +111,8 @@ def _end_multi_conv(
     convolutions = MultiConv()
     convolutions._available_memory_proportions = proportions
     convolutions._partials_types = partials
-    convolutions._enable_conv_ditherings = dithering and [bool(value) for value in dithering]
+    if dithering is not None:
+        convolutions._enable_conv_ditherings = [bool(value) for value in dithering]
     convolutions.__exit__(None)
 
 
