@@ -64,8 +64,11 @@ def check_program(program: Program, options: Options, training: bool) -> None:
             for automatic loss scaling to watch.
 
     """
-    if program.written_buffers and options.replication_factor > 1 and options.broadcast_buffers:
-        written = [f"{name} ({where})" for name, where in program.written_buffers.items()]
+    # PopTorch's LowerToPopartFactories.cpp:42, SessionOptions.cpp:468: replicas that all have the
+    # same inputs stay in step.
+    differ = options.input_group_size < options.replication_factor
+    if program.tracked_buffers and differ and options.broadcast_buffers:
+        written = [f"{name} ({where})" for name, where in program.tracked_buffers.items()]
         refusals.report(
             _impl.createPoptorchError(
                 "PopTorch does not support broadcasting buffers. If your model is able to "

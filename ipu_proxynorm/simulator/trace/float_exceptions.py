@@ -11,6 +11,10 @@ from .effects import operator_name
 from .recorder import Recorder
 from .tape import Origin
 
+_ALLOCATIONS = frozenset({
+    "empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided",
+    "resize", "resize_", "resize_as_",
+})  # fmt: skip
 _COMPARISONS = frozenset({"eq", "ge", "gt", "le", "lt", "ne"})
 
 
@@ -68,7 +72,12 @@ class FloatCheck:
 def watch(
     recorder: Recorder, function: Any, inputs: List[torch.Tensor], results: List[torch.Tensor]
 ) -> None:
-    """Let the program check what an operation has just computed."""
+    """Let the program check what an operation has just computed.
+
+    Memory that is only allocated holds anything: nothing has computed it.
+    """
+    if operator_name(function) in _ALLOCATIONS:
+        return
     results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
     check = FloatCheck(operator_name(function), recorder.where(), len(results))
     recorder.emit(check, [*results, *inputs], {})

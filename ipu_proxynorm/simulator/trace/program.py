@@ -36,8 +36,9 @@ class Program:
 
     ``run(*parameters, *buffers, *inputs, loss_scaling)`` computes it and returns the outputs, then
     the gradients in the order of ``gradient_names``. The buffers in ``written_buffers``, with the
-    places that write to them, and the inputs in ``written_inputs`` change in place. ``block`` is
-    what was recorded; ``executable`` computes the same, rewritten.
+    places that write to them (``tracked_buffers``: as far as PopTorch notices), and the inputs in
+    ``written_inputs`` change in place. ``block`` is what was recorded; ``executable`` computes the
+    same, rewritten.
     """
 
     executable: passes.Executable
@@ -45,6 +46,7 @@ class Program:
     parameter_names: List[str]
     buffer_names: List[str]
     written_buffers: Dict[str, str]
+    tracked_buffers: Dict[str, str]
     written_inputs: List[int]
     arguments: List[Traced]
     outputs_structure: Any
@@ -179,6 +181,12 @@ class _Bound:
             name: writer.origin.location for name, writer in writers.items() if writer is not None
         }
 
+    def tracked_buffers(self) -> Dict[str, str]:
+        """Return the buffers that PopTorch sees the program write to, each with the place."""
+        seen = self._trace.recorder.written.seen_by_poptorch
+        writers = {name: seen(self._tensors[name]) for name in self.buffer_names}
+        return {name: by.origin.location for name, by in writers.items() if by is not None}
+
     def written_inputs(self) -> List[int]:
         """Return the positions of the inputs that the program writes to."""
         written = self._trace.recorder.written
@@ -235,6 +243,7 @@ def compile_program(
                 definition = refusals.definition(getattr(model, "forward", model))
                 gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
         written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
+        tracked_buffers = bound.tracked_buffers()
     block, executable = _assemble(trace.recorder, bound, arguments, outputs, gradients, device)
     return Program(
         executable=executable,
@@ -242,6 +251,7 @@ def compile_program(
         parameter_names=bound.parameter_names,
         buffer_names=bound.buffer_names,
         written_buffers=written_buffers,
+        tracked_buffers=tracked_buffers,
         written_inputs=written_inputs,
         arguments=arguments,
         outputs_structure=_skeleton(result, outputs),

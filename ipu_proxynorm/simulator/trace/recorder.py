@@ -57,17 +57,31 @@ class Written:
     def __init__(self) -> None:
         self._held: List[torch.UntypedStorage] = []
         self._by: Dict[int, Operation] = {}
+        self._tracked: Dict[int, Operation] = {}
 
-    def add(self, tensor: torch.Tensor, operation: Operation) -> None:
-        """Note that an operation writes to a tensor."""
+    def add(self, tensor: torch.Tensor, operation: Operation, tracked: bool) -> None:
+        """Note that an operation writes to a tensor, and whether PopTorch sees that it does."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._by:
             self._held.append(storage)
         self._by[storage._cdata] = operation
+        if tracked:
+            self._tracked[storage._cdata] = operation
 
     def by(self, tensor: torch.Tensor) -> Optional[Operation]:
         """Return the last operation that writes to a tensor's storage, if any does."""
         return self._by.get(tensor.untyped_storage()._cdata)
+
+    def seen_by_poptorch(self, tensor: torch.Tensor) -> Optional[Operation]:
+        """Return the last operation on floats that is in place by its name, if any is.
+
+        PopTorch tracks what an operator's schema says it writes to, through views, and no integers,
+        which are constants of its programs (``JitDispatch.cpp:104-118``, ``InplaceOps.cpp:210``).
+        A batch norm's schema says nothing: PopART updates the running statistics by itself.
+        """
+        if not tensor.is_floating_point():
+            return None
+        return self._tracked.get(tensor.untyped_storage()._cdata)
 
 
 def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
@@ -109,6 +123,7 @@ class Recorder(TorchDispatchMode):
         self.traced: Dict[Slot, Traced] = {}
         self._dtypes = dtypes.DtypeRules(self, stochastic_rounding)
         self._shadows: Dict[int, _Shadow] = {}
+        self._updates_statistics = False
         self.is_paused = False
         self._is_trusted = False
         self._functions: List[str] = []
@@ -199,7 +214,7 @@ class Recorder(TorchDispatchMode):
             makes=self._made(outputs, writes),
         )
         for tensor in writes:
-            self.written.add(tensor, operation)
+            self.written.add(tensor, operation, tracked=not self._updates_statistics)
         self.block.operations.append(operation)
         if self.placement is not None:
             self.used_placements.setdefault(self.placement, where)
@@ -314,7 +329,9 @@ class Recorder(TorchDispatchMode):
                 self._shadows[id(tensor)] = _Shadow(tensor, own, copied)
             else:
                 self._mark(tensor, shadow.own)
+        self._updates_statistics = bool(statistics)
         yield
+        self._updates_statistics = False
         for tensor in statistics:
             self._mark(tensor, self._shadows[id(tensor)].before)
 
@@ -342,6 +359,7 @@ class Recorder(TorchDispatchMode):
                 return func(*args, **kwargs)  # torch's own check of whether it can differentiate
             if func is torch.ops.aten.copy_.default:
                 args = (args[0], self.constant(args[1]), *args[2:])
+            args = self._own_number(func, args)
             refusals.check(func, tensors_in((args, kwargs)), self)
             handlers.check_operator(func, args, kwargs, self)
             with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
@@ -351,6 +369,17 @@ class Recorder(TorchDispatchMode):
             for watch in self._watches:
                 watch(self, func, tensors, tensors_in(result))
             return result
+
+    def _own_number(self, func: Any, args: Sequence[Any]) -> Sequence[Any]:
+        """Return the arguments with a number that torch itself puts in by index as a constant.
+
+        torch 2.0 does so within ``cross_entropy``'s label smoothing, and makes the number's tensor
+        where no dispatcher sees it.
+        """
+        by_user = self.function in ("index_put", "index_put_", "__setitem__")
+        if func is not torch.ops.aten.index_put_.default or by_user or args[2].dim() > 0:
+            return args
+        return (*args[:2], self.constant(args[2]), *args[3:])
 
     def release(self) -> None:
         """Forget what is only needed while recording: tensors, and autograd's graph."""

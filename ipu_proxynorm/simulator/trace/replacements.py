@@ -74,6 +74,20 @@ def _take_along_dim(
     return input.gather(dim, indices)
 
 
+def _repeat_interleave(
+    input: torch.Tensor, repeats: Any, dim: Optional[int] = None, *, output_size: Any = None
+) -> torch.Tensor:
+    """Repeat each element a number of times; a tensor of numbers gives a shape of its values."""
+    if not isinstance(repeats, int):
+        return torch.repeat_interleave(input, repeats, dim, output_size=output_size)
+    if dim is None:
+        input, dim = input.flatten(), 0
+    dim %= input.dim()
+    shape = list(input.shape)
+    repeated = input.unsqueeze(dim + 1).expand([*shape[: dim + 1], repeats, *shape[dim + 1 :]])
+    return repeated.reshape([*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :]])
+
+
 # torch's own versions insist on 64-bit integers, or on looking at values.
 REPLACEMENTS: Dict[Callable, Callable] = {
     F.one_hot: _one_hot,
@@ -81,5 +95,7 @@ REPLACEMENTS: Dict[Callable, Callable] = {
     torch.take_along_dim: _take_along_dim,
     torch.Tensor.take_along_dim: _take_along_dim,
     torch.Tensor.bincount: _bincount,
+    torch.repeat_interleave: _repeat_interleave,
+    torch.Tensor.repeat_interleave: _repeat_interleave,
 }
 REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})

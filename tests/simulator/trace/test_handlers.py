@@ -177,6 +177,11 @@ PAIRS = {
     "embedding-bag-padding": Pair(_bag(padding_idx=0), _bag(), (INDICES,)),
     "embedding-bag-offsets": Pair(_Bag(constant=False), _Bag(constant=True), (INDICES[1],)),
     "nll-weight": Pair(_Weighted(True), _Weighted(False), (ROW, CLASSES)),
+    "smoothed-mean": Pair(
+        lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1),
+        lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1, reduction="sum"),
+        (ROW, CLASSES),
+    ),
     "ctc-unreduced": Pair(_ctc("none"), _ctc("mean"), (SEQUENCE, LABELS)),
     "max-pool-dilation": Pair(nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, dilation=1), (IMAGE,)),
     "pool-stride": Pair(

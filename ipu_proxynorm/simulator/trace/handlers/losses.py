@@ -17,6 +17,19 @@ ROWS = [
         operators="nll_loss_forward nll_loss2d_forward",
     ),
     Refusal(
+        "smoothed-mean",
+        "cross_entropy with label_smoothing, reduction='mean' and classes as the target",
+        lambda call: (
+            call["label_smoothing"] > 0.0
+            and call["reduction"] in ("mean", 1)
+            and not call["target"].is_floating_point()
+        ),
+        "dispatch_tracer/RegisterOptionalAtenOps.cpp.inc: torch 2.0 makes a masked_select of it, "
+        "whose shape depends on values",
+        "use reduction='sum' and divide by the number of targets, in poptorch.identity_loss",
+        functions="cross_entropy",
+    ),
+    Refusal(
         "ctc-unreduced",
         "ctc_loss with reduction='none'",
         lambda call: call["reduction"] in ("none", 0),

@@ -1,0 +1,122 @@
+"""What other people's programs do and our own networks do not, each against plain torch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from ipu_proxynorm import simulator as poptorch
+
+pytestmark = pytest.mark.simulator
+
+X = torch.arange(6.0).reshape(3, 2)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.repeat_interleave(2, dim=0),
+        lambda x: x.repeat_interleave(3, -1),
+        lambda x: torch.repeat_interleave(x, 2),
+        lambda x: torch.repeat_interleave(x, repeats=2, dim=1, output_size=4),
+    ],
+)
+def test_repeat_interleave_with_a_number(call):
+    assert torch.equal(poptorch.inferenceModel(call)(X), call(X))
+
+
+def test_repeat_interleave_with_numbers_of_the_device_is_refused():
+    with pytest.raises(poptorch.Error, match="repeat_interleave"):
+        poptorch.inferenceModel(lambda x, n: x.repeat_interleave(n, dim=0))(X, torch.ones(3).int())
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda x: x.new_empty(100, 100),
+        lambda x: torch.empty(100, 100, device=x.device),
+        lambda x: torch.empty_like(x.expand(1000, 3, 2)),
+    ],
+)
+def test_allocation_is_no_floating_point_exception(allocate):
+    options = poptorch.Options()
+    options.Precision.enableFloatingPointExceptions(True)
+    poison = [torch.full((100, 100), float("nan")) for _ in range(8)]
+    del poison
+    model = poptorch.inferenceModel(lambda x: x + allocate(x).fill_(1.0).mean(), options)
+    assert torch.equal(model(X), X + 1)
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self, **loss):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 5)
+        self.loss = torch.nn.CrossEntropyLoss(**loss)
+
+    def forward(self, x, y):
+        return self.loss(self.linear(x), y)
+
+
+@pytest.mark.parametrize("ignored", [-100, 2])
+def test_smoothed_cross_entropy(ignored):
+    model = Classifier(label_smoothing=0.1, reduction="sum", ignore_index=ignored)
+    plain = copy.deepcopy(model)
+    x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 4, 0])
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1)
+    loss = poptorch.trainingModel(model, None, optimizer)(x, y)
+    expected = plain(x, y)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for ours, theirs in zip(model.parameters(), plain.parameters()):
+        torch.testing.assert_close(ours.detach(), theirs.detach() - 0.1 * theirs.grad)
+    with pytest.raises(poptorch.Error, match=r"label_smoothing.*reduction='sum'"):
+        poptorch.trainingModel(Classifier(label_smoothing=0.1))(x, y)
+
+
+class Counts(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x):
+        self.count += 1
+        return x + self.count
+
+
+def test_written_buffers_are_refused_where_inputs_differ():
+    """Source: PopTorch's LowerToPopartFactories.cpp:42 and SessionOptions.cpp:468."""
+    with pytest.raises(poptorch.Error, match=r"broadcasting buffers.* count \("):
+        poptorch.inferenceModel(Counts(), poptorch.Options().replicationFactor(2))(torch.ones(2))
+    same = poptorch.Options().replicationFactor(2)
+    same.inputReplicaGrouping(2, poptorch.CommGroupType.Consecutive)
+    assert poptorch.inferenceModel(Counts(), same)(torch.ones(1)).tolist() == [2, 2]
+    groups = poptorch.Options().replicationFactor(4)
+    groups.inputReplicaGrouping(2, poptorch.CommGroupType.Consecutive)
+    with pytest.raises(poptorch.Error, match="broadcasting buffers"):
+        poptorch.inferenceModel(Counts(), groups)(torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_batch_norm_trains_on_replicas(dtype):
+    """PopTorch tracks operators in place on floats only; a batch norm is none.
+
+    Source: InplaceOps.cpp:210 (what is tracked), JitDispatch.cpp:104-118 (integers are constants).
+    """
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.norm(x).float().square().sum(), "none")
+
+    net = Net().to(dtype)
+    options = poptorch.Options().replicationFactor(2)
+    trainer = poptorch.trainingModel(net, options, poptorch.optim.SGD(net.parameters(), lr=0.0))
+    x = torch.randn(8, 3).to(dtype)
+    trainer(x)
+    expected = 0.1 * x[:4].float().mean(0)  # the host reads replica 0's
+    torch.testing.assert_close(net.norm.running_mean.float(), expected, atol=1e-3, rtol=1e-2)
