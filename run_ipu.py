@@ -1,18 +1,9 @@
 #!/usr/bin/env python3
-"""The one program: train, validate, doctor. ``python run_ipu.py --help`` says more."""
+"""``ipu-proxynorm`` from a checkout: ``python run_ipu.py --help`` lists its commands."""
 
 import sys
 
-
-def run() -> int:
-    """Return the exit status of the command; Ctrl-C is one sentence while libraries load, too."""
-    try:
-        from ipu_proxynorm.cli import main
-    except KeyboardInterrupt:
-        print("run_ipu.py: interrupted", file=sys.stderr)
-        return 130
-    return main()
-
+from ipu_proxynorm.__main__ import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import sys
 from typing import Iterable, Iterator, Sequence
 
 
@@ -55,3 +57,11 @@ def blame(key: str, value: object) -> Iterator[None]:
 def nearest_number(value: float, choices: Iterable[float]) -> float:
     """Return the one of ``choices`` closest to ``value``, the smaller of two."""
     return min(choices, key=lambda choice: (abs(choice - value), choice))
+
+
+def program_name() -> str:
+    """Return how this program was started, as messages and usage name it."""
+    folder, started = os.path.split(sys.argv[0] if sys.argv else "")
+    if started == "__main__.py" and os.path.basename(folder) == "ipu_proxynorm":
+        return "python -m ipu_proxynorm"
+    return started if started == "run_ipu.py" else "ipu-proxynorm"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Settle the backend before any test module imports it."""
+    """Settle the folder and the backend before any test module imports it."""
+    os.chdir(Path(__file__).resolve().parents[1])  # tests read README, docs and configs
     asked = config.getoption("--backend")
     if asked is not None:
         os.environ["IPU_PROXYNORM_BACKEND"] = "simulator" if asked == "sim" else "sdk"

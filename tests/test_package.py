@@ -1,8 +1,11 @@
 """Importing: what the package needs, and which backend it finds."""
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +78,82 @@ def test_help(command):
         [sys.executable, "run_ipu.py", *command], capture_output=True, text=True, check=True
     )
     assert "usage: run_ipu.py" in done.stdout
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_program_is_named_as_it_was_started(tmp_path):
+    for command, name in (
+        (["-m", "ipu_proxynorm"], "python -m ipu_proxynorm"),
+        ([str(ROOT / "run_ipu.py")], "run_ipu.py"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *command, "train", "none.yaml"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": beside(str(ROOT))},
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"{name}: error: CONFIG 'none.yaml' cannot be read"), name
+
+
+def beside(*paths):
+    return os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+
+
+def test_recipes_are_found_by_name_beside_a_users_own_files(tmp_path):
+    for name in ("models.py", "run_ipu.py"):
+        (tmp_path / name).write_text("raise ImportError('not yours')")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").write_text("name: mine\n")
+    code = (
+        "from ipu_proxynorm.config import load\n"
+        "from ipu_proxynorm.models import create_model\n"
+        "print(load('configs/quickstart.yaml').name, load('quickstart').name,\n"
+        "      load('imagenet/resnetv2_50_bn.yaml').model.norm)\n"
+        "create_model('resnetv2_8', norm='ln+pn')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": beside(str(ROOT))},
+    )
+    assert (done.stdout, done.stderr) == ("quickstart quickstart bn\n", "")
+
+
+def test_the_wheel_has_one_package_with_networks_and_recipes(tmp_path):
+    source = tmp_path / "source"  # what setuptools builds stays out of the checkout
+    source.mkdir()
+    for name in ("ipu_proxynorm", "models", "configs"):
+        shutil.copytree(
+            ROOT / name,
+            source / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"),
+            *("--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (entries,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert "ipu-proxynorm = ipu_proxynorm.__main__:run" in archive.read(entries).decode()
+    top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == {"ipu_proxynorm"}
+    for folder in ("configs", "models", "ipu_proxynorm"):
+        inside = folder if folder == "ipu_proxynorm" else f"ipu_proxynorm/{folder}"
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".yaml", ".html", ".txt", ".json", ".typed"):
+                assert f"{inside}/{file.relative_to(ROOT / folder).as_posix()}" in names

@@ -1,4 +1,4 @@
-"""``run_ipu.py analyse CONFIG|RUN_DIR``: what each norm does to a network's activations."""
+"""``ipu-proxynorm analyse CONFIG|RUN_DIR``: what each norm does to a network's activations."""
 
 from __future__ import annotations
 

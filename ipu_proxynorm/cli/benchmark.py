@@ -1,4 +1,4 @@
-"""``run_ipu.py benchmark CONFIG``: how fast a run trains, host and device apart."""
+"""``ipu-proxynorm benchmark CONFIG``: how fast a run trains, host and device apart."""
 
 from __future__ import annotations
 

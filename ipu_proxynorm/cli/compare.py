@@ -1,4 +1,4 @@
-"""``run_ipu.py compare CONFIG``: the same run under several norms and micro-batch sizes."""
+"""``ipu-proxynorm compare CONFIG``: the same run under several norms and micro-batch sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``run_ipu.py doctor``: what programs run on here, and why."""
+"""``ipu-proxynorm doctor``: what programs run on here, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``run_ipu.py export RUN_OR_CHECKPOINT OUT``: a run's weights for other programs."""
+"""``ipu-proxynorm export RUN_OR_CHECKPOINT OUT``: a run's weights for other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program ``run_ipu.py``: finds the sub-command and turns errors into one sentence."""
+"""The program ``ipu-proxynorm``: finds the sub-command and turns errors into one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ipu_proxynorm.cli import (
     train,
     validate,
 )
-from ipu_proxynorm.errors import Shared, UserError, UserNotice
+from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name
 from ipu_proxynorm.ipu import launched
 from ipu_proxynorm.run.interruption import Interrupted
 from ipu_proxynorm.run.processes import Processes, connect
@@ -45,9 +45,10 @@ COMMANDS = (
 
 
 def create_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``run_ipu.py`` with all sub-commands."""
+    """Return the parser of the program with all its sub-commands."""
     parser = argparse.ArgumentParser(
-        prog="run_ipu.py", description="Proxy-normalized networks on Graphcore IPUs, or simulated."
+        prog=program_name(),
+        description="Proxy-normalized networks on Graphcore IPUs, or simulated.",
     )
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error came from, for developers"
@@ -81,7 +82,7 @@ def notices_alone() -> Iterator[None]:
 
         def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
             if issubclass(category, UserNotice):
-                print(f"run_ipu.py: warning: {message}", file=sys.stderr)
+                print(f"{program_name()}: warning: {message}", file=sys.stderr)
             else:
                 others(message, category, *where, **more)
 
@@ -161,5 +162,5 @@ def report(error: BaseException) -> int:
         refused = "" if isinstance(error, UserError) else "PopTorch refused: "
         text, status = f"error: {refused}{error}", 2
     if not (isinstance(error, Shared) and error.quiet):
-        print(f"run_ipu.py: {text}", file=sys.stderr)
+        print(f"{program_name()}: {text}", file=sys.stderr)
     return status

@@ -1,4 +1,4 @@
-"""``run_ipu.py memory CONFIG``: what a run takes of each IPU's memory, by prediction."""
+"""``ipu-proxynorm memory CONFIG``: what a run takes of each IPU's memory, by prediction."""
 
 from __future__ import annotations
 

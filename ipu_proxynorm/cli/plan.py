@@ -1,4 +1,4 @@
-"""``run_ipu.py plan CONFIG --ipus N``: the layout of highest predicted throughput that fits."""
+"""``ipu-proxynorm plan CONFIG --ipus N``: the layout of highest predicted throughput that fits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     show(planned, console)
     if arguments.output is not None:
         write(Path(arguments.output), planned_yaml(config, planned.best))
-        console.print(f"configuration: {arguments.output} (run_ipu.py train {arguments.output})")
+        console.print(f"configuration: {arguments.output} (train {arguments.output})")
 
 
 def write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""``run_ipu.py runs [DIR]``: the runs in a folder, with state and result."""
+"""``ipu-proxynorm runs [DIR]``: the runs in a folder, with state and result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     folder = Path(arguments.folder)
     rows = list_runs(folder)
     if not rows:
-        console.print(f"no runs in {folder} (run_ipu.py train CONFIG makes one)")
+        console.print(f"no runs in {folder} (train CONFIG makes one)")
         return
     listing = fitting(rows, console)
     if not console.is_terminal:

@@ -1,4 +1,4 @@
-"""``run_ipu.py train CONFIG [key=value ...]``: train a network and keep what came out."""
+"""``ipu-proxynorm train CONFIG [key=value ...]``: train a network and keep what came out."""
 
 from __future__ import annotations
 

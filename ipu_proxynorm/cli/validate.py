@@ -1,4 +1,4 @@
-"""``run_ipu.py validate RUN_DIR``: the accuracy of a run's checkpoints."""
+"""``ipu-proxynorm validate RUN_DIR``: the accuracy of a run's checkpoints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Typed run configuration: YAML files and dotted overrides become documented dataclasses."""
 
-from ipu_proxynorm.config.load import dump, load, loads, recipes
+from ipu_proxynorm.config.load import dump, load, loads
 from ipu_proxynorm.config.optimizers import OPTIMIZERS, optimizer_values
 from ipu_proxynorm.config.schema import (
     DataConfig,
@@ -12,9 +12,11 @@ from ipu_proxynorm.config.schema import (
     TrainingConfig,
     documentation,
 )
+from ipu_proxynorm.config.shipped import SHIPPED, recipe_names, recipes
 
 __all__ = [
     "OPTIMIZERS",
+    "SHIPPED",
     "DataConfig",
     "IPUConfig",
     "ModelConfig",
@@ -27,5 +29,6 @@ __all__ = [
     "load",
     "loads",
     "optimizer_values",
+    "recipe_names",
     "recipes",
 ]

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ipu_proxynorm.config.check import check
 from ipu_proxynorm.config.schema import RunConfig, documentation
+from ipu_proxynorm.config.shipped import located, recipe_names
 from ipu_proxynorm.errors import UserError, nearest
 
 #: Key of a file, no key of a run: the files that it builds on.
@@ -26,13 +27,14 @@ def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> RunConfig:
 
     A file may build on others: ``defaults: [base/a.yaml, base/b.yaml]``, paths from its own folder.
     Their values are taken in that order, later ones over earlier ones, the file's own last; lists
-    are replaced, not joined.
+    are replaced, not joined. A file that is not there may be the name of a shipped recipe, see
+    `shipped.located`.
 
     Raises:
         UserError: a file is missing or not YAML, builds on itself, a key is unknown, or a value is
             not allowed.
     """
-    return _build(_layers(Path(path)), overrides, str(path))
+    return _build(_layers(located(path)), overrides, str(path))
 
 
 def loads(text: str, overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
@@ -44,12 +46,6 @@ def loads(text: str, overrides: Sequence[str] = (), source: str = "config") -> R
             f"values out, or load a file"
         )
     return _build([(layer, source)], overrides, source)
-
-
-def recipes(folder: Union[str, Path] = "configs") -> List[Path]:
-    """Return the files below ``folder`` that are runs: all but those in a folder named ``base``."""
-    files = sorted(Path(folder).rglob("*.yaml"))
-    return [path for path in files if "base" not in path.relative_to(folder).parts[:-1]]
 
 
 def _read(path: Path, wanted_by: str) -> str:
@@ -65,11 +61,11 @@ def _read(path: Path, wanted_by: str) -> str:
                 f"expected YAML files by their path from this file's folder; in "
                 f"{str(path.parent)!r} {listed}"
             ) from error
-        found = [str(p) for p in recipes()]
+        found = recipe_names()
         listed = ", ".join(nearest(str(path), found) or found[:8])
-        hint = f", e.g. {listed}" if listed else "; there is none in configs/ here"
         raise UserError(
-            f"CONFIG {str(path)!r} cannot be read ({error.strerror}): expected a YAML file{hint}"
+            f"CONFIG {str(path)!r} cannot be read ({error.strerror}): expected a YAML file, or a "
+            f"shipped recipe such as {listed}"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"CONFIG {str(path)!r}: expected UTF-8 text ({error})") from error
@@ -88,7 +84,7 @@ def _parse(text: str, source: str) -> DictConfig:
         raise UserError(f"{source}: expected 'key: value' lines, got {text[:40]!r}")
     for key in layer:
         if not isinstance(key, str):  # YAML reads on, off, yes and no as such
-            raise UserError(f"{source}: key {key!r} is unknown (run_ipu.py train --keys lists all)")
+            raise UserError(f"{source}: key {key!r} is unknown (train --keys lists all)")
     return layer
 
 
@@ -192,5 +188,5 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UserError(
             f"{source}: key {name!r} (value {given!r}) is unknown{hint} "
-            f"(run_ipu.py train --keys lists every key)"
+            f"(train --keys lists every key)"
         ) from error

@@ -125,7 +125,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             + (
                 f"there are {', '.join(others)}: use one of them with --checkpoint"
                 if others
-                else "expected a run that finished an epoch (run_ipu.py train CONFIG writes it)"
+                else "expected a run that finished an epoch (train CONFIG writes it)"
             )
         )
     try:

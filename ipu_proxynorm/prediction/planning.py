@@ -114,7 +114,7 @@ def planned_yaml(config: RunConfig, plan: Plan) -> str:
     """Return the planned configuration as YAML, the arithmetic of its layout on top."""
     batch, verdict = plan.batch, plan.prediction.verdict
     return (
-        f"# Planned with run_ipu.py plan for {batch.ipus} IPUs ({config.ipu.chip}).\n"
+        f"# Planned with ipu-proxynorm plan for {batch.ipus} IPUs ({config.ipu.chip}).\n"
         f"#   IPUs: {batch.stages} (stages) x {batch.replicas} (replicas) = {batch.ipus}\n"
         f"#   images per weight update: {batch.micro_batch} (micro-batch) x {batch.replicas} "
         f"(replicas) x {batch.gradient_accumulation} (accumulation) = {batch.global_batch}\n"

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Dict, Iterator, Optional
 
-from ipu_proxynorm.errors import Shared
+from ipu_proxynorm.errors import Shared, program_name
 
 
 class Interrupted(Shared, Exception):
@@ -67,7 +67,8 @@ class Interruption:
             self._restore()
         if not self.quiet:
             print(
-                "run_ipu.py: stopping after this host call, with a checkpoint; once more: at once",
+                f"{program_name()}: stopping after this host call, with a checkpoint; once more: "
+                "at once",
                 file=sys.stderr,
             )
 

@@ -1,7 +1,7 @@
 """The command: a run from beginning to end, and one sentence for everything that is wrong."""
 
+import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -148,7 +148,7 @@ def test_wrong_input_gets_one_sentence_and_status_2(capsys, tmp_path, case):
     assert status == 2
     for part in parts:
         assert part in output.err
-    assert output.err.startswith("run_ipu.py: error: ")
+    assert output.err.startswith("ipu-proxynorm: error: ")
     assert output.err.count("\n") == 1
     assert "Traceback" not in output.err
     assert list(tmp_path.iterdir()) == []  # refused before anything is written
@@ -237,17 +237,18 @@ def test_too_little_memory_is_one_sentence_and_other_failures_are_not(monkeypatc
     assert main(["train", "configs/quickstart.yaml"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith("run_ipu.py: error: this machine's memory does not suffice (")
+    assert said[0].startswith("ipu-proxynorm: error: this machine's memory does not suffice (")
     error = RuntimeError("a mistake of the program")
     with pytest.raises(RuntimeError, match="a mistake"):
         main(["train", "configs/quickstart.yaml"])
 
 
 def test_ctrl_c_while_libraries_load_is_one_sentence(tmp_path):
-    # A package of the same name that takes its time, found first.
-    package = tmp_path / "ipu_proxynorm"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise KeyboardInterrupt")
-    shutil.copy("run_ipu.py", tmp_path)
-    ended = subprocess.run([sys.executable, "run_ipu.py"], cwd=tmp_path, capture_output=True)
-    assert (ended.returncode, ended.stderr.decode()) == (130, "run_ipu.py: interrupted\n")
+    # A library of the same name that takes its time, found first.
+    (tmp_path / "rich.py").write_text("raise KeyboardInterrupt")
+    program = os.path.abspath("run_ipu.py")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, program], capture_output=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert (ended.returncode, ended.stderr.decode()) == (130, "ipu-proxynorm: interrupted\n")

@@ -29,7 +29,7 @@ def test_plan_writes_a_configuration_that_trains(tmp_path, capsys):
 def test_a_planned_pipeline_with_checkpoint_trains(planned, tmp_path, capsys):
     (plan, *_) = [p for p in planned.plans.fitting if p.batch.stages == 2]
     text = planned_yaml(planned.config, plan)
-    assert "# Planned with run_ipu.py plan for" in text
+    assert "# Planned with ipu-proxynorm plan for" in text
     assert "2 (stages)" in text
     config = loads(text)
     assert config == planned_config(planned.config, plan)

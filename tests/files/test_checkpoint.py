@@ -99,7 +99,7 @@ def test_something_else(tmp_path):
     with pytest.raises(UserError, match=r"none.pt': no such checkpoint; there are other: use one"):
         load_checkpoint(tmp_path / "none.pt")
     (tmp_path / "other.pt").unlink()
-    with pytest.raises(UserError, match=r"none.pt': no such checkpoint.*run_ipu.py train"):
+    with pytest.raises(UserError, match=r"none.pt': no such checkpoint.*train CONFIG"):
         load_checkpoint(tmp_path / "none.pt")
 
 

@@ -133,7 +133,7 @@ def test_an_uncertain_program_is_warned_of(capsys):
     with notices_alone():
         judge(prediction)
     (printed,) = capsys.readouterr().err.splitlines()
-    assert printed.startswith("run_ipu.py: warning: memory uncertain: IPU 1 is the fullest")
+    assert printed.startswith("ipu-proxynorm: warning: memory uncertain: IPU 1 is the fullest")
     object.__setattr__(prediction, "verdict", Verdict("fits", 1, 0.5, 0.4, 0.6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

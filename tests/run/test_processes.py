@@ -236,7 +236,7 @@ def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
     statuses, printed = launched.end()
     assert statuses == [2, -signal.SIGKILL]
     said = printed[0].splitlines()[-1]
-    assert said.startswith("run_ipu.py: error: another process of the run has ended")
+    assert said.startswith("ipu-proxynorm: error: another process of the run has ended")
     assert said.endswith("start all processes again with --resume")
     assert load_checkpoint(tmp_path / "quickstart" / "last.pt").state.progress.step >= 1
 
@@ -249,7 +249,7 @@ def test_a_disk_full_for_the_first_process_stops_all(tmp_path):
     statuses, printed = Launched(2, train, *arguments, folder=tmp_path).end()
     assert statuses == [2, 2]
     said = printed[0].splitlines()[-1]
-    assert said.startswith("run_ipu.py: error: checkpoint ")
+    assert said.startswith("ipu-proxynorm: error: checkpoint ")
     assert "cannot be written (No space left on device)" in said
     assert printed[1] == ""
 
@@ -264,7 +264,9 @@ def test_a_data_worker_lost_by_one_process_stops_all_with_a_checkpoint(tmp_path)
     statuses, printed = launched.end()
     assert statuses == [2, 2]
     said = printed[0].splitlines()[-1]
-    assert said.startswith("run_ipu.py: error: process 1 of 2: data.workers: a worker process died")
+    assert said.startswith(
+        "ipu-proxynorm: error: process 1 of 2: data.workers: a worker process died"
+    )
     assert "the run stands after epoch" in said
     assert printed[1] == ""
     step = load_checkpoint(tmp_path / "quickstart" / "last.pt").state.progress.step

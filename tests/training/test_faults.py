@@ -104,7 +104,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     os.kill(command.process.pid, signal.SIGINT)
     status, said = command.end()
     assert status == 130
-    assert said == "run_ipu.py: interrupted"
+    assert said == "ipu-proxynorm: interrupted"
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_what_is_missing_is_one_sentence(tmp_path, capsys, overrides, words):
     assert main(["train", *SMALL, f"runs={tmp_path}", *overrides]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith("run_ipu.py: error: ")
+    assert said[0].startswith("ipu-proxynorm: error: ")
     assert words in said[0]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ipu_proxynorm.cli import main
-from ipu_proxynorm.config import load, recipes
+from ipu_proxynorm.config import load, recipe_names
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training.smoke import differences, shallow_splits, smaller, smoke
 
@@ -14,7 +14,7 @@ QUICKSTART = "configs/quickstart.yaml"
 B5 = "configs/imagenet/efficientnet_b5_g16_ln_pn_native.yaml"
 
 
-@pytest.mark.parametrize("path", recipes(), ids=str)
+@pytest.mark.parametrize("path", recipe_names())
 def test_every_recipe_smokes(path):
     config = load(path)
     result = smoke(config)

@@ -49,7 +49,7 @@ def test_no_way_to_wandb_is_one_sentence_and_the_run_has_failed(monkeypatch, tmp
     assert main(["train", "configs/quickstart.yaml", *overrides]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "run_ipu.py: error: training.wandb=digits: api_key not configured (no-tty); set "
+        "ipu-proxynorm: error: training.wandb=digits: api_key not configured (no-tty); set "
         "WANDB_MODE=offline, or training.wandb=null"
     ]
     assert read_state(tmp_path / "quickstart").describe() == "failed"
