@@ -4,6 +4,7 @@ from ipu_proxynorm.models.cost import Cost, cost, multiply_adds
 from ipu_proxynorm.models.efficientnet import EfficientNet
 from ipu_proxynorm.models.factory import (
     MODELS,
+    OPTIONS,
     Architecture,
     architecture,
     check_resolution,
@@ -25,6 +26,7 @@ from ipu_proxynorm.models.weights import (
 
 __all__ = [
     "MODELS",
+    "OPTIONS",
     "PROVIDERS",
     "Architecture",
     "Cost",

@@ -45,6 +45,19 @@ class Architecture:
         return fewer
 
 
+#: What can be chosen of some networks beside norm, activation, classes and image channels; None:
+#: as published.
+OPTIONS: Dict[str, str] = {
+    "norm_eps": "ε of every norm; None: 1e-5, in EfficientNet 1e-3",
+    "width": "ResNets: channels of the first group of blocks; random networks: of every layer",
+    "zero_init_last": "ResNets: let every residual branch start at zero; None: no",
+    "group_dim": "EfficientNet: channels of each group of the grouped convolutions; None: 1",
+    "expansion": "EfficientNet: channels within a block over those it reads; None: 6",
+    "drop_path": "EfficientNet: rate at which the last block's branch is dropped; None: 0.2",
+    "dropout": "EfficientNet: rate before the classifier",
+    "proxy_scale_in_gate": "EfficientNet: scale of Proxy Norm within squeeze-and-excite's gate; "
+    "None: no",
+}
 _RESNET_OPTIONS = ("width", "norm_eps", "zero_init_last")
 _EFFICIENTNET_OPTIONS = (
     "norm_eps",
@@ -153,15 +166,8 @@ def create_model(
     in_chans: int = 3,
     act_layer: Optional[str] = None,
     *,
-    width: Optional[int] = None,
-    norm_eps: Optional[float] = None,
-    zero_init_last: Optional[bool] = None,
-    group_dim: Optional[int] = None,
-    expansion: Optional[int] = None,
-    drop_path: Optional[float] = None,
-    dropout: Optional[float] = None,
-    proxy_scale_in_gate: Optional[bool] = None,
     shallow: bool = False,
+    **options: Any,
 ) -> Network:
     """Return a network with freshly initialised weights; None stands for what was published.
 
@@ -171,17 +177,8 @@ def create_model(
         num_classes: outputs of the classifier.
         in_chans: channels of the images.
         act_layer: activation; None: ReLU, in EfficientNet SiLU.
-        width: ResNets: channels of the first group of blocks; random networks: of every layer.
-        norm_eps: ε of every norm; None: 1e-5, in EfficientNet 1e-3.
-        zero_init_last: ResNets: let every residual branch start at zero; None: no.
-        group_dim: EfficientNet: channels of each group of the grouped convolutions; None: 1,
-            depthwise.
-        expansion: EfficientNet: channels within a block over those it reads; None: 6.
-        drop_path: EfficientNet: rate at which the last block's branch is dropped; None: 0.2.
-        dropout: EfficientNet: rate before the classifier.
-        proxy_scale_in_gate: EfficientNet: scale of Proxy Norm within squeeze-and-excite's gate;
-            None: no.
         shallow: with as few blocks as leave some of each kind, to try things with.
+        options: of :data:`OPTIONS`, those that the network has (``MODELS[name].options``).
 
     Raises:
         ValueError: unknown name, norm spec or activation, an option that the network does not
@@ -189,24 +186,15 @@ def create_model(
             valid choice.
     """
     known = architecture(name)
-    options = {
-        "act_layer": act_layer,
-        "width": width,
-        "norm_eps": norm_eps,
-        "zero_init_last": zero_init_last,
-        "group_dim": group_dim,
-        "expansion": expansion,
-        "drop_path": drop_path,
-        "dropout": dropout,
-        "proxy_scale_in_gate": proxy_scale_in_gate,
-    }
     chosen = {key: value for key, value in options.items() if value is not None}
     for key, value in chosen.items():
-        if key != "act_layer" and key not in known.options:
+        if key not in known.options:
             raise UserError(
                 f"{key}={value}: {name} has no such option; it has {', '.join(known.options)}; "
                 f"leave {key} out"
             )
+    if act_layer is not None:
+        chosen["act_layer"] = act_layer
     arguments = {**(known.shallow() if shallow else known.arguments), **chosen}
     return known.network(norm=norm, num_classes=num_classes, in_chans=in_chans, **arguments)
 

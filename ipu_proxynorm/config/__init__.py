@@ -1,7 +1,8 @@
 """Typed run configuration: YAML files and dotted overrides become documented dataclasses."""
 
 from ipu_proxynorm.config.load import dump, load, loads
-from ipu_proxynorm.config.optimizers import OPTIMIZERS, optimizer_values
+from ipu_proxynorm.config.optimizer_kinds import OPTIMIZERS, OptimizerKind
+from ipu_proxynorm.config.optimizers import optimizer_values
 from ipu_proxynorm.config.schema import (
     DataConfig,
     IPUConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "IPUConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "OptimizerKind",
     "RunConfig",
     "ScheduleConfig",
     "TrainingConfig",

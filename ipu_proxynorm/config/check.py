@@ -1,75 +1,19 @@
-"""What the types of a run's keys cannot say: ranges, choices and combinations."""
+"""What the keys of a run cannot say by themselves: which of their values go together."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from ipu_proxynorm.config.optimizers import OPTIMIZERS, check_optimizer
-from ipu_proxynorm.config.schema import RunConfig, ScheduleConfig
-from ipu_proxynorm.errors import UserError, unknown_name
-from ipu_proxynorm.stages import micro_batches_needed
+import torch
 
-CHOICES = {
-    "ipu.execution": ("pipelined", "sharded"),
-    "ipu.chip": ("mk1", "mk2", "bow"),
-    "ipu.optimizer_state": ("on-chip", "sharded", "off-chip"),
-    "ipu.precision": ("32.32", "16.32", "16.16"),
-    "optimizer.name": tuple(OPTIMIZERS),
-    "optimizer.accumulation": ("float32", "float16"),
-    "training.validate": ("epoch", "end", "never"),
-    "training.average": ("none", "exponential", "mean"),
-    "schedule.name": ("cosine", "step", "exponential", "constant"),
-}
-AT_LEAST = {
-    "data.max_corrupt": 0,
-    "data.workers": 0,
-    "ipu.micro_batch_size": 1,
-    "ipu.replication_factor": 1,
-    "ipu.gradient_accumulation": 1,
-    "ipu.device_iterations": 1,
-    "ipu.inference_device_iterations": 1,
-    "optimizer.lr": 0,
-    "optimizer.lr_batch": 1,
-    "optimizer.momentum": 0,
-    "optimizer.eps": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.proxy_weight_decay": 0,
-    "schedule.warmup_epochs": 0,
-    "training.epochs": 1,
-    "training.mixup_alpha": 0,
-    "training.keep_checkpoints": 1,
-    "training.validate_every": 1,
-    "training.analyse_every": 1,
-    "training.average_from_epoch": 1,
-    "training.weights_every": 1,
-}
-ABOVE_ZERO = (
-    "model.norm_eps",
-    "model.width",
-    "data.image_size",
-    "data.eval_image_size",
-    "optimizer.loss_scaling",
-    "optimizer.initial_loss_scaling",
-    "optimizer.max_weight_norm",
-    "schedule.decay",
-    "schedule.decay_epochs",
-    "schedule.interval_epochs",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-)
-#: More processes than any host of IPUs has cores: a slip of the pen, which no machine survives.
-MOST_WORKERS = 1024
-FRACTIONS = (
-    "model.drop_path",
-    "model.dropout",
-    "optimizer.alpha",
-    "training.label_smoothing",
-    "training.cutmix_lambda_low",
-    "training.cutmix_lambda_high",
-    "training.cutmix_disable_prob",
-    "training.average_decay",
-)
+from ipu_proxynorm.config.optimizers import check_optimizer
+from ipu_proxynorm.config.schema import RunConfig, ScheduleConfig, walk
+from ipu_proxynorm.errors import UserError, blame
+from ipu_proxynorm.norm.spec import parse_norm_spec
+from ipu_proxynorm.placement import SHARDED
+from ipu_proxynorm.precision import PRECISIONS
+from ipu_proxynorm.stages import micro_batches_needed
 
 
 def get(config: RunConfig, name: str) -> Any:
@@ -86,24 +30,12 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: names the key, its value, what was expected and what to change.
     """
-    for name, choices in CHOICES.items():
-        if get(config, name) not in choices:
-            raise unknown_name(f"{name}:", get(config, name), choices)
-    for name, least in AT_LEAST.items():
+    for name, _, entry in walk():
         value = get(config, name)
-        if value is not None and not least <= value < math.inf:
-            raise UserError(f"{name}={value}: expected a finite number from {least} up")
-    for name in ABOVE_ZERO:
-        value = get(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{name}={value}: expected a finite number above 0")
-    workers = config.data.workers
-    if workers > MOST_WORKERS:
-        raise UserError(f"data.workers={workers}: expected at most {MOST_WORKERS} processes")
-    for name in FRACTIONS:
-        value = get(config, name)
-        if value is not None and not 0 <= value <= 1:
-            raise UserError(f"{name}={value}: expected a number from 0 to 1")
+        if value is not None:
+            entry.metadata["limits"].refuse(name, value)
+    with blame("model.norm", config.model.norm):
+        parse_norm_spec(config.model.norm)
     if not 0 <= config.seed < 2**63:
         raise UserError(f"seed={config.seed}: expected an integer from 0 to 2**63 - 1")
     if config.name in ("", ".", "..") or "/" in config.name or len(config.name.encode()) > 255:
@@ -142,7 +74,7 @@ def check_pipeline(config: RunConfig) -> None:
             f"{config.ipu.splits}) needs at least {least} (2S-1) micro-batches in flight; "
             f"set ipu.gradient_accumulation={least} or more, or remove a split"
         )
-    if config.ipu.optimizer_state == "sharded" and config.ipu.replication_factor == 1:
+    if config.ipu.optimizer_state == SHARDED and config.ipu.replication_factor == 1:
         raise UserError(
             "ipu.optimizer_state=sharded: there is one replica, and nothing to shard over; set "
             "ipu.replication_factor=2 or more, or ipu.optimizer_state=off-chip"
@@ -184,13 +116,13 @@ def check_schedule(config: ScheduleConfig, epochs: int) -> None:
 
 def check_precision(config: RunConfig) -> None:
     """Refuse what only float16 has where there is none."""
-    precision = config.ipu.precision
-    if config.ipu.half_partials and precision == "32.32":
+    single = PRECISIONS[config.ipu.precision].activations == torch.float32
+    if config.ipu.half_partials and single:
         raise UserError(
             "ipu.half_partials=True: float16 sums need float16 activations; set "
             "ipu.precision=16.32 or 16.16"
         )
-    if config.optimizer.auto_loss_scaling and precision == "32.32":
+    if config.optimizer.auto_loss_scaling and single:
         raise UserError(
             "optimizer.auto_loss_scaling=True: it looks at float16 gradients, which "
             "ipu.precision=32.32 does not have; set ipu.precision=16.32 or 16.16"

@@ -6,31 +6,17 @@ import dataclasses
 import math
 from typing import Any, Dict
 
+from ipu_proxynorm.config.optimizer_kinds import OPTIMIZERS
 from ipu_proxynorm.config.schema import OptimizerConfig
 from ipu_proxynorm.errors import UserError
-
-_SGD: Dict[str, Any] = {"momentum": 0.9, "nesterov": False}
-_RMSPROP: Dict[str, Any] = {"momentum": 0.9, "alpha": 0.99, "eps": 1e-8}
-_ADAM: Dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
 
 #: The numbers that float32 has at full precision, rounded inwards.
 SMALLEST, LARGEST = 1.2e-38, 3.4e38
 
-#: By optimiser: the keys that it has beyond those of all optimisers, and what null stands for.
-OPTIMIZERS: Dict[str, Dict[str, Any]] = {
-    "sgd": _SGD,
-    "sgd_combined": _SGD,
-    "rmsprop": _RMSPROP,
-    "rmsprop_tf": _RMSPROP,
-    "adam": _ADAM,
-    "adamw": _ADAM,
-    "lamb": {**_ADAM, "max_weight_norm": 65500.0},
-}
-
 
 def optimizer_values(config: OptimizerConfig) -> Dict[str, Any]:
     """Return the values of the optimiser's own keys, by name."""
-    own = OPTIMIZERS[config.name]
+    own = OPTIMIZERS[config.name].keys
     given = {name: getattr(config, name) for name in own}
     values = {name: own[name] if value is None else value for name, value in given.items()}
     if "betas" in values:
@@ -44,14 +30,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
     Raises:
         UserError: names the key, its value and the optimisers that have it.
     """
-    for name in sorted({name for own in OPTIMIZERS.values() for name in own}):
-        value = getattr(config, name)
-        if value is not None and name not in OPTIMIZERS[config.name]:
-            having = ", ".join(kind for kind, own in OPTIMIZERS.items() if name in own)
-            raise UserError(
-                f"optimizer.{name}={value}: optimizer.name={config.name} does not have it "
-                f"({having} do); leave it out"
-            )
+    _refuse_foreign_keys(config)
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, float) and value and not SMALLEST <= value <= LARGEST:
             raise UserError(
@@ -75,4 +54,16 @@ def check_optimizer(config: OptimizerConfig) -> None:
             raise UserError(
                 f"optimizer.initial_loss_scaling={initial:g}: expected loss_scaling "
                 f"({config.loss_scaling:g}) divided by a power of 2, as it doubles up to it"
+            )
+
+
+def _refuse_foreign_keys(config: OptimizerConfig) -> None:
+    own = OPTIMIZERS[config.name].keys
+    for name in sorted({name for kind in OPTIMIZERS.values() for name in kind.keys}):
+        value = getattr(config, name)
+        if value is not None and name not in own:
+            having = ", ".join(k for k, kind in OPTIMIZERS.items() if name in kind.keys)
+            raise UserError(
+                f"optimizer.{name}={value}: optimizer.name={config.name} does not have it "
+                f"({having} do); leave it out"
             )

@@ -3,14 +3,94 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator, List, Optional, Tuple, get_type_hints
+import math
+from typing import (
+    Any,
+    Collection,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    get_type_hints,
+)
 
 from omegaconf import MISSING
 
+from ipu_proxynorm.chip import CHIPS
+from ipu_proxynorm.config.optimizer_kinds import OPTIMIZERS
+from ipu_proxynorm.errors import UserError, unknown_name
+from ipu_proxynorm.placement import ON_CHIP, PLACEMENTS
+from ipu_proxynorm.precision import PRECISIONS
 
-def key(default: Any, text: str) -> Any:
-    """Return a dataclass field with its documentation; lists are copied for each instance."""
-    metadata = {"help": text}
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a key's value must be, beyond its type; null is let through where the type has it.
+
+    Attributes:
+        choices: the names that it may be, where it is a name; of a mapping, each with what to know
+            of it. Held, not copied: what is registered later counts.
+        least: the smallest number.
+        above: the number that it must exceed.
+        most: the largest number.
+        unit: what the numbers count, for messages.
+    """
+
+    choices: Optional[Collection[str]] = None
+    least: Optional[float] = None
+    above: Optional[float] = None
+    most: Optional[float] = None
+    unit: str = ""
+
+    def refuse(self, name: str, value: Any) -> None:
+        """Refuse a value of the key ``name`` that is beyond them.
+
+        Raises:
+            UserError: names the key, its value and what was expected.
+        """
+        if self.choices is not None and value not in self.choices:
+            raise unknown_name(f"{name}:", value, list(self.choices))
+        bounded = any(limit is not None for limit in (self.least, self.above, self.most))
+        if bounded and not self._holds(value):
+            raise UserError(f"{name}={value}: expected {self._numbers()}")
+
+    def _holds(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+        )
+
+    def _numbers(self) -> str:
+        kind = self.unit or "a finite number"
+        if self.least is not None and self.most is not None:
+            return f"{self.unit or 'a number'} from {self.least} to {self.most}"
+        if self.least is not None:
+            return f"{kind} from {self.least} up"
+        return f"{kind} above {self.above}"
+
+    def _notes(self) -> Iterator[Tuple[str, str]]:
+        """Yield each choice with what to know of it."""
+        for name in self.choices or ():
+            value = self.choices[name] if isinstance(self.choices, Mapping) else ""
+            yield name, value if isinstance(value, str) else getattr(value, "note", "")
+
+    def listed(self) -> str:
+        """Return the choices in words: ``a, b (what to know) or c``; "" where there are none."""
+        if self.choices is None:
+            return ""
+        names = [f"{name} ({note})" if note else name for name, note in self._notes()]
+        return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def key(default: Any, text: str, **limits: Any) -> Any:
+    """Return a dataclass field with its documentation and its `Limits`.
+
+    Lists are copied for each instance. The documentation ends in the choices, where there are any.
+    """
+    metadata = {"help": text, "limits": Limits(**limits)}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -18,7 +98,11 @@ def key(default: Any, text: str) -> Any:
 
 def section(config: type, text: str) -> Any:
     """Return a dataclass field that holds another dataclass of keys."""
-    return dataclasses.field(default_factory=config, metadata={"help": text})
+    return dataclasses.field(default_factory=config, metadata={"help": text, "limits": Limits()})
+
+
+#: More processes than any host of IPUs has cores: a slip of the pen, which no machine survives.
+MOST_WORKERS = 1024
 
 
 @dataclasses.dataclass
@@ -42,11 +126,13 @@ class ModelConfig:
     norm_eps: Optional[float] = key(
         None,
         "added to the variance by every norm; null: the network's own (1e-5; 1e-3 in EfficientNet)",
+        above=0,
     )
     width: Optional[int] = key(
         None,
         "ResNet, ResNeXt: channels of the first group of blocks; random: of every layer; null: as "
         "published",
+        above=0,
     )
     zero_init_last: Optional[bool] = key(
         None, "ResNet, ResNeXt: start every residual branch at zero; null: no"
@@ -58,10 +144,16 @@ class ModelConfig:
         None, "EfficientNet: channels within a block over those it reads; null: 6"
     )
     drop_path: Optional[float] = key(
-        None, "EfficientNet: share of images that the last blocks' branches drop; null: 0.2"
+        None,
+        "EfficientNet: share of images that the last blocks' branches drop; null: 0.2",
+        least=0,
+        most=1,
     )
     dropout: Optional[float] = key(
-        None, "EfficientNet: dropout before the classifier; null: as published, 0.2 to 0.5"
+        None,
+        "EfficientNet: dropout before the classifier; null: as published, 0.2 to 0.5",
+        least=0,
+        most=1,
     )
     proxy_scale_in_gate: Optional[bool] = key(
         None,
@@ -84,9 +176,10 @@ class DataConfig:
         None,
         "height and width fed to the network, pixels; null: the dataset's own, for image_folder "
         "the network's (224; efficientnet_b4: 380)",
+        above=0,
     )
     eval_image_size: Optional[int] = key(
-        None, "height and width in validation, pixels; null: as data.image_size"
+        None, "height and width in validation, pixels; null: as data.image_size", above=0
     )
     augment: Optional[str] = key(
         None,
@@ -94,43 +187,50 @@ class DataConfig:
         "crop, flipped); null: the dataset's own",
     )
     max_corrupt: int = key(
-        10, "image files that may be damaged or no images; each is named and left out"
+        10, "image files that may be damaged or no images; each is named and left out", least=0
     )
-    workers: int = key(0, "worker processes that read images on the host; 0: none")
+    workers: int = key(
+        0,
+        "worker processes that read images on the host; 0: none",
+        least=0,
+        most=MOST_WORKERS,
+        unit="processes",
+    )
 
 
 @dataclasses.dataclass
 class IPUConfig:
     """How the network and the batch are laid out over IPUs."""
 
-    micro_batch_size: int = key(MISSING, "images that one replica computes at once")
+    micro_batch_size: int = key(MISSING, "images that one replica computes at once", least=1)
     replication_factor: int = key(
         1,
         "copies of the whole network, each on its own IPUs; of all processes together, where "
         "torchrun or poprun starts several",
+        least=1,
     )
     gradient_accumulation: int = key(
-        1, "micro-batches of a replica per weight update; at least 2S-1 in a pipeline of S stages"
+        1,
+        "micro-batches of a replica per weight update; at least 2S-1 in a pipeline of S stages",
+        least=1,
     )
-    device_iterations: int = key(1, "weight updates per host call")
+    device_iterations: int = key(1, "weight updates per host call", least=1)
     inference_device_iterations: int = key(
-        1, "micro-batches of a replica per host call in validation; raised to S for S stages"
+        1,
+        "micro-batches of a replica per host call in validation; raised to S for S stages",
+        least=1,
     )
     splits: List[str] = key(
         [], "layers at which the next pipeline stage begins, each on its own IPU; []: one IPU"
     )
-    execution: str = key("pipelined", "order of the stages: pipelined or sharded")
+    execution: str = key("pipelined", "order of the stages", choices=("pipelined", "sharded"))
     recomputation_checkpoints: List[str] = key(
         [],
         "layers whose outputs a pipeline keeps for all micro-batches in flight, so that less is "
         "recomputed at once; []: the stages' inputs only",
     )
-    optimizer_state: str = key(
-        "on-chip",
-        "where the optimiser's state is: on-chip, sharded (over replicas) or off-chip (in "
-        "Streaming Memory)",
-    )
-    chip: str = key("mk2", "IPUs that memory is predicted for: mk1, mk2 or bow")
+    optimizer_state: str = key(ON_CHIP, "where the optimiser's state is", choices=PLACEMENTS)
+    chip: str = key("mk2", "IPUs that memory is predicted for", choices=CHIPS)
     check_memory: bool = key(
         True, "predict memory before compiling, and stop at over 115 % of an IPU's"
     )
@@ -141,8 +241,8 @@ class IPUConfig:
     )
     precision: str = key(
         "32.32",
-        "activations.master weights, in bits of a float: 32.32, 16.32 (float16 activations, "
-        "float32 weights) or 16.16",
+        "activations.master weights, in bits of a float",
+        choices=PRECISIONS,
     )
     half_partials: bool = key(
         False, "sum convolutions and matrix products in float16 (needs 16 bit activations)"
@@ -157,45 +257,54 @@ class IPUConfig:
 class OptimizerConfig:
     """The weight update."""
 
-    name: str = key(
-        "sgd",
-        "sgd, sgd_combined (gradients accumulate in the velocity), rmsprop, rmsprop_tf "
-        "(TensorFlow's), adam, adamw or lamb",
+    name: str = key("sgd", "optimiser", choices=OPTIMIZERS)
+    lr: float = key(
+        0.1, "learning rate at the height of the schedule, for lr_batch images", least=0
     )
-    lr: float = key(0.1, "learning rate at the height of the schedule, for lr_batch images")
     lr_batch: Optional[int] = key(
         None,
         "images per weight update that lr is stated for: lr is multiplied by the images per "
         "update / lr_batch; null: lr as it is",
+        least=1,
     )
-    weight_decay: float = key(1e-4, "decay of weights; norms' scales and shifts, biases have none")
+    weight_decay: float = key(
+        1e-4, "decay of weights; norms' scales and shifts, biases have none", least=0
+    )
     proxy_weight_decay: Optional[float] = key(
-        None, "decay of Proxy Norm's proxy parameters; null: weight_decay"
+        None, "decay of Proxy Norm's proxy parameters; null: weight_decay", least=0
     )
-    momentum: Optional[float] = key(None, "sgd..., rmsprop...: momentum; null: 0.9")
+    momentum: Optional[float] = key(None, "sgd..., rmsprop...: momentum; null: 0.9", least=0)
     nesterov: Optional[bool] = key(None, "sgd...: Nesterov's momentum; null: false")
     alpha: Optional[float] = key(
-        None, "rmsprop...: decay of the mean of squares, per weight update; null: 0.99"
+        None,
+        "rmsprop...: decay of the mean of squares, per weight update; null: 0.99",
+        least=0,
+        most=1,
     )
     betas: Optional[List[float]] = key(
         None, "adam, adamw, lamb: decay of mean and of mean of squares; null: [0.9, 0.999]"
     )
     eps: Optional[float] = key(
-        None, "rmsprop..., adam, adamw, lamb: added to the root (rmsprop_tf: under it); null: 1e-8"
+        None,
+        "rmsprop..., adam, adamw, lamb: added to the root (rmsprop_tf: under it); null: 1e-8",
+        least=0,
     )
     max_weight_norm: Optional[float] = key(
-        None, "lamb: upper limit of a tensor's norm in its trust ratio; null: 65500"
+        None, "lamb: upper limit of a tensor's norm in its trust ratio; null: 65500", above=0
     )
     accumulation: str = key(
-        "float32", "type in which gradients are accumulated: float32 or float16"
+        "float32", "type in which gradients are accumulated", choices=("float32", "float16")
     )
     loss_scaling: float = key(
-        1.0, "factor on the loss in the backward pass, undone in the update; at the run's end"
+        1.0,
+        "factor on the loss in the backward pass, undone in the update; at the run's end",
+        above=0,
     )
     initial_loss_scaling: Optional[float] = key(
         None,
         "loss scaling at the start, doubled at equal intervals (each halves the velocity of sgd, "
         "though not of sgd_combined); null: loss_scaling",
+        above=0,
     )
     auto_loss_scaling: bool = key(
         False, "let the device adjust the loss scaling to the gradients (needs 16 bit activations)"
@@ -206,13 +315,26 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over the run."""
 
-    name: str = key("cosine", "cosine (to zero at the last update), step, exponential or constant")
-    warmup_epochs: float = key(0.0, "epochs of linear rise from zero, a factor on the schedule")
+    name: str = key(
+        "cosine",
+        "course of the learning rate",
+        choices={
+            "cosine": "to zero at the last update",
+            "step": "",
+            "exponential": "",
+            "constant": "",
+        },
+    )
+    warmup_epochs: float = key(
+        0.0, "epochs of linear rise from zero, a factor on the schedule", least=0
+    )
     decay: Optional[float] = key(
-        None, "step: factor at each of step_epochs; exponential: factor every decay_epochs"
+        None, "step: factor at each of step_epochs; exponential: factor every decay_epochs", above=0
     )
     decay_epochs: Optional[float] = key(
-        None, "exponential: epochs in which the learning rate falls by decay, e.g. 2.4; null: 1"
+        None,
+        "exponential: epochs in which the learning rate falls by decay, e.g. 2.4; null: 1",
+        above=0,
     )
     step_epochs: Optional[List[float]] = key(
         None, "step: epochs after which the learning rate is multiplied by decay"
@@ -221,6 +343,7 @@ class ScheduleConfig:
         None,
         "epochs between changes of the learning rate (warm-up aside), e.g. 2.4 for a staircase; "
         "null: changed at every host call",
+        above=0,
     )
 
 
@@ -228,42 +351,62 @@ class ScheduleConfig:
 class TrainingConfig:
     """The loop."""
 
-    epochs: int = key(MISSING, "passes over the training images")
-    label_smoothing: float = key(0.0, "share of the target spread over all classes, 0 to 1")
+    epochs: int = key(MISSING, "passes over the training images", least=1)
+    label_smoothing: float = key(
+        0.0, "share of the target spread over all classes, 0 to 1", least=0, most=1
+    )
     mixup_alpha: float = key(
-        0.0, "mix-up: coefficients are drawn from Beta(alpha, alpha); 0: no mix-up"
+        0.0, "mix-up: coefficients are drawn from Beta(alpha, alpha); 0: no mix-up", least=0
     )
     cutmix_lambda_low: float = key(
-        1.0, "cut-mix: smallest share of an image that stays, drawn uniformly from low to high"
+        1.0,
+        "cut-mix: smallest share of an image that stays, drawn uniformly from low to high",
+        least=0,
+        most=1,
     )
-    cutmix_lambda_high: float = key(1.0, "cut-mix: largest share that stays; low = 1: no cut-mix")
-    cutmix_disable_prob: float = key(0.0, "cut-mix: share of images left whole")
+    cutmix_lambda_high: float = key(
+        1.0, "cut-mix: largest share that stays; low = 1: no cut-mix", least=0, most=1
+    )
+    cutmix_disable_prob: float = key(0.0, "cut-mix: share of images left whole", least=0, most=1)
     checkpoint_every: Optional[int] = key(
-        None, "host calls between checkpoints within an epoch; null: after each epoch only"
+        None, "host calls between checkpoints within an epoch; null: after each epoch only", above=0
     )
     checkpoint_minutes: Optional[float] = key(
-        None, "minutes between checkpoints within an epoch; null: after each epoch only"
+        None, "minutes between checkpoints within an epoch; null: after each epoch only", above=0
     )
-    keep_checkpoints: int = key(2, "how many of the last checkpoints are kept, beside the best")
+    keep_checkpoints: int = key(
+        2, "how many of the last checkpoints are kept, beside the best", least=1
+    )
     validate: str = key(
-        "epoch", "epoch (after each validate_every epochs, and the last), end (the last) or never"
+        "epoch",
+        "when validation images are looked at",
+        choices={
+            "epoch": "after each validate_every epochs, and the last",
+            "end": "the last",
+            "never": "",
+        },
     )
-    validate_every: int = key(1, "epochs between validations")
+    validate_every: int = key(1, "epochs between validations", least=1)
     average: str = key(
         "none",
-        "average of the weights, validated beside them: none, exponential or mean (of equals)",
+        "average of the weights, validated beside them",
+        choices={"none": "", "exponential": "", "mean": "of equals"},
     )
     average_decay: float = key(
-        0.97, "exponential: weight of the old average at each reading of the weights"
+        0.97,
+        "exponential: weight of the old average at each reading of the weights",
+        least=0,
+        most=1,
     )
-    average_from_epoch: int = key(1, "first epoch whose weights enter the average")
+    average_from_epoch: int = key(1, "first epoch whose weights enter the average", least=1)
     weights_every: Optional[int] = key(
         None,
         "host calls between readings of the weights, for the average and for the diagnosis of an "
         "overflow; reading stops the IPUs; null: once an epoch",
+        least=1,
     )
     analyse_every: Optional[int] = key(
-        None, "epochs between records of the power after each normalization; null: none"
+        None, "epochs between records of the power after each normalization; null: none", least=1
     )
     init_from: Optional[str] = key(
         None,
@@ -330,5 +473,7 @@ def documentation() -> List[Key]:
     for name, hint, entry in walk():
         factory = entry.default_factory
         default = entry.default if factory is dataclasses.MISSING else factory()
-        keys.append(Key(name, type_name(hint), default, entry.metadata["help"]))
+        listed = entry.metadata["limits"].listed()
+        text = entry.metadata["help"] + (f": {listed}" if listed else "")
+        keys.append(Key(name, type_name(hint), default, text))
     return keys

@@ -1,7 +1,17 @@
 """Images: datasets as uint8 tensors, and the host's side of the input pipeline."""
 
 from ipu_proxynorm.data.augment import AUGMENTATIONS
-from ipu_proxynorm.data.datasets import DATASETS, ImageData, create_data, pixel_statistics
+from ipu_proxynorm.data.datasets import (
+    DATASETS,
+    DatasetSpec,
+    ImageData,
+    Request,
+    create_data,
+    dataset,
+    described_data,
+    image_data,
+    pixel_statistics,
+)
 from ipu_proxynorm.data.image_set import IGNORED, ImageSet
 from ipu_proxynorm.data.loader import (
     PaddedDataset,
@@ -18,11 +28,16 @@ __all__ = [
     "IGNORED",
     "DamageReport",
     "DataError",
+    "DatasetSpec",
     "ImageData",
     "ImageSet",
     "PaddedDataset",
+    "Request",
     "Share",
     "create_data",
+    "dataset",
+    "described_data",
+    "image_data",
     "pixel_statistics",
     "training_loader",
     "training_share",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Sized, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Sized, Tuple, Union
 
 import numpy as np
 import sklearn.datasets
 import torch
 import torchvision
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from ipu_proxynorm.data.augment import AUGMENTATIONS, Augmentation, centre_crop, stream
 from ipu_proxynorm.data.files import Store, find_part, list_images
@@ -277,13 +277,76 @@ def _refuse_path(name: str, request: Request, why: str) -> None:
         raise UserError(f"data.path={request.path!r}: {name} {why}; leave data.path out")
 
 
-DATASETS: Dict[str, Callable[[Request], ImageData]] = {
-    "digits": digits,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "image_folder": image_folder,
-    "synthetic": synthetic,
+Statistics = Tuple[Sequence[float], Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a dataset, whether its images are there or not.
+
+    Attributes:
+        load: returns the data that a run asks for.
+        num_classes: how many; of `image_folder`, ImageNet's, where the folder is not there.
+        channels: of an image.
+        size: own height and width, pixels.
+        statistics: mean and standard deviation per channel of training pixels in [0, 1], or how
+            they are had for images of a height and width (None: ``size``).
+        on_disk: whether the user brings the images.
+        is_folder: a folder of the user's images: classes are counted at ``data.path``, and images
+            without ``data.image_size`` take the network's.
+    """
+
+    load: Callable[[Request], ImageData]
+    num_classes: int
+    channels: int
+    size: int
+    statistics: Union[Statistics, Callable[[Optional[int]], Statistics]]
+    on_disk: bool = False
+    is_folder: bool = False
+
+
+def _digit_statistics(size: Optional[int]) -> Statistics:
+    data = digits(Request(image_size=size))
+    return data.mean, data.std
+
+
+#: Every dataset by the name that ``data.name`` gives it. One of your own: ``DATASETS[name] = ...``.
+DATASETS: Dict[str, DatasetSpec] = {
+    "digits": DatasetSpec(digits, 10, 1, 8, _digit_statistics),
+    "cifar10": DatasetSpec(cifar10, 10, 3, 32, CIFAR["cifar10"], on_disk=True),
+    "cifar100": DatasetSpec(cifar100, 100, 3, 32, CIFAR["cifar100"], on_disk=True),
+    "image_folder": DatasetSpec(image_folder, 1000, 3, 224, IMAGENET, on_disk=True, is_folder=True),
+    "synthetic": DatasetSpec(synthetic, 10, 3, 32, NOISE),
 }
+
+
+def dataset(name: str) -> DatasetSpec:
+    """Return what is known of a dataset.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in DATASETS:
+        raise unknown_name("data.name: dataset", name, sorted(DATASETS))
+    return DATASETS[name]
+
+
+def described_data(name: str, path: Optional[str], size: Optional[int]) -> ImageData:
+    """Return the sizes of a dataset's images, without images.
+
+    Of a folder that is there, the classes are counted; of one that is not, ImageNet's are taken.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    known = dataset(name)
+    classes = known.num_classes
+    if known.is_folder and path is not None and Path(path).exists():
+        classes = create_data(name, path, size).num_classes
+    nothing = TensorDataset(torch.empty(0))
+    pixels = (size or known.size,) * 2
+    middle = (0.5,) * known.channels
+    return ImageData(name, nothing, nothing, classes, known.channels, pixels, middle, middle)
 
 
 def create_data(
@@ -307,16 +370,13 @@ def create_data(
     Raises:
         UserError: the name is unknown, or the path is not what the dataset needs.
     """
-    if name not in DATASETS:
-        raise unknown_name("data.name: dataset", name, sorted(DATASETS))
+    known = dataset(name)
     if augment is not None and augment not in AUGMENTATIONS:
         raise unknown_name("data.augment:", augment, AUGMENTATIONS)
-    return DATASETS[name](Request(path, image_size, eval_image_size, augment, seed))
+    return known.load(Request(path, image_size, eval_image_size, augment, seed))
 
 
-def pixel_statistics(
-    name: str, image_size: Optional[int] = None
-) -> Tuple[Sequence[float], Sequence[float]]:
+def pixel_statistics(name: str, image_size: Optional[int] = None) -> Statistics:
     """Return mean and standard deviation per channel that a dataset's pixels, in [0, 1], get.
 
     The images themselves need not be there.
@@ -324,10 +384,5 @@ def pixel_statistics(
     Raises:
         UserError: the name is unknown.
     """
-    if name == "digits":
-        data = digits(Request(image_size=image_size))
-        return data.mean, data.std
-    known = {**CIFAR, "image_folder": IMAGENET, "synthetic": NOISE}
-    if name not in known:
-        raise unknown_name("data.name: dataset", name, sorted(DATASETS))
-    return known[name]
+    known = dataset(name).statistics
+    return known(image_size) if callable(known) else known

@@ -11,8 +11,8 @@ from ipu_proxynorm.ipu.pipeline import (
     resolve_splits,
     split_points,
 )
-from ipu_proxynorm.ipu.precision import PRECISIONS, Precision, precision_of, set_weights_type
 from ipu_proxynorm.ipu.program import Classification
+from ipu_proxynorm.precision import PRECISIONS, Precision, precision_of, set_weights_type
 
 __all__ = [
     "ALONE",

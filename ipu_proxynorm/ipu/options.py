@@ -7,6 +7,7 @@ import torch
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import IPUConfig
 from ipu_proxynorm.ipu.distribution import ALONE, Instance, instance_options
+from ipu_proxynorm.placement import OFF_CHIP, ON_CHIP, SHARDED
 
 
 def _common(config: IPUConfig, seed: int, instance: Instance) -> poptorch.Options:
@@ -14,7 +15,7 @@ def _common(config: IPUConfig, seed: int, instance: Instance) -> poptorch.Option
     options = instance_options(config, instance)
     options.randomSeed(seed)
     strategy = poptorch.PipelinedExecution
-    if config.execution == "sharded":
+    if config.execution == SHARDED:
         strategy = poptorch.ShardedExecution
     options.setExecutionStrategy(strategy(poptorch.AutoStage.AutoIncrement))
     if config.available_memory_proportion is not None:
@@ -52,10 +53,10 @@ def training_options(
         options.Training.setAutomaticLossScaling(True)
     if config.replication_factor > 1:
         options.broadcastBuffers(False)
-    if config.optimizer_state != "on-chip":
+    if config.optimizer_state != ON_CHIP:
         location = poptorch.TensorLocationSettings()
-        location.useOnChipStorage(config.optimizer_state != "off-chip")
-        location.useReplicatedTensorSharding(config.optimizer_state == "sharded")
+        location.useOnChipStorage(config.optimizer_state != OFF_CHIP)
+        location.useReplicatedTensorSharding(config.optimizer_state == SHARDED)
         options.TensorLocations.setOptimizerLocation(location)
     return options
 

@@ -1,11 +1,11 @@
 """SRAM that a program takes on each IPU, known before it is compiled."""
 
+from ipu_proxynorm.chip import CHIPS, MIB, Chip, find_chip
 from ipu_proxynorm.memory.advice import Advice, advise
 from ipu_proxynorm.memory.boundaries import Boundary, boundaries
 from ipu_proxynorm.memory.budget import TERMS, IpuBudget, ipu_budgets, stash_depth
 from ipu_proxynorm.memory.calibration import Parameters, ensemble
 from ipu_proxynorm.memory.capture import capture
-from ipu_proxynorm.memory.chip import CHIPS, MIB, Chip, find_chip
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord, TensorRecord
 from ipu_proxynorm.memory.layout import (
     EXCHANGES,

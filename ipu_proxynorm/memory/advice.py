@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
+from ipu_proxynorm.chip import MIB
 from ipu_proxynorm.memory import budget, calibration
 from ipu_proxynorm.memory.boundaries import Boundary, boundaries
-from ipu_proxynorm.memory.chip import MIB
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.placement import OFF_CHIP, ON_CHIP, SHARDED
 from ipu_proxynorm.stages import micro_batches_needed
 
 #: Predicted utilisation up to which a program surely fits.
@@ -244,12 +245,12 @@ def _moved_splits(now: _Trial, places: List[Boundary]) -> Iterator[Tuple[str, _T
 
 def _state_elsewhere(now: _Trial, _: List[Boundary]) -> Iterator[Tuple[str, _Trial]]:
     """Yield optimiser state sharded over replicas, or in Streaming Memory."""
-    if now.fullest.terms["optimizer_state"] == 0 or now.layout.optimizer_location != "on-chip":
+    if now.fullest.terms["optimizer_state"] == 0 or now.layout.optimizer_location != ON_CHIP:
         return
-    yield _changed(now, "optimiser state in Streaming Memory", optimizer_location="off-chip")
+    yield _changed(now, "optimiser state in Streaming Memory", optimizer_location=OFF_CHIP)
     if now.layout.replicas > 1:
         text = f"optimiser state sharded over {now.layout.replicas} replicas"
-        yield _changed(now, text, optimizer_location="sharded")
+        yield _changed(now, text, optimizer_location=SHARDED)
 
 
 def _lower_proportion(now: _Trial, _: List[Boundary]) -> Iterator[Tuple[str, _Trial]]:

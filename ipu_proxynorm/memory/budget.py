@@ -7,12 +7,13 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from ipu_proxynorm.chip import Chip, find_chip
 from ipu_proxynorm.memory import liveness
 from ipu_proxynorm.memory.calibration import Parameters
-from ipu_proxynorm.memory.chip import Chip, find_chip
 from ipu_proxynorm.memory.convolutions import temporaries
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.placement import OFF_CHIP, SHARDED
 
 #: The terms of a budget, in the order in which tables and bars show them.
 TERMS = (
@@ -354,9 +355,9 @@ def weight_terms(
             if layout.gradient_accumulation > 1 or optimizer.combined:
                 terms["gradient_accumulators"] += elements * optimizer.accumulator_bytes
             state = elements * optimizer.state_bytes
-            if layout.optimizer_location == "off-chip":
+            if layout.optimizer_location == OFF_CHIP:
                 streamed["optimizer_state"] += state
-            elif layout.optimizer_location == "sharded" and elements >= _SMALLEST_SHARD:
+            elif layout.optimizer_location == SHARDED and elements >= _SMALLEST_SHARD:
                 terms["optimizer_state"] += -(-state // layout.replicas)
             else:
                 terms["optimizer_state"] += state

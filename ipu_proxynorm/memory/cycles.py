@@ -15,7 +15,7 @@ import math
 import os
 from typing import Dict, Sequence, Tuple
 
-from ipu_proxynorm.memory.chip import Chip
+from ipu_proxynorm.chip import Chip
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 
 _FILE = os.path.join(os.path.dirname(__file__), "data", "speeds.json")

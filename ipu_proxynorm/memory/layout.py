@@ -7,13 +7,13 @@ from typing import Any, Optional, Tuple, Union
 
 import torch
 
+from ipu_proxynorm.chip import Chip, find_chip
 from ipu_proxynorm.errors import UserError, unknown_name
-from ipu_proxynorm.memory.chip import Chip, find_chip
+from ipu_proxynorm.placement import ON_CHIP, PLACEMENTS
+from ipu_proxynorm.precision import PRECISIONS
 
-PRECISIONS = ("16.16", "16.32", "32.32")
 SCHEDULES = ("pipelined", "grouped", "interleaved", "sequential")
 RECOMPUTATIONS = ("none", "stage", "checkpoints")
-LOCATIONS = ("on-chip", "off-chip", "sharded")
 EXCHANGES = ("cycles", "balanced", "memory")
 
 
@@ -65,6 +65,9 @@ def optimizer_memory(
     )
 
 
+_KNOWN = ("sgd", "adam", "adamw", "lamb", "rmsprop")
+
+
 def _element(optimizer: Any, attribute: str) -> int:
     dtype = getattr(optimizer, attribute, torch.float32)
     return 2 if dtype == torch.float16 else 4
@@ -78,7 +81,8 @@ def read_optimizer(optimizer: Any, weight_bytes: int = 4) -> OptimizerMemory:
 
     Source: PopTorch 3.4's ``optim.py``.
     """
-    name = type(optimizer).__name__.lower()
+    bases = [cls.__name__.lower() for cls in type(optimizer).__mro__]  # a user's own has a base
+    name = next((base for base in bases if base in _KNOWN), bases[0])
     groups = getattr(optimizer, "param_groups", [{}])
     momentum = any(group.get("momentum") for group in groups)
     accumulator = _element(optimizer, "accum_type")
@@ -132,7 +136,7 @@ class Layout:
     chip: Union[str, Chip] = "mk2"
     precision: str = "16.16"
     optimizer: Optional[OptimizerMemory] = None
-    optimizer_location: str = "on-chip"
+    optimizer_location: str = ON_CHIP
     replicas: int = 1
     gradient_accumulation: int = 1
     schedule: str = "pipelined"
@@ -152,8 +156,8 @@ class Layout:
         """
         find_chip(self.chip)
         for field, choices in (
-            ("precision", PRECISIONS),
-            ("optimizer_location", LOCATIONS),
+            ("precision", list(PRECISIONS)),
+            ("optimizer_location", list(PLACEMENTS)),
             ("schedule", SCHEDULES),
             ("recomputation", RECOMPUTATIONS),
             ("exchange", EXCHANGES),
@@ -176,7 +180,7 @@ class Layout:
     @property
     def weight_bytes(self) -> int:
         """Bytes of an element of a weight."""
-        return 2 if self.precision == "16.16" else 4
+        return PRECISIONS[self.precision].weight_bytes
 
     def proportion(self, ipu: int) -> float:
         """Return the available memory proportion of an IPU."""

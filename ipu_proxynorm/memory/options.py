@@ -11,6 +11,7 @@ from torch import nn
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.placement import OFF_CHIP, ON_CHIP, SHARDED
 
 # PopART's RecomputationType: None, Standard, NormOnly, Pipeline, RecomputeAll.
 _RECOMPUTATIONS = {0: "none", 1: "checkpoints", 2: "none", 3: "stage", 4: "checkpoints"}
@@ -76,8 +77,8 @@ def read_options(options: Any) -> Layout:
 
 def _location(settings: Dict[str, Any]) -> str:
     if settings.get("useReplicatedTensorSharding"):
-        return "sharded"
-    return "on-chip" if settings.get("onChip", 1) else "off-chip"
+        return SHARDED
+    return ON_CHIP if settings.get("onChip", 1) else OFF_CHIP
 
 
 def _half_partials(popart: Dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipu_proxynorm.memory.graph import MATMULS, Capture, OperatorRecord, TensorRecord
+from ipu_proxynorm.nested import tensors_in
 from ipu_proxynorm.stages import StageCount
 
 # What an element takes on an IPU: no 64-bit types there.
@@ -20,17 +21,6 @@ _ELEMENT_BYTES = {torch.int64: 4, torch.float64: 4, torch.bool: 1}
 _SILENT = frozenset(("detach", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"))
 # Where aten's convolution says whether it is a transposed one; its gradient one further.
 _TRANSPOSED = 6
-
-
-def tensors_in(tree: Any) -> List[Tensor]:
-    """Return the tensors in nested tuples, lists and dictionaries."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = list(tree.values())
-    if isinstance(tree, (list, tuple)):
-        return [tensor for element in tree for tensor in tensors_in(element)]
-    return []
 
 
 class _Draft:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import List, Sequence
 
+from ipu_proxynorm.chip import MIB
 from ipu_proxynorm.memory.budget import TERMS
-from ipu_proxynorm.memory.chip import MIB
 from ipu_proxynorm.memory.predict import Prediction
 from ipu_proxynorm.memory.throughput import Throughput
 

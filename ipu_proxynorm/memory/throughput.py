@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Dict, List, Sequence, Tuple
 
+from ipu_proxynorm.chip import Chip, find_chip
 from ipu_proxynorm.memory import budget, liveness
-from ipu_proxynorm.memory.chip import Chip, find_chip
 from ipu_proxynorm.memory.cycles import (
     LINK_BYTES_PER_SECOND,
     STREAMING_BYTES_PER_SECOND,

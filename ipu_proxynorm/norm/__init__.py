@@ -4,6 +4,7 @@ from ipu_proxynorm.norm.activations import resolve_activation
 from ipu_proxynorm.norm.conv import WSConv2d, create_conv, standardize_weight
 from ipu_proxynorm.norm.convert.conversion import convert_norms
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
+from ipu_proxynorm.norm.create import NORM_UNITS, create_norm_act
 from ipu_proxynorm.norm.delayed import DelayedScaleProxyNormAct
 from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operators
 from ipu_proxynorm.norm.folding import fold_proxy_norm
@@ -14,19 +15,21 @@ from ipu_proxynorm.norm.modules import (
     BatchNormAct,
     GroupNormAct,
     ProxyNormAct,
-    create_norm_act,
 )
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 from ipu_proxynorm.norm.parameter_groups import describe_parameter_groups, parameter_groups
 from ipu_proxynorm.norm.sharing import SharedMoments, share_moments
-from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
+from ipu_proxynorm.norm.spec import KINDS, NormKind, NormSpec, parse_norm_spec
 
 __all__ = [
+    "KINDS",
+    "NORM_UNITS",
     "ActOnly",
     "BatchNormAct",
     "ConversionReport",
     "DelayedScaleProxyNormAct",
     "GroupNormAct",
+    "NormKind",
     "NormLine",
     "NormSpec",
     "ProxyNormAct",

@@ -5,20 +5,40 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Optional
+from typing import Dict, List, Optional
 
-KINDS = ("bn", "in", "ln", "gn", "none")
 SUFFIXES = ("pn", "ws")
-_EXAMPLES = tuple(
-    kind + suffix
-    for kind in ("bn", "in", "ln", "gn4", "gn8", "gn16", "gn32", "none")
-    for suffix in ("", "+pn", "+ws", "+pn+ws")
-    if not ("pn" in suffix and kind in ("bn", "in", "none"))
-)
-_WHY_NO_PROXY = {
-    "bn": "Batch Norm does over the batch what Proxy Norm stands in for",
-    "in": "Instance Norm erases what differs between instances, and Proxy Norm cannot restore it",
-    "none": "the proxy variable stands for a normalized pre-activation, and none is normalized",
+
+
+@dataclass(frozen=True)
+class NormKind:
+    """One kind of norm.
+
+    Attributes:
+        takes_groups: whether a number of groups stands behind its name.
+        why_no_proxy: why Proxy Norm does not go behind it; "" where it does.
+
+    """
+
+    takes_groups: bool = False
+    why_no_proxy: str = ""
+
+
+#: The kinds by name; `modules.NORM_UNITS` makes the units of each.
+KINDS: Dict[str, NormKind] = {
+    "bn": NormKind(
+        why_no_proxy="Batch Norm does over the batch what Proxy Norm stands in for",
+    ),
+    "in": NormKind(
+        why_no_proxy="Instance Norm erases what differs between instances, and Proxy Norm cannot "
+        "restore it",
+    ),
+    "ln": NormKind(),
+    "gn": NormKind(takes_groups=True),
+    "none": NormKind(
+        why_no_proxy="the proxy variable stands for a normalized pre-activation, and none is "
+        "normalized",
+    ),
 }
 
 
@@ -27,7 +47,7 @@ class NormSpec:
     """What a norm spec says.
 
     Attributes:
-        kind: ``bn``, ``in``, ``ln``, ``gn`` or ``none``.
+        kind: one of `KINDS`.
         groups: number of channel groups of ``gn``, None for the others.
         proxy: whether the activation is proxy-normalized (``+pn``).
         weight_standardization: whether convolution weights are standardized (``+ws``).
@@ -77,26 +97,48 @@ def parse_norm_spec(spec: str | NormSpec) -> NormSpec:
     if isinstance(spec, NormSpec):
         return spec
     base, *suffixes = str(spec).strip().split("+")
-    match = re.fullmatch(r"(bn|in|ln|none)|gn([1-9][0-9]*)", base)
-    if match is None or len(set(suffixes)) < len(suffixes) or set(suffixes) - set(SUFFIXES):
+    match = re.fullmatch(r"([a-z_]+)([1-9][0-9]*)?", base)
+    known = KINDS.get(match[1]) if match else None
+    if (
+        match is None
+        or known is None
+        or known.takes_groups != bool(match[2])
+        or len(set(suffixes)) < len(suffixes)
+        or set(suffixes) - set(SUFFIXES)
+    ):
         raise ValueError(
-            f"unknown norm spec '{spec}': expected one of bn, in, ln, gn<groups>, none, with +pn "
+            f"unknown norm spec '{spec}': expected one of {', '.join(_spelt())}, with +pn "
             f"(Proxy Norm) or +ws (weight standardization) behind it{_suggestion(str(spec))}"
         )
-    kind = match.group(1) or "gn"
-    if "pn" in suffixes and kind in _WHY_NO_PROXY:
+    if "pn" in suffixes and known.why_no_proxy:
+        proxied = " or ".join(_spelt(proxied=True))
         raise ValueError(
-            f"norm spec '{spec}': {_WHY_NO_PROXY[kind]}; "
-            f"use '{kind}', or +pn behind ln or gn<groups>"
+            f"norm spec '{spec}': {known.why_no_proxy}; use '{match[1]}', or +pn behind {proxied}"
         )
     return NormSpec(
-        kind=kind,
-        groups=int(match.group(2)) if match.group(2) else None,
+        kind=match[1],
+        groups=int(match[2]) if match[2] else None,
         proxy="pn" in suffixes,
         weight_standardization="ws" in suffixes,
     )
 
 
+def _spelt(proxied: bool = False) -> List[str]:
+    """Return how the kinds are written, of those that Proxy Norm goes behind or of all."""
+    return [
+        f"{name}<groups>" if kind.takes_groups else name
+        for name, kind in KINDS.items()
+        if not (proxied and kind.why_no_proxy)
+    ]
+
+
 def _suggestion(spec: str) -> str:
-    near = difflib.get_close_matches(spec.lower(), _EXAMPLES, n=1, cutoff=0.5)
+    examples = [
+        f"{name}{groups}{suffix}"
+        for name, kind in KINDS.items()
+        for groups in ((4, 8, 16, 32) if kind.takes_groups else ("",))
+        for suffix in ("", "+pn", "+ws", "+pn+ws")
+        if not ("pn" in suffix and kind.why_no_proxy)
+    ]
+    near = difflib.get_close_matches(spec.lower(), examples, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""

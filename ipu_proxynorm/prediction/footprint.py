@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from ipu_proxynorm.config import DataConfig, RunConfig
-from ipu_proxynorm.data import DATASETS, ImageData, create_data
-from ipu_proxynorm.errors import unknown_name
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.data import ImageData, described_data
 from ipu_proxynorm.ipu import split_points, training_options
 from ipu_proxynorm.memory import Capture, Layout, capture, read_optimizer, read_options
 from ipu_proxynorm.models import Network
 from ipu_proxynorm.run.mixing import draw
 from ipu_proxynorm.run.run import create_program, own_image_size
-
-#: Classes, channels, height and width of datasets whose images need not be there for a prediction.
-SIZES: Dict[str, Tuple[int, int, int]] = {
-    "digits": (10, 1, 8),
-    "cifar10": (10, 3, 32),
-    "cifar100": (100, 3, 32),
-    "image_folder": (1000, 3, 224),  # ImageNet's
-    "synthetic": (10, 3, 32),
-}
-
-
-def describe_data(config: DataConfig) -> ImageData:
-    """Return the sizes of a run's images, without images.
-
-    Of a folder that is there, the classes are counted; of one that is not, ImageNet's are taken.
-
-    Raises:
-        UserError: there is no such dataset.
-    """
-    if config.name not in DATASETS:
-        raise unknown_name("data.name: dataset", config.name, sorted(DATASETS))
-    classes, channels, size = SIZES[config.name]
-    if config.name == "image_folder" and config.path is not None and Path(config.path).exists():
-        classes = create_data(config.name, config.path, config.image_size).num_classes
-    nothing = TensorDataset(torch.empty(0))
-    size = config.image_size or size
-    middle = (0.5,) * channels
-    return ImageData(config.name, nothing, nothing, classes, channels, (size, size), middle, middle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +53,7 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     if splits is not None:
         ipu = dataclasses.replace(ipu, splits=list(splits), recomputation_checkpoints=[])
         config = dataclasses.replace(config, ipu=ipu)
-    data = describe_data(dataclasses.replace(config.data, image_size=own_image_size(config)))
+    data = described_data(config.data.name, config.data.path, own_image_size(config))
     batch = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
     with torch.device("meta"):
         model, _, program, optimizer = create_program(config, data, batch)

@@ -12,9 +12,10 @@ import torch
 
 from ipu_proxynorm.backend import SIMULATED, poptorch
 from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.data import described_data
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
-from ipu_proxynorm.prediction.footprint import describe_data, micro_batch
+from ipu_proxynorm.prediction.footprint import micro_batch
 from ipu_proxynorm.run.run import create_program
 
 
@@ -39,7 +40,7 @@ def measure(config: RunConfig) -> List[int]:
     """
     import pva
 
-    data = describe_data(config.data)
+    data = described_data(config.data.name, config.data.path, config.data.image_size)
     ipu = config.ipu
     images = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
     _, _, program, optimizer = create_program(config, data, images)

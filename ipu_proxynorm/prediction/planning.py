@@ -10,6 +10,7 @@ from ipu_proxynorm.config.check import check
 from ipu_proxynorm.ipu import resolve_splits
 from ipu_proxynorm.memory import MIB, find_chip
 from ipu_proxynorm.memory.planner import BatchLayout, Plan, Planner, Plans
+from ipu_proxynorm.placement import ON_CHIP
 from ipu_proxynorm.prediction.footprint import Footprint, footprint
 from ipu_proxynorm.run.mixing import mixing_of
 from ipu_proxynorm.stages import micro_batches_needed
@@ -171,7 +172,7 @@ def reasons(planned: RunPlan) -> List[str]:
         )
     if best.checkpoints:
         found.append("checkpoints: without them a stage would recompute more than it has room for")
-    if best.optimizer_location != "on-chip":
+    if best.optimizer_location != ON_CHIP:
         found.append(f"optimiser state {best.optimizer_location}: on chip it would not fit")
     if batch.ipus < planned.ipus:
         found.append(f"{planned.ipus - batch.ipus} IPUs stay idle: more would not be faster")

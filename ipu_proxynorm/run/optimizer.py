@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import nn
@@ -11,6 +11,42 @@ from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import OptimizerConfig, optimizer_values
 from ipu_proxynorm.norm import parameter_groups
 from ipu_proxynorm.run.schedule import loss_scaling_at
+
+Groups = List[Dict[str, Any]]
+Builder = Callable[[Groups, float, Dict[str, Any]], torch.optim.Optimizer]
+
+
+def _plain(name: str, **more: Any) -> Builder:
+    """Return the builder of PopTorch's optimiser of that name."""
+    return lambda groups, scaling, arguments: getattr(poptorch.optim, name)(
+        groups, **more, **arguments
+    )
+
+
+def _sgd_combined(
+    groups: Groups, scaling: float, arguments: Dict[str, Any]
+) -> torch.optim.Optimizer:
+    """Return SGD whose gradients accumulate in the velocity.
+
+    What accumulates is scaled like the gradients. It stays so when the loss scaling changes: the
+    velocity of the steps before would otherwise be taken for another one.
+    """
+    return poptorch.optim.SGD(
+        groups, use_combined_accum=True, velocity_scaling=scaling, **arguments
+    )
+
+
+#: How each of `config.optimizer_kinds.OPTIMIZERS` is made, from parameter groups, the loss scaling
+#: at the start, and the arguments that the configuration gives.
+BUILDERS: Dict[str, Builder] = {
+    "sgd": _plain("SGD"),
+    "sgd_combined": _sgd_combined,
+    "rmsprop": _plain("RMSprop"),
+    "rmsprop_tf": _plain("RMSprop", use_tf_variant=True),
+    "adam": _plain("Adam"),
+    "adamw": _plain("AdamW"),
+    "lamb": _plain("LAMB"),
+}
 
 
 def scaled_learning_rate(config: OptimizerConfig, global_batch: Optional[int]) -> float:
@@ -46,22 +82,7 @@ def create_optimizer(
         "accum_type": getattr(torch, config.accumulation),
         **optimizer_values(config),
     }
-    if config.name == "sgd_combined":
-        # What accumulates is scaled like the gradients. It stays so when the loss scaling changes:
-        # the velocity of the steps before would otherwise be taken for another one.
-        return poptorch.optim.SGD(
-            groups, use_combined_accum=True, velocity_scaling=scaling, **arguments
-        )
-    if config.name == "rmsprop_tf":
-        return poptorch.optim.RMSprop(groups, use_tf_variant=True, **arguments)
-    kinds = {
-        "sgd": poptorch.optim.SGD,
-        "rmsprop": poptorch.optim.RMSprop,
-        "adam": poptorch.optim.Adam,
-        "adamw": poptorch.optim.AdamW,
-        "lamb": poptorch.optim.LAMB,
-    }
-    return kinds[config.name](groups, **arguments)
+    return BUILDERS[config.name](groups, scaling, arguments)
 
 
 def set_loss_scaling(optimizer: torch.optim.Optimizer, scaling: float) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from ipu_proxynorm.config import RunConfig, loads
-from ipu_proxynorm.data import ImageData, create_data
+from ipu_proxynorm.data import ImageData, create_data, dataset
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.files.weights import (
@@ -214,7 +214,7 @@ def own_image_size(config: RunConfig) -> Optional[int]:
 
     A folder of images has none: without ``data.image_size`` they take the network's.
     """
-    if config.data.image_size is None and config.data.name == "image_folder":
+    if config.data.image_size is None and dataset(config.data.name).is_folder:
         return default_resolution(config.model.name)
     return config.data.image_size
 

@@ -11,6 +11,7 @@ import torch
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.config.check import check, get
+from ipu_proxynorm.data import dataset
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.ipu import create_network
 from ipu_proxynorm.ipu.pipeline import resolve_splits, split_points
@@ -23,7 +24,6 @@ from ipu_proxynorm.training.loop import fit
 from ipu_proxynorm.training.results import StepResult
 
 #: Images of noise stand in for these; the others come with a package.
-ON_DISK = ("cifar10", "cifar100", "image_folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def smaller(config: RunConfig) -> RunConfig:
         "schedule": {"warmup_epochs": 0.0},
         "training": {"init_from": None, "wandb": None},
     }
-    if config.data.name in ON_DISK:
+    if dataset(config.data.name).on_disk:
         # At a resolution of 1x1 the statistics of a channel of two images say nothing.
         channelwise = parse_norm_spec(config.model.norm).kind in ("bn", "in")
         size = max(known.reduction * (2 if channelwise else 1), 8)

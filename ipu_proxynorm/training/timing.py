@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.data import ImageData, training_loader, watched
+from ipu_proxynorm.data import ImageData, described_data, training_loader, watched
 from ipu_proxynorm.ipu import Classification, training_options
 from ipu_proxynorm.prediction.check import memory_check
-from ipu_proxynorm.prediction.footprint import describe_data
 from ipu_proxynorm.run.arithmetic import BatchArithmetic
 from ipu_proxynorm.run.fine_tuning import set_training_mode
 from ipu_proxynorm.run.mixing import draw
@@ -99,7 +98,7 @@ def time_on_device(config: RunConfig, calls: int) -> Timing:
     Raises:
         UserError: the run cannot be built.
     """
-    data = describe_data(dataclasses.replace(config.data, image_size=own_image_size(config)))
+    data = described_data(config.data.name, config.data.path, own_image_size(config))
     arithmetic = BatchArithmetic.of(config.ipu, _combined_batch(config))
     torch.manual_seed(config.seed)
     model, _, program, optimizer = create_program(config, data, arithmetic.global_batch)

@@ -11,13 +11,14 @@ import torch
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.cli.main import notices_alone
 from ipu_proxynorm.config import dump, load, loads
+from ipu_proxynorm.data import described_data
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import advise, predict_capture
 from ipu_proxynorm.memory.predict import Verdict
 from ipu_proxynorm.prediction.advice import changed_keys, run_advice
 from ipu_proxynorm.prediction.check import before_compiling, judge, memory_check, surely_fits
-from ipu_proxynorm.prediction.footprint import describe_data, footprint, micro_batch
+from ipu_proxynorm.prediction.footprint import footprint, micro_batch
 from ipu_proxynorm.run.run import create_program
 from ipu_proxynorm.training.executor import TrainingExecutor
 
@@ -36,7 +37,7 @@ SMALLER = [
 def executor(overrides):
     """The training program of a configuration, and inputs of one host call."""
     config = load(QUICKSTART, overrides)
-    data = describe_data(config.data)
+    data = described_data(config.data.name, config.data.path, config.data.image_size)
     _, _, program, optimizer = create_program(config, data, 64)
     options = training_options(config.ipu, config.seed)
     check = memory_check(config, program, options, optimizer)
@@ -155,7 +156,7 @@ def test_the_bound_is_above_the_prediction(norm):
     config = load(QUICKSTART, [f"model.norm={norm}", "ipu.splits=[]"])
     found = footprint(config)
     with torch.device("meta"):
-        data = describe_data(config.data)
+        data = described_data(config.data.name, config.data.path, config.data.image_size)
         _, _, program, _ = create_program(config, data, 32)
     inputs = micro_batch(config, data)
     start = time.process_time()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import List, Optional, Sequence, Tuple
 
+from ipu_proxynorm.chip import find_chip
 from ipu_proxynorm.errors import UserError, unknown_name
 from ipu_proxynorm.memory import budget, calibration
-from ipu_proxynorm.memory.chip import find_chip
 from ipu_proxynorm.memory.cycles import (
     LINK_BYTES_PER_SECOND,
     STREAMING_BYTES_PER_SECOND,
@@ -21,6 +21,7 @@ from ipu_proxynorm.memory.planner.search import Candidate, Machine, search, thro
 from ipu_proxynorm.memory.planner.segments import SegmentedCapture
 from ipu_proxynorm.memory.planner.stages import Placement
 from ipu_proxynorm.memory.predict import SAFE, Prediction, predict_capture
+from ipu_proxynorm.placement import OFF_CHIP, ON_CHIP, SHARDED
 
 #: IPUs that PopTorch gives to one process at most.
 MOST_IPUS = 64
@@ -69,12 +70,12 @@ def placements(batch: BatchLayout, clock: float) -> List[Placement]:
     Sharded, each replica updates its part and sends the new weights round; off chip, the state
     travels to Streaming Memory and back.
     """
-    places = [Placement("on-chip", 1.0)]
+    places = [Placement(ON_CHIP, 1.0)]
     if batch.replicas > 1:
         link = clock / (LINK_BYTES_PER_SECOND * speeds()[0].link_efficiency)
-        places.append(Placement("sharded", 1 / batch.replicas, cycles_per_byte=link))
+        places.append(Placement(SHARDED, 1 / batch.replicas, cycles_per_byte=link))
     streaming = clock / STREAMING_BYTES_PER_SECOND
-    return [*places, Placement("off-chip", 0.0, cycles_per_byte=2 * streaming)]
+    return [*places, Placement(OFF_CHIP, 0.0, cycles_per_byte=2 * streaming)]
 
 
 class Planner:
@@ -138,7 +139,7 @@ class Planner:
         batch: BatchLayout,
         splits: Sequence[str],
         checkpoints: Sequence[str] = (),
-        optimizer_location: str = "on-chip",
+        optimizer_location: str = ON_CHIP,
     ) -> Plan:
         """Return what is predicted for a given layout, whether it fits or not.
 
@@ -151,7 +152,7 @@ class Planner:
         table = self.segmented.table(batch.micro_batch)
         starts = [self.segmented.points.index(split) + 1 for split in splits]
         places = {place.name: place for place in placements(batch, self.clock)}
-        place = places.get(optimizer_location, places["on-chip"])
+        place = places.get(optimizer_location, places[ON_CHIP])
         cut = evaluate(table, (0, *starts, table.count), place)
         speed = throughput(batch, place, table, cut, self.machine())
         captured, layout = self._laid_out(batch, splits, checkpoints, place.name)

@@ -7,9 +7,9 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
+from ipu_proxynorm.chip import find_chip
 from ipu_proxynorm.memory import budget, liveness
 from ipu_proxynorm.memory.calibration import Parameters
-from ipu_proxynorm.memory.chip import find_chip
 from ipu_proxynorm.memory.cycles import (
     LINK_BYTES_PER_SECOND,
     STREAMING_BYTES_PER_SECOND,
@@ -19,6 +19,7 @@ from ipu_proxynorm.memory.cycles import (
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 from ipu_proxynorm.memory.layout import Layout
 from ipu_proxynorm.memory.planner.stages import Segment, StageTable
+from ipu_proxynorm.placement import ON_CHIP
 
 
 class SegmentedCapture:
@@ -39,7 +40,7 @@ class SegmentedCapture:
         # One segment to an IPU and everything kept: each term of its budget is the segment's own.
         self.layout = dataclasses.replace(
             layout,
-            optimizer_location="on-chip",
+            optimizer_location=ON_CHIP,
             gradient_accumulation=2,
             replicas=2,
             schedule="sequential",

@@ -11,13 +11,13 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.convert.activations import Known, of_module
+from ipu_proxynorm.norm.create import create_norm_act
 from ipu_proxynorm.norm.modules import (
     ActOnly,
     BatchNormAct,
     GroupNormAct,
     NormAct,
     ProxyNormAct,
-    create_norm_act,
 )
 from ipu_proxynorm.norm.spec import NormSpec
 

@@ -9,9 +9,10 @@ import warnings
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
+from ipu_proxynorm.nested import tensors_in
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.convert.activations import Known, of_function, of_module
 from ipu_proxynorm.norm.convert.calls import OUTPUT, Call, Site
@@ -176,16 +177,16 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not self.within_leaf and _tensors(result):
+        if not self.within_leaf and tensors_in(result):
             self.add(self.frames.function(func, args, kwargs), (args, kwargs), result)
         return result
 
     def add(self, call: Call, read: Any, result: Any) -> None:
         self.calls.append(call)
-        for tensor in _tensors(read):
+        for tensor in tensors_in(read):
             if id(tensor) in self.source:
                 self.source[id(tensor)].readers.append(call)
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             self.alive.append(tensor)
             self.source[id(tensor)] = call
 
@@ -202,16 +203,6 @@ class _Recorder(TorchFunctionMode):
                 self.add(self.frames.module(module, kwargs), (args, kwargs), output)
         elif not self.within_leaf:
             self.frames.leave()
-
-
-def _tensors(values: Any) -> List[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = list(values.values())
-    if isinstance(values, (list, tuple)):
-        return [tensor for value in values for tensor in _tensors(value)]
-    return []
 
 
 def recorded(

@@ -6,10 +6,10 @@ import itertools
 import pytest
 import torch
 
+from ipu_proxynorm.chip import Chip
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import Classification, split_points
 from ipu_proxynorm.memory import Layout, capture, ipu_budgets, optimizer_memory, predict_capture
-from ipu_proxynorm.memory.chip import Chip
 from ipu_proxynorm.memory.planner import Planner
 from ipu_proxynorm.models import create_model
 

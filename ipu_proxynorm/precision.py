@@ -22,6 +22,23 @@ class Precision:
     activations: torch.dtype
     weights: torch.dtype
 
+    @property
+    def note(self) -> str:
+        """What to know of it, in a few words."""
+        if self.activations == self.weights:
+            return ""
+        return "float16 activations, float32 weights"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of an element of a master weight."""
+        return 2 if self.weights == torch.float16 else 4
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element of an activation."""
+        return 2 if self.activations == torch.float16 else 4
+
 
 #: In 16.32 float16 activations meet float32 weights: PopTorch computes in the activations' type,
 #: and keeps weights, their updates and the optimiser's state in float32.
