@@ -66,7 +66,7 @@ def _grouped_norm(
     factory: Dict[str, Any],
 ) -> NormAct:
     """Return Layer, Group or Instance Norm; with Proxy Norm where an activation follows."""
-    if spec.proxy and apply_act:
+    if spec.proxy and apply_act and act_layer is not None:
         return ProxyNormAct(
             num_features,
             act_layer,
