@@ -34,14 +34,12 @@ class Limits:
         least: the smallest number.
         above: the number that it must exceed.
         most: the largest number.
-        unit: what the numbers count, for messages.
     """
 
     choices: Optional[Collection[str]] = None
     least: Optional[float] = None
     above: Optional[float] = None
     most: Optional[float] = None
-    unit: str = ""
 
     def refuse(self, name: str, value: Any) -> None:
         """Refuse a value of the key ``name`` that is beyond them.
@@ -64,12 +62,11 @@ class Limits:
         )
 
     def _numbers(self) -> str:
-        kind = self.unit or "a finite number"
         if self.least is not None and self.most is not None:
-            return f"{self.unit or 'a number'} from {self.least} to {self.most}"
+            return f"a number from {self.least} to {self.most}"
         if self.least is not None:
-            return f"{kind} from {self.least} up"
-        return f"{kind} above {self.above}"
+            return f"a finite number from {self.least} up"
+        return f"a finite number above {self.above}"
 
     def _notes(self) -> Iterator[Tuple[str, str]]:
         """Yield each choice with what to know of it."""
@@ -190,11 +187,7 @@ class DataConfig:
         10, "image files that may be damaged or no images; each is named and left out", least=0
     )
     workers: int = key(
-        0,
-        "worker processes that read images on the host; 0: none",
-        least=0,
-        most=MOST_WORKERS,
-        unit="processes",
+        0, "worker processes that read images on the host; 0: none", least=0, most=MOST_WORKERS
     )
 
 

@@ -14,7 +14,7 @@ from ipu_proxynorm.ipu import inference_options, training_options
 from ipu_proxynorm.memory import OUT_OF_MEMORY, UNCERTAIN, Prediction
 from ipu_proxynorm.memory.table import sentence
 from ipu_proxynorm.prediction.advice import predict_run
-from ipu_proxynorm.prediction.footprint import describe_data, footprint, micro_batch
+from ipu_proxynorm.prediction.footprint import footprint, micro_batch
 from ipu_proxynorm.run.run import create_program, own_image_size
 
 #: What no trace can tell, whatever the program.
@@ -116,7 +116,7 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
             simulator.
     """
     ipu = config.ipu
-    data = describe_data(dataclasses.replace(config.data, image_size=own_image_size(config)))
+    data = described_data(config.data.name, config.data.path, own_image_size(config))
     batch = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
     model, _, program, optimizer = create_program(config, data, batch)
     inputs = [torch.zeros_like(t, device="cpu") for t in micro_batch(config, data)]

@@ -8,7 +8,6 @@ from typing import Dict, Optional, Sequence, Tuple
 import numpy as np
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Segment:
     """The layers between two neighbouring split points, for one micro-batch of one replica.
