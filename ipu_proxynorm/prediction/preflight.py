@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ipu_proxynorm.backend import inspect, poptorch
 from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.data import described_data
 from ipu_proxynorm.ipu import inference_options, training_options
 from ipu_proxynorm.memory import OUT_OF_MEMORY, UNCERTAIN, Prediction
 from ipu_proxynorm.memory.table import sentence
