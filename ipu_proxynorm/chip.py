@@ -16,12 +16,23 @@ class Chip:
 
     Source: Graphcore's public specifications; "tiles only have 638976 bytes" of a Mk2's
     out-of-memory message; clocks: Graphcore's data sheets.
+
+    Attributes:
+        name: as configurations name it.
+        tiles: of an IPU.
+        tile_bytes: SRAM of a tile.
+        clock_hertz: of the tiles.
+        unevenness: by how much the fullest tile of a program exceeds the mean, times a Mk2's. Where
+            tiles are more than 35 % full on average, the fullest has 1.12 times the mean on a Mk2
+            and 1.23 times on a Mk1 (medians of 9 and 19 single operators, graphcore/poplibs,
+            ``tests/benchmark_results.csv``).
     """
 
     name: str
     tiles: int
     tile_bytes: int
     clock_hertz: float = 1.33e9
+    unevenness: float = 1.0
 
     @property
     def sram_bytes(self) -> int:
@@ -30,7 +41,7 @@ class Chip:
 
 
 CHIPS = {
-    "mk1": Chip("mk1", tiles=1216, tile_bytes=262_144, clock_hertz=1.6e9),
+    "mk1": Chip("mk1", tiles=1216, tile_bytes=262_144, clock_hertz=1.6e9, unevenness=1.8),
     "mk2": Chip("mk2", tiles=1472, tile_bytes=638_976),
     # A Bow IPU is a Mk2 of higher clock.
     "bow": Chip("bow", tiles=1472, tile_bytes=638_976, clock_hertz=1.85e9),

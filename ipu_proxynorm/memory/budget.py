@@ -110,8 +110,10 @@ class IpuLoad:
         elements: of its input and output.
         group_channels: of its groups.
         bound: bytes that the available memory proportion allows.
+        element_bytes: of the data of convolutions and products.
         half_partials: partial sums in float16.
         exchange: Poplar's ``internalExchangeOptimisationTarget``.
+        unevenness: of the chip's tiles, times a Mk2's; see `Chip`.
     """
 
     ipu: int
@@ -128,8 +130,10 @@ class IpuLoad:
     elements: Array
     group_channels: Array
     bound: float
+    element_bytes: int
     half_partials: bool
     exchange: str
+    unevenness: float = 1.0
 
 
 def ipu_loads(capture: Capture, layout: Layout) -> List[IpuLoad]:
@@ -166,8 +170,10 @@ def _ipu_load(capture: Capture, layout: Layout, ipu: int) -> IpuLoad:
         elements=np.array([_moved_elements(capture, o) for o in at], dtype=np.float64),
         group_channels=np.array([max(o.group_channels, 1) for o in at]),
         bound=layout.proportion(ipu) * chip.sram_bytes,
+        element_bytes=4 if layout.precision == "32.32" else 2,
         half_partials=layout.half_partials,
         exchange=layout.exchange,
+        unevenness=chip.unevenness,
     )
 
 
@@ -263,6 +269,7 @@ def weigh(load: IpuLoad, parameters: Parameters) -> IpuBudget:
             load.macs,
             load.elements,
             load.group_channels,
+            load.element_bytes,
             load.half_partials,
             load.bound,
             parameters,
@@ -283,7 +290,7 @@ def weigh(load: IpuLoad, parameters: Parameters) -> IpuBudget:
         "activations": activations[fullest] if len(needed) else 0,
         "temporaries": needed[fullest] if len(needed) else 0,
     }
-    terms["tile_imbalance"] = (parameters.imbalance - 1) * sum(terms.values())
+    terms["tile_imbalance"] = load.unevenness * (parameters.imbalance - 1) * sum(terms.values())
     terms["io_tiles"] = load.io_tiles
     return IpuBudget(
         ipu=load.ipu,

@@ -19,6 +19,7 @@ def temporaries(
     macs: Array,
     elements: Array,
     group_channels: Array,
+    element_bytes: int,
     half_partials: bool,
     bound: Array,
     parameters: Parameters,
@@ -38,21 +39,23 @@ def temporaries(
         macs: multiply-adds of one pass.
         elements: of input and output together.
         group_channels: input channels of each group.
-        half_partials: partial sums in float16.
+        element_bytes: of the data: 2, or 4, whose copies and partial sums take twice as much.
+        half_partials: partial sums in float16; of float16 data only.
         bound: bytes that the available memory proportion allows.
         parameters: the calibration.
     """
     products = parameters.temporaries_macs * (np.asarray(macs) / 1e8) ** (
         parameters.temporaries_exponent
     )
-    if half_partials:
+    if half_partials and element_bytes == 2:
         products = products * parameters.half_partials
+    wider = element_bytes / 2  # the calibration is of float16
     channels = np.clip(group_channels, 1, _UNIT_CHANNELS)
     padded = 1 - np.log(channels) / np.log(_UNIT_CHANNELS)
     extra = parameters.temporaries_depthwise - parameters.temporaries_elements
     rearranged = (parameters.temporaries_elements + padded * extra) * np.asarray(elements)
-    allowed = np.minimum(products + rearranged, parameters.temporaries_bound * np.asarray(bound))
-    return np.maximum(allowed, rearranged)
+    allowed = np.minimum(wider * (products + rearranged), parameters.temporaries_bound * np.asarray(bound))
+    return np.maximum(allowed, wider * rearranged)
 
 
 def single_convolution(
@@ -65,5 +68,5 @@ def single_convolution(
     return (
         parameters.program
         + 3 * parameters.code_product
-        + temporaries(macs, elements, group_channels, False, bound, parameters)
+        + temporaries(macs, elements, group_channels, 2, False, bound, parameters)
     )

@@ -90,7 +90,7 @@ def surely_fits(program: nn.Module, inputs: Sequence[Tensor], layout: Layout) ->
     elements = pixels * max(max(w.shape[0], w.shape[1]) for w in weights)
     macs = pixels * max(w.numel() for w in weights)
     needed = float(
-        temporaries(macs, 2 * elements, 1, False, chip.sram_bytes, parameters)
+        temporaries(macs, 2 * elements, 1, 4, False, chip.sram_bytes, parameters)
         + parameters.program
         + 3 * parameters.code_product * len(weights)
         + _OPERATORS * len(layers) * (parameters.code_other / 2 + parameters.code_call)
@@ -98,7 +98,7 @@ def surely_fits(program: nn.Module, inputs: Sequence[Tensor], layout: Layout) ->
         + 20 * sum(p.numel() for p in program.parameters())
         + layout.io_tiles * chip.tile_bytes
     )
-    return parameters.imbalance * needed <= SAFE * chip.sram_bytes
+    return chip.unevenness * parameters.imbalance * needed <= SAFE * chip.sram_bytes
 
 
 @contextlib.contextmanager

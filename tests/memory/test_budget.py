@@ -225,7 +225,7 @@ def test_temporaries_grow_with_work_and_are_bounded_by_the_proportion():
     )
 
     def needed(macs, elements, channels, half=False, bound=1e9):
-        return float(temporaries(macs, elements, channels, half, bound, parameters))
+        return float(temporaries(macs, elements, channels, 2, half, bound, parameters))
 
     assert needed(4e8, 1e6, 64) == pytest.approx(2e6 + 2e6)
     assert needed(4e8, 1e6, 64, half=True) == pytest.approx(1e6 + 2e6)
