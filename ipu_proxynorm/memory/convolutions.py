@@ -54,7 +54,9 @@ def temporaries(
     padded = 1 - np.log(channels) / np.log(_UNIT_CHANNELS)
     extra = parameters.temporaries_depthwise - parameters.temporaries_elements
     rearranged = (parameters.temporaries_elements + padded * extra) * np.asarray(elements)
-    allowed = np.minimum(wider * (products + rearranged), parameters.temporaries_bound * np.asarray(bound))
+    allowed = np.minimum(
+        wider * (products + rearranged), parameters.temporaries_bound * np.asarray(bound)
+    )
     return np.maximum(allowed, wider * rearranged)
 
 
