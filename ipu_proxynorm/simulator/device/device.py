@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
 from .. import enums
-from .._impl import createPoptorchError
-from ..machine.processes import sumOverProcesses
 from ..machine.replica_groups import ReplicaGroups
 from ..optimizer.device_optimizer import DeviceOptimizer
 from ..options import Options
@@ -21,9 +19,9 @@ from .batching import BatchLayout, OutputCollector, Position
 from .latency import Transfer
 from .lockstep import run_together
 from .random_streams import RandomStreams
+from .reduction import Accumulation, Gradients, Reduction
 from .synthetic import inputsInstead, isEnabled
-
-Gradients = Dict[str, torch.Tensor]
+from .together import MicroBatches, planned
 
 
 class Device:
@@ -54,6 +52,9 @@ class Device:
         self._layout = BatchLayout.of(options)
         self._groups = groups
         self._buffers: List[Dict[str, torch.Tensor]] = []
+        self._micro_batches: Optional[MicroBatches] = None
+        #: Why micro-batches are computed one after the other, "" if they are not; None before.
+        self.apart: Optional[str] = None
         self._scaling = torch.ones((), device=program.device)
         self._scaling_value = 1.0
         self._anchors = Anchors(options.anchored_tensors, program, self._layout)
@@ -129,6 +130,7 @@ class Device:
                 first = Position(0, 0, replica)
                 micro_batch = [self._layout.micro_batch(tensor, first) for tensor in inputs]
                 self.program.check_arguments([*self._state_of(replica), *micro_batch])
+            self._plan(inputs)
             for iteration in range(self._layout.device_iterations):
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:
@@ -150,16 +152,40 @@ class Device:
             self.anchors = {name: value.cpu() for name, value in self._anchors.results().items()}
             return [collector.result().cpu() for collector in collectors]
 
+    def _plan(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Settle, before the first micro-batch, whether they are computed together."""
+        if self.apart is None:
+            types = []
+            if self.optimizer is not None:
+                types = [self.optimizer.accumulatorType(n) for n in self.program.gradient_names]
+            self._micro_batches, self.apart = planned(
+                self.program, self._options, self._layout, self._groups, types
+            )
+        if self._micro_batches is not None:
+            self._micro_batches.prepare_for(inputs)
+
+    @property
+    def at_once(self) -> int:
+        """Micro-batches that are computed together at most, once some have been computed."""
+        return 1 if self._micro_batches is None else self._micro_batches.count
+
     def _device_iteration(
         self, iteration: int, inputs: List[torch.Tensor], collectors: List[OutputCollector]
     ) -> Gradients:
         """Run every replica's micro-batches of one weight update and return the gradients."""
-        reduction = _Reduction(self._options, self.program.gradient_names, self._groups)
+        reduction = Reduction(self._options, self.program.gradient_names, self._groups)
         if self._exchanges:
             self._together(iteration, inputs, collectors, reduction)
             return reduction.result()
+        if self._micro_batches is not None:
+            if self.optimizer is not None:
+                self._at_once([iteration], inputs, collectors, reduction)
+            elif iteration == 0:  # nothing changes between the device iterations
+                every = range(self._layout.device_iterations)
+                self._at_once(every, inputs, collectors, reduction)
+            return reduction.result()
         for replica in range(self._layout.replicas):
-            accumulate = _Accumulation(self._options, self.program.gradient_names, self.optimizer)
+            accumulate = Accumulation(self._options, self.program.gradient_names, self.optimizer)
             with self._random_stream(replica):
                 state = self._state_of(replica)
                 prepared = self.program.prepare(state)
@@ -169,12 +195,49 @@ class Device:
             reduction.add(replica, accumulate.result())
         return reduction.result()
 
+    def _at_once(
+        self,
+        iterations: Iterable[int],
+        inputs: List[torch.Tensor],
+        collectors: List[OutputCollector],
+        reduction: Reduction,
+    ) -> None:
+        """Run device iterations whose micro-batches are computed together.
+
+        Their gradients go into the reduction.
+        """
+        assert self._micro_batches is not None
+        steps, replicas = self._layout.accumulation_steps, self._layout.replicas
+        positions = [
+            Position(iteration, step, replica)
+            for iteration in iterations
+            for step in range(steps)
+            for replica in range(replicas)
+        ]
+        states = [self._state_of(replica) for replica in range(replicas)]
+        prepared: Dict[int, List[torch.Tensor]] = {}
+        names = self.program.gradient_names
+        accumulate = Accumulation(self._options, names, self.optimizer, sums=True)
+        for group in self._micro_batches.groups_of(positions):
+            started = time.perf_counter()
+            micro_batches = self._micro_batches.inputs_of(group, inputs)
+            loaded = time.perf_counter()
+            *outputs, gradients = self._micro_batches.run(
+                group, micro_batches, states, self._loss_scaling(), self.streams.use, prepared
+            )
+            times = (started, loaded, time.perf_counter())
+            for position, values in zip(group, outputs):
+                # What is kept must not keep the others' values.
+                self._hand_on(position, [value.clone() for value in values], collectors, times)
+            accumulate(gradients)
+        reduction.add(0, accumulate.result())
+
     def _together(
         self,
         iteration: int,
         inputs: List[torch.Tensor],
         collectors: List[OutputCollector],
-        reduction: _Reduction,
+        reduction: Reduction,
     ) -> None:
         """Run a device iteration of replicas that exchange values: one step on all, then the next.
 
@@ -182,7 +245,7 @@ class Device:
         """
         replicas = range(self._layout.replicas)
         names, distributed = self.program.gradient_names, self._options.Distributed
-        accumulations = [_Accumulation(self._options, names, self.optimizer) for _ in replicas]
+        accumulations = [Accumulation(self._options, names, self.optimizer) for _ in replicas]
         states = [self._state_of(replica) for replica in replicas]
         for step in range(self._layout.accumulation_steps):
             positions = [Position(iteration, step, replica) for replica in replicas]
@@ -262,91 +325,3 @@ class Device:
     def _shared_stream(self) -> ContextManager[Any]:
         stochastic = self._options._Popart.options.get("enableStochasticRounding", False)
         return self.streams.use_shared() if stochastic else contextlib.nullcontext()
-
-
-class _Accumulation:
-    """Adds up the gradients of one replica's micro-batches."""
-
-    def __init__(
-        self, options: Options, names: List[str], optimizer: Optional[DeviceOptimizer]
-    ) -> None:
-        training = options.Training
-        mean = training.accumulation_and_replication_reduction_type == enums.ReductionType.Mean
-        strategy = training.meanAccumulationAndReplicationReductionStrategy
-        self._running = mean and strategy == enums.MeanReductionStrategy.Running
-        self._factor = 1.0 / training.gradient_accumulation if mean and not self._running else 1.0
-        self._names = names
-        self._optimizer = optimizer
-        self._total: List[torch.Tensor] = []
-        self._count = 0
-
-    def __call__(self, gradients: List[torch.Tensor]) -> None:
-        if not gradients:
-            return
-        self._count += 1
-        if not self._total:
-            self._total = [self._in_accumulator(*item) for item in zip(self._names, gradients)]
-        elif self._running:  # the mean of what has come so far
-            torch._foreach_mul_(self._total, (self._count - 1) / self._count)
-            torch._foreach_add_(self._total, gradients, alpha=1 / self._count)
-        else:
-            torch._foreach_add_(self._total, gradients)
-
-    def _in_accumulator(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
-        if self._optimizer is None:
-            return gradient
-        return gradient.to(self._optimizer.accumulatorType(name))
-
-    def result(self) -> List[torch.Tensor]:
-        if self._total and self._factor != 1.0:
-            torch._foreach_mul_(self._total, self._factor)
-        return self._total
-
-
-class _Reduction:
-    """Adds or averages gradients over the replicas, of all processes, that share a parameter."""
-
-    def __init__(
-        self, options: Options, names: List[str], groups: Dict[str, ReplicaGroups]
-    ) -> None:
-        training = options.Training
-        self._mean = (
-            training.accumulation_and_replication_reduction_type == enums.ReductionType.Mean
-        )
-        self._processes = options.Distributed.numProcesses
-        self._replicas = options.replication_factor * self._processes
-        self._names = names
-        self._groups = groups
-        if groups and self._processes > 1:
-            raise createPoptorchError(
-                f"Parameters of their own for each replica ({', '.join(groups)}) are simulated "
-                "within one process only: give all replicas to it with replicationFactor."
-            )
-        self._totals: Dict[Tuple[str, int], torch.Tensor] = {}
-
-    def add(self, replica: int, gradients: List[torch.Tensor]) -> None:
-        """Take one replica's gradients; they may be changed in place."""
-        for name, gradient in zip(self._names, gradients):
-            groups = self._groups.get(name)
-            key = (name, 0 if groups is None else groups.of(replica))
-            if key in self._totals:
-                self._totals[key].add_(gradient)
-            else:
-                self._totals[key] = gradient
-
-    def result(self) -> Gradients:
-        """Return the gradients by name; of a per-replica parameter with the groups in front."""
-        sumOverProcesses(list(self._totals.values()), self._processes)
-        reduced: Gradients = {}
-        for name in self._names:
-            groups = self._groups.get(name)
-            if groups is None:
-                total = self._totals.get((name, 0))
-                if total is None:
-                    continue
-            else:
-                total = torch.stack([self._totals[name, g] for g in range(groups.number)])
-            # The mean is over all replicas, also where only some of them share the parameter.
-            averaged = self._mean and self._replicas > 1
-            reduced[name] = total.div_(self._replicas) if averaged else total
-        return reduced

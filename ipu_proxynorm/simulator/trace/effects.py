@@ -27,6 +27,11 @@ def operator_name(function: Callable) -> str:
 
 def written(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> List[torch.Tensor]:
     """Return every tensor that a call of an operator writes to; none for other functions."""
+    return tensors_in(written_arguments(function, args, kwargs))
+
+
+def written_arguments(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> List[Any]:
+    """Return the arguments that a call of an operator writes to, whatever stands for tensors."""
     schema = getattr(function, "_schema", None)
     if schema is None:
         return []
@@ -35,14 +40,14 @@ def written(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Li
         for position, argument in enumerate(schema.arguments)
     }
     in_training = _WRITTEN_IN_TRAINING.get(operator_name(function), ())
-    found: List[torch.Tensor] = []
+    found: List[Any] = []
     for argument in schema.arguments:
         if argument.name in in_training:
             writes = bool(given["training"])
         else:
             writes = argument.alias_info is not None and argument.alias_info.is_write
         if writes:
-            found += tensors_in(given[argument.name])
+            found.append(given[argument.name])
     return found
 
 

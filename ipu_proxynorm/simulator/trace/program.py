@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -27,6 +28,7 @@ from .consistency import Traced
 from .optimize import passes
 from .recorder import Recorder
 from .tape import Block, Operation, Origin, Slot, operations_in, without_dead_code
+from .together.program import Signature, Together
 from .tracing import Trace, tracing
 
 
@@ -42,6 +44,7 @@ class Program:
     """
 
     executable: passes.Executable
+    make_together: Callable[[], Together]
     block: Block
     parameter_names: List[str]
     buffer_names: List[str]
@@ -244,9 +247,12 @@ def compile_program(
                 gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
         written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
         tracked_buffers = bound.tracked_buffers()
-    block, executable = _assemble(trace.recorder, bound, arguments, outputs, gradients, device)
+    block, executable, make_together = _assemble(
+        trace.recorder, bound, arguments, outputs, gradients, device
+    )
     return Program(
         executable=executable,
+        make_together=make_together,
         block=block,
         parameter_names=bound.parameter_names,
         buffer_names=bound.buffer_names,
@@ -294,7 +300,7 @@ def _assemble(
     outputs: Sequence[Optional[Slot]],
     gradients: Dict[str, Slot],
     device: torch.device,
-) -> Tuple[Block, passes.Executable]:
+) -> Tuple[Block, passes.Executable, Callable[[], Together]]:
     """Return the operators that the results need, as recorded, and what computes them."""
     recorder.release()
     recorder.block.results = [slot for slot in outputs if slot is not None]
@@ -303,14 +309,22 @@ def _assemble(
     handlers.check_unread(block)
     known = {slot: Traced.of(tensor) for slot, tensor in recorder.constants.items()}
     consistency.check_program(block, {**known, **dict(zip(bound.slots, arguments))})
-    executable = passes.executable(
-        compute_device.moved(block, device),
-        bound.slots,
-        len(bound.parameter_names),
-        compute_device.sent(recorder.constants, device),
-        device,
+    moved = compute_device.moved(block, device)
+    constants = compute_device.sent(recorder.constants, device)
+    slots, parameters = bound.slots, len(bound.parameter_names)
+    buffers = parameters + len(bound.buffer_names)
+    signature = Signature(
+        slots[:parameters],
+        slots[parameters:buffers],
+        slots[buffers:-1],
+        slots[-1],
+        [slot for slot in outputs if slot is not None],
+        list(gradients.values()),
+        constants,
     )
-    return block, executable
+    known.update(zip(slots, arguments))
+    make = functools.partial(Together, moved, signature, known, device)
+    return block, passes.executable(moved, slots, parameters, constants, device), make
 
 
 def _skeleton(result: Any, outputs: Sequence[Optional[Slot]]) -> Any:

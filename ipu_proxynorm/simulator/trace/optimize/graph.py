@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
 
 import torch
 
+from .. import effects
 from ..consistency import Traced
 from ..tape import Block, Operation, Slot, Step, slots_in, uses
 
@@ -38,11 +39,10 @@ class Graph:
             if isinstance(step, Operation):
                 self.traced.update(step.reads)
                 self.traced.update(step.makes)
-            if _shares(step):
-                for slot in (*uses(step), *slots_in(step.outputs)):
-                    self._join(slot, next(iter(uses(step)), slot))
-            if _writes(step):
-                written |= uses(step)
+            shared = _shared_by(step)
+            for slot in shared:
+                self._join(slot, shared[0])
+            written.update(written_by(step))
         self._members: Dict[Slot, Set[Slot]] = {}
         for slot in {*self.maker, *self.readers, *held, *results}:
             self._members.setdefault(self._root(slot), set()).add(slot)
@@ -113,8 +113,28 @@ def _shares(step: Step) -> bool:
     return any(value.alias_info is not None for value in schema.returns)
 
 
-def _writes(step: Step) -> bool:
-    return not isinstance(step, Operation) or step.keeps
+def _shared_by(step: Step) -> List[Slot]:
+    """Return the tensors that may share memory after a step, those that it returns included."""
+    if not _shares(step):
+        return []
+    schema = getattr(getattr(step, "function", None), "_schema", None)
+    if schema is None or not isinstance(step, Operation):
+        return [*uses(step), *slots_in(step.outputs)]
+    found: List[Slot] = []
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None:
+            given = step.args[position] if position < len(step.args) else None
+            found += slots_in(step.kwargs.get(argument.name, given))
+    return [*found, *slots_in(step.outputs)]
+
+
+def written_by(step: Step) -> List[Slot]:
+    """Return the tensors that a step writes to; all that it reads where it does not say."""
+    if isinstance(step, Operation) and not step.keeps:
+        return []
+    if isinstance(step, Operation) and getattr(step.function, "_schema", None) is not None:
+        return list(slots_in(effects.written_arguments(step.function, step.args, step.kwargs)))
+    return list(uses(step))
 
 
 def is_pure(step: Step) -> bool:

@@ -14,6 +14,7 @@ import torch
 from .. import compute_device, consistency
 from ..tape import Block, Slot, operations_in, slots_in, to_function, uses, without_dead_code
 from .duplicates import without_duplicates
+from .functional import functional
 from .in_place import in_place
 from .once import parted
 from .selects import vectorised_selects
@@ -96,11 +97,12 @@ def rewritten(block: Block, held: Sequence[Slot]) -> Block:
         held: arguments and constants.
 
     """
+    block = functional(block, held, numbers_after(block, held))
     block = without_dead_code(without_duplicates(block, held))
-    return without_dead_code(vectorised_selects(block, held, _numbers_after(block, held)))
+    return without_dead_code(vectorised_selects(block, held, numbers_after(block, held)))
 
 
-def _numbers_after(block: Block, held: Sequence[Slot]) -> Callable[[], Slot]:
+def numbers_after(block: Block, held: Sequence[Slot]) -> Callable[[], Slot]:
     """Return a function that gives the numbers no tensor of the program has yet."""
     slots = [slot for step in operations_in(block) for slot in slots_in(step.outputs)]
     slots += [slot for step in block.operations for slot in (*uses(step), *slots_in(step.outputs))]

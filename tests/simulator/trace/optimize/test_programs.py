@@ -63,10 +63,12 @@ def trained(monkeypatch, environment, network, half, accumulation=1, replicas=1,
     generator = torch.Generator().manual_seed(2)
     count = 2 * accumulation * replicas
     outputs = []
+    apart = environment["POPTORCH_SIM_OPTIMIZE"] == "0" or half or count == 2
     for _ in range(calls):
         x = torch.randn(count, 3, 8, 8, generator=generator)
         target = torch.randint(5, (count,), generator=generator)
         outputs.append(executor(x.half() if half else x, target))
+    assert bool(executor._device.apart) == apart, executor._device.apart
     return outputs, {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -87,3 +89,19 @@ def test_rewritten_programs_compute_the_same_bits(network, half):
         plain = trained(monkeypatch, {"POPTORCH_SIM_OPTIMIZE": "0"}, network, half)
         given = trained(monkeypatch, {"POPTORCH_SIM_OPTIMIZE": "1"}, network, half)
     torch.testing.assert_close(given, plain, rtol=0, atol=0, equal_nan=True)
+
+
+@settings(max_examples=15)
+@given(
+    network=networks,
+    accumulation=st.integers(1, 3),
+    replicas=st.integers(1, 2),
+    images=st.sampled_from(["", "4", "6"]),
+)
+def test_micro_batches_together_give_what_they_give_alone(network, accumulation, replicas, images):
+    sizes = {"accumulation": accumulation, "replicas": replicas}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        alone = trained(monkeypatch, {"POPTORCH_SIM_OPTIMIZE": "0"}, network, False, **sizes)
+        environment = {"POPTORCH_SIM_OPTIMIZE": "1", "POPTORCH_SIM_TOGETHER": images}
+        given = trained(monkeypatch, environment, network, False, **sizes)
+    torch.testing.assert_close(given, alone, rtol=2e-3, atol=2e-4)

@@ -1,0 +1,265 @@
+"""Which micro-batches of a host call the device computes together, and how many at once.
+
+``POPTORCH_SIM_TOGETHER`` is the largest number of images to compute at once; 0 computes one
+micro-batch after the other. Without it as many micro-batches are taken together as keep the largest
+tensor of the program within a CPU's caches, and within a quarter of the memory that is free.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence
+
+import torch
+
+from .._impl import createPoptorchError
+from .._logging import logger
+from ..options import Options
+from ..trace import compute_device
+from ..trace.optimize import passes
+from ..trace.program import Program
+from ..trace.together.program import Together
+from ..trace.together.values import NotTogether
+from .batching import BatchLayout, Position
+
+VARIABLE = "POPTORCH_SIM_TOGETHER"
+#: Bytes of the largest tensor of a program up to which more micro-batches at once are faster.
+LARGEST_TENSOR = 1 << 23
+_SHARE_OF_FREE_MEMORY = 0.25
+
+Tensors = List[torch.Tensor]
+
+
+def images_asked() -> Optional[int]:
+    """Return how many images the environment lets be computed at once, None where it says nothing.
+
+    Raises:
+        poptorch.Error: it says no number.
+
+    """
+    value = os.environ.get(VARIABLE)
+    if not value:
+        return None
+    if not value.isdigit():
+        raise createPoptorchError(
+            f"{VARIABLE}={value}: expected the largest number of images to compute at once, or 0 "
+            "to compute one micro-batch after the other."
+        )
+    return int(value)
+
+
+def reason_against(
+    program: Program, options: Options, layout: BatchLayout, per_replica: Mapping[str, object]
+) -> Optional[str]:
+    """Return why micro-batches of a program are computed one after the other, None if not so."""
+    if layout.device_iterations * layout.accumulation_steps * layout.replicas == 1:
+        return "there is one micro-batch"
+    if not passes.enabled():
+        return f"{passes.VARIABLE}=0"
+    if images_asked() in (0, 1):
+        return f"{VARIABLE}={images_asked()}"
+    if program.device != compute_device.HOST:
+        return f"the program runs on {program.device}"
+    if program.exchanges:
+        return "replicas exchange values"
+    if per_replica:
+        return f"{', '.join(per_replica)} differ between replicas"
+    if options.anchored_tensors:
+        return "tensors of single micro-batches are anchored"
+    if program.written_inputs:
+        return "the model changes its inputs in place"
+    return None
+
+
+def free_memory() -> Optional[int]:
+    """Return how many bytes of memory the machine has free, None where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def at_once(program: Program, images: int) -> int:
+    """Return how many micro-batches of a program to compute at once.
+
+    Args:
+        program: of one.
+        images: in each of them.
+
+    """
+    asked = images_asked()
+    if asked is not None:
+        return max(1, asked // max(images, 1))
+    made = [
+        traced.dtype.itemsize * _count(traced.shape)
+        if hasattr(traced.dtype, "itemsize")
+        else 4 * _count(traced.shape)
+        for operation in program.operations
+        for traced in operation.makes.values()
+    ]
+    count = max(1, LARGEST_TENSOR // max([*made, 1]))
+    free = free_memory()
+    if free is not None:
+        count = min(count, max(1, int(_SHARE_OF_FREE_MEMORY * free) // max(sum(made), 1)))
+    return count
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+class MicroBatches:
+    """Computes the micro-batches of a program together.
+
+    Args:
+        program: of one micro-batch.
+        layout: of the micro-batches of a host call.
+
+    Raises:
+        NotTogether: they depend on one another.
+
+    """
+
+    def __init__(self, program: Program, layout: BatchLayout) -> None:
+        self._program = program
+        self._layout = layout
+        self._together: Together = program.make_together()
+        self.count = 0  # known from the first inputs
+
+    def prepare_for(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Choose how many micro-batches to compute at once, for these inputs of a host call."""
+        if self.count:
+            return
+        sizes = [t.shape[0] // self._layout.micro_batches for t in inputs if t.dim()]
+        self.count = at_once(self._program, max(sizes, default=1))
+        logger.debug(f"{self.count} micro-batches at most are computed together")
+
+    def groups_of(self, positions: Sequence[Position]) -> Iterator[Sequence[Position]]:
+        """Yield the positions that are computed together, as even groups as there are."""
+        groups = -(-len(positions) // self.count)
+        start = 0
+        for number in range(groups):
+            end = (number + 1) * len(positions) // groups
+            yield positions[start:end]
+            start = end
+
+    def inputs_of(self, positions: Sequence[Position], inputs: Sequence[torch.Tensor]) -> Tensors:
+        """Return the micro-batches at these positions, one after the other."""
+        found = []
+        for tensor in inputs:
+            parts = [self._layout.micro_batch(tensor, position) for position in positions]
+            found.append(parts[0] if tensor.dim() == 0 else _joined(tensor, parts))
+        return found
+
+    def run(
+        self,
+        positions: Sequence[Position],
+        micro_batches: Tensors,
+        states: Sequence[Tensors],
+        scaling: torch.Tensor,
+        stream: Callable[[int], ContextManager[object]],
+        prepared: Dict[int, Tensors],
+    ) -> List[Tensors]:
+        """Run the micro-batches at some positions.
+
+        Args:
+            positions: of the micro-batches.
+            micro_batches: the inputs, one micro-batch after the other.
+            states: parameters and buffers of each replica.
+            scaling: of the loss.
+            stream: the random stream of a replica.
+            prepared: what holds until the next weight update, by the number of micro-batches.
+
+        Returns:
+            the outputs of each micro-batch, then the sums of the gradients.
+
+        """
+        count, names = len(positions), len(self._program.parameter_names)
+        program, differ = self._together.of(count)
+        parameters = states[0][:names]
+        if count not in prepared:
+            prepared[count] = program.prepare(parameters)
+        buffers: List[object] = [
+            [states[position.replica][names + at] for position in positions]
+            if listed
+            else states[0][names + at]
+            for at, listed in enumerate(self._together.listed_buffers)
+        ]
+        drawn = self._draw(positions, states, micro_batches, scaling, stream)
+        arguments = [*parameters, *buffers, *micro_batches, scaling, *drawn]
+        results = program.run(prepared[count], arguments)  # type: ignore[arg-type]
+        outputs = [
+            value.unbind() if one_each else [value] * count
+            for value, one_each in zip(results, differ)
+        ]
+        return [*(list(row) for row in zip(*outputs)), results[len(differ) :]] if outputs else [
+            *[[] for _ in positions], results
+        ]  # fmt: skip
+
+    def _draw(
+        self,
+        positions: Sequence[Position],
+        states: Sequence[Tensors],
+        micro_batches: Tensors,
+        scaling: torch.Tensor,
+        stream: Callable[[int], ContextManager[object]],
+    ) -> Tensors:
+        """Return the random numbers of each micro-batch, stacked, from its replica's stream."""
+        if not self._together.draws:
+            return []
+        rows: Dict[Position, Tensors] = {}
+        for replica in sorted({position.replica for position in positions}):
+            with stream(replica):
+                for position in positions:
+                    if position.replica == replica:
+                        arguments = [*states[replica], *micro_batches, scaling]
+                        rows[position] = self._together.draw(arguments)
+        columns = zip(*(rows[position] for position in positions))
+        return [torch.stack(column) for column in columns]
+
+
+def _joined(tensor: torch.Tensor, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return tensors one after the other: a view where they lie so in ``tensor``."""
+    size, step = parts[0].shape[0], parts[0].stride(0) if parts[0].dim() else 0
+    first = parts[0].storage_offset()
+    follow = all(p.storage_offset() == first + n * size * step for n, p in enumerate(parts))
+    if follow and parts[0].numel():
+        start = (first - tensor.storage_offset()) // step if step else 0
+        return tensor.narrow(0, start, size * len(parts))
+    return torch.cat(list(parts))
+
+
+def planned(
+    program: Program,
+    options: Options,
+    layout: BatchLayout,
+    per_replica: Mapping[str, object],
+    accumulators: Sequence[torch.dtype],
+) -> tuple[Optional[MicroBatches], str]:
+    """Return what computes a program's micro-batches together, or None and why it is not done.
+
+    Args:
+        program: of one micro-batch.
+        options: the model's.
+        layout: of the micro-batches.
+        per_replica: parameters that differ between replicas, by name.
+        accumulators: types that gradients are accumulated in.
+
+    """
+    reason = reason_against(program, options, layout, per_replica)
+    if reason is None and any(dtype != torch.float32 for dtype in accumulators):
+        reason = "gradients are accumulated in float16"
+    if reason is None:
+        try:
+            return MicroBatches(program, layout), ""
+        except NotTogether as error:
+            reason = str(error)
+    logger.info(f"Micro-batches are computed one after the other: {reason}")
+    return None, reason
