@@ -109,7 +109,7 @@ class _Bound:
         view_parameter: see `compile_program`.
 
     Raises:
-        poptorch.Error: an input is empty or complex.
+        poptorch.Error: an input is empty, or of a type that the device does not have.
 
     """
 
@@ -137,8 +137,9 @@ class _Bound:
         for tensor in host_inputs:
             if tensor.numel() == 0:
                 raise refusals.zero_sized(tensor, recorder.where())
-            if tensor.is_complex():
-                raise refusals.complex_type(tensor, "an input", recorder.where())
+            if refusals.is_unsupported(tensor.dtype):
+                dtype, shape = tensor.dtype, tensor.shape
+                raise refusals.unsupported_type(dtype, "an input", shape, recorder.where())
         self.args, self.kwargs = _utils.reconstructTensorStructure(
             (inputs.args, inputs.kwargs), self.inputs
         )
@@ -151,8 +152,8 @@ class _Bound:
 
     def _replace(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         recorder = self._trace.recorder
-        if tensor.is_complex():
-            raise refusals.complex_type(tensor, name, recorder.where())
+        if refusals.is_unsupported(tensor.dtype):
+            raise refusals.unsupported_type(tensor.dtype, name, tensor.shape, recorder.where())
         parameter = name in self.parameter_names
         viewed = self._view_parameter(name, tensor) if parameter else tensor
         copied = self._trace.on_device(viewed, parameter)

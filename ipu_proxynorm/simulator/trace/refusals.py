@@ -212,7 +212,7 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recording) -
 
 
 def check_result(result: Any, recorder: Recording) -> None:
-    """Refuse tensors without elements that an operation computes.
+    """Refuse tensors without elements, or of a foreign type, that an operation computes.
 
     Raises:
         poptorch.Error: names the shape.
@@ -221,6 +221,9 @@ def check_result(result: Any, recorder: Recording) -> None:
     if isinstance(result, torch.Tensor):
         if result.numel() == 0 and recorder.user_code:
             raise zero_sized(result, recorder.where())
+        if is_unsupported(result.dtype) and recorder.user_code:
+            shape = result.shape
+            report(unsupported_type(result.dtype, "a result", shape, recorder.where()))
     elif isinstance(result, list):
         for element in result:
             check_result(element, recorder)
@@ -228,11 +231,24 @@ def check_result(result: Any, recorder: Recording) -> None:
         check_result(result[0], recorder)  # further results may be unused placeholders
 
 
-def complex_type(tensor: torch.Tensor, name: str, origin: Origin) -> poptorch_core.Error:
-    """Return the error for complex numbers given to a model, which the device does not have."""
+# What the device has, and what is demoted to it (dispatch_tracer/Tensor.cpp:43).
+_TYPES = frozenset(_DTYPE_NAMES) - {torch.bfloat16}
+
+
+def is_unsupported(dtype: torch.dtype) -> bool:
+    """Tell whether the device does not have a type, and no other stands for it."""
+    return dtype not in _TYPES
+
+
+def unsupported_type(
+    dtype: torch.dtype, name: str, shape: Sequence[int], origin: Origin
+) -> poptorch_core.Error:
+    """Return the error for a tensor of a type that the device does not have."""
+    instead = "use torch.float16 or torch.float32"
+    if dtype.is_complex:
+        instead = "give real and imaginary parts as tensors of their own"
     return refuse(
-        f"Tensors of type {tensor.dtype} are unsupported (Got {name} of shape "
-        f"{list(tensor.shape)}): give real and imaginary parts as tensors of their own",
+        f"Tensors of type {dtype} are unsupported (Got {name} of shape {list(shape)}): {instead}",
         origin,
     )
 

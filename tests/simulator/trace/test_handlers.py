@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.simulator.trace import refusals
 from ipu_proxynorm.simulator.trace.handlers import ROWS, UNREAD_RESULTS
 
 pytestmark = pytest.mark.simulator
@@ -246,6 +248,34 @@ PAIRS = {
 }
 
 _MESSAGES = {row.key: row.message for row in ROWS}
+
+
+PLACES = [
+    [cell.strip() for cell in line.split("|")]
+    for line in (Path(refusals.__file__).parent / "data" / "refusal_places.txt")
+    .read_text(encoding="utf-8")
+    .splitlines()
+    if not line.startswith("#")
+]
+KINDS = ("row", "elsewhere", "torch", "internal", "machine", "unchecked")
+
+
+def test_a_place_in_the_sources_is_a_row_or_left_out_not_both():
+    left_out = {(file, line) for file, lines, *_ in PLACES for line in lines.split(", ")}
+    assert {place[2] for place in PLACES} <= set(KINDS)
+    assert all(place[3] for place in PLACES if place[2] in ("row", "elsewhere", "unchecked"))
+    for row in ROWS:
+        file, _, line = row.place.split(", ")[0].rpartition(":")
+        assert line.isdigit()
+        assert (f"poptorch/source/{file}", line) not in left_out
+
+
+@pytest.mark.parametrize(
+    "module",
+    sorted({place[3].split(",")[0].split(":")[0] for place in PLACES if place[2] == "elsewhere"}),
+)
+def test_what_is_refused_elsewhere_has_a_module(module):
+    assert (Path(poptorch.__file__).parent / module).is_file()
 
 
 def _compile(model, inputs, training=False):

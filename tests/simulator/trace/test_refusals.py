@@ -35,6 +35,7 @@ def compile_model(forward, *inputs):
         (lambda x: torch.bincount(x.int()), "minlength` must be specified"),
         (lambda x: torch.nn.functional.one_hot(x.int()), "num classes must be specified"),
         (lambda x: x[3:], "Zero-sized tensors are unsupported"),
+        (lambda x: x.bfloat16(), "torch.bfloat16 are unsupported .* use torch.float16"),
     ],
 )
 def test_refused(forward, message):

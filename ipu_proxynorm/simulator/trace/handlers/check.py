@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any, Callable, Dict, Iterable, Mapping, Sequence
 
+import torch
+
 from ipu_proxynorm.nested import tensors_in
 
 from .. import refusals
@@ -68,6 +70,10 @@ def check_operator(
     """
     if not program.checks_operators:
         return
+    dtype = kwargs.get("dtype")
+    if isinstance(dtype, torch.dtype) and refusals.is_unsupported(dtype):
+        shape = args[0].shape if args and isinstance(args[0], torch.Tensor) else ()
+        refusals.report(refusals.unsupported_type(dtype, "a result", shape, program.where()))
     schema = operator._schema
     name = schema.name.split("::")[-1]
     rows = OPERATOR_ROWS.get(name, [])
