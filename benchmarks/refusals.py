@@ -1,4 +1,4 @@
-"""Does a test see each row of the table of refusals, and does the table miss a place in the sources?
+"""Does a test see each row of the refusals, and does the table miss a place in the sources?
 
     python benchmarks/refusals.py [--sources POPTORCH]
 
