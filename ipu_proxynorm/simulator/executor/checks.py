@@ -56,6 +56,23 @@ def check_machine(options: Options) -> None:
         )
 
 
+def _check_offline(options: Options) -> None:
+    if options.connection_type != enums.ConnectionType.Never:
+        return
+    if options.exists("ipu_id"):
+        message = (
+            "Offline compilation targeting a specific id not supported: leave out useIpuId or "
+            "useOfflineIpuTarget."
+        )
+        refusals.report(_impl.createPoptorchError(message))
+    if options.exists("use_model") and options.use_model:
+        message = (
+            "ConnectionType.Never / poptorch.Options.useOfflineIpuTarget not supported for the IPU "
+            "model: leave out useIpuModel."
+        )
+        refusals.report(_impl.createPoptorchError(message))
+
+
 def check_program(program: Program, options: Options, training: bool) -> None:
     """Refuse what the machine cannot do with a program.
 
@@ -64,6 +81,7 @@ def check_program(program: Program, options: Options, training: bool) -> None:
             for automatic loss scaling to watch.
 
     """
+    _check_offline(options)
     # PopTorch's LowerToPopartFactories.cpp:42, SessionOptions.cpp:468: replicas that all have the
     # same inputs stay in step.
     differ = options.input_group_size < options.replication_factor

@@ -235,6 +235,11 @@ def end_if_block(outputs: Tensors, condition: torch.Tensor) -> Tensors:
                 f"poptorch.cond: result {index} of then_body is {_kind(one)} but that of else_body "
                 f"{_kind(other)}: shapes and types are fixed when the model is compiled."
             )
+        if other.dim() == 0:  # AddSubgraphConnectionNodes.cpp:157
+            raise _impl.createPoptorchError(
+                f"poptorch.cond: result {index} of else_body has no dimensions, which PopTorch "
+                "takes for an unknown shape: return it with one (reshape(1))."
+            )
     values = [
         recorder.fresh(tensor)
         for tensor in (branch.outputs if recorder.value_of(condition) else outputs)

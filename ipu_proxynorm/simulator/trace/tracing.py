@@ -28,7 +28,9 @@ class Trace:
         self.training = training
         #: Of all processes.
         self.replicas = options.replication_factor * options.Distributed.numProcesses
-        self.stages_manager = options._execution_strategy.stages_manager
+        strategy = options._execution_strategy
+        self.stages_manager = strategy.stages_manager
+        self._phases_overlap = strategy.backendOptions().get("serial_phases_execution") is False
         popart = options._popart.options
         watches: List[Watch] = []
         if popart.get("enableFloatingPointChecks", False):
@@ -62,7 +64,21 @@ class Trace:
             self.losses.append(losses.Loss(slot, loss, self.recorder.where()))
 
     def begin_block(self, name: str, placement: Tuple[int, int, int]) -> None:
-        """Place the operations that follow."""
+        """Place the operations that follow.
+
+        Raises:
+            poptorch.Error: phases that run at the same time meet on an IPU
+                (popart_compiler/source/Compiler.cpp:1273).
+
+        """
+        _, phase, ipu = placement
+        if self._phases_overlap and phase % 2 != ipu % 2:
+            raise refusals.refuse(
+                "When phases are executed in parallel: even phases must run on even IPUs and odd "
+                f"phases on odd IPUs, but phase {phase} is to run on IPU {ipu}: place it with "
+                "Phase.ipus or Stage.ipu",
+                self.recorder.where(),
+            )
         # Without an IPU, as in a phase that names none, it is no block: CompilerImpl.cpp:426.
         self.recorder.placement = placement if placement[2] >= 0 else None
         self.recorder.stage = self.stages.begin(placement[2])

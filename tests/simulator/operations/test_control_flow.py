@@ -213,3 +213,11 @@ def test_randomness_follows_the_seed_and_differs_between_replicas():
     two, _ = numbers(7, replicas=2)
     assert torch.equal(two[:4], first)
     assert not torch.equal(two[4:], two[:4])
+
+
+def test_a_branch_taken_otherwise_gives_results_with_dimensions():
+    def forward(flag, x):
+        return poptorch.cond(flag, lambda: x.sum(), [], lambda: x.max(), [])[0]
+
+    with pytest.raises(poptorch.Error, match="result 0 of else_body has no dimensions"):
+        poptorch.inferenceModel(forward).compile(torch.tensor(True), torch.ones(2))

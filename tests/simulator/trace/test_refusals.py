@@ -270,3 +270,44 @@ def test_floating_point_exceptions():
         model.compile(*inputs)
         with pytest.raises(poptorch.Error, match=rf"Floating-point exception.*{__file__}"):
             model(*inputs)
+
+
+@pytest.mark.parametrize("ipus", [(0, 1), (2, 3), (1, 1), (0, 2)])
+def test_phases_in_parallel_keep_to_ipus_of_their_kind(ipus):
+    def forward(x):
+        with poptorch.Block("a"):
+            x = x + 1
+        with poptorch.Block("b"):
+            return x * 2
+
+    strategy = poptorch.ParallelPhasedExecution("a", "b")
+    for phase, ipu in enumerate(ipus):
+        strategy.phase(phase).ipus(ipu)
+    options = poptorch.Options()
+    options.setExecutionStrategy(strategy)
+    model = poptorch.inferenceModel(forward, options)
+    if [ipu % 2 for ipu in ipus] == [0, 1]:
+        model.compile(torch.ones(2))
+    else:
+        with pytest.raises(poptorch.Error, match="even phases must run on even IPUs"):
+            model.compile(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda options: options.useIpuId(1), "targeting a specific id not supported"),
+        (lambda options: options.useIpuModel(True), "not supported for the IPU model"),
+        (lambda options: options.useIpuModel(False), None),
+    ],
+)
+def test_offline_programs_are_for_no_device(change, message):
+    options = poptorch.Options()
+    options.useOfflineIpuTarget()
+    change(options)
+    model = poptorch.inferenceModel(torch.nn.ReLU(), options)
+    if message is None:
+        model.compile(torch.ones(2))
+    else:
+        with pytest.raises(poptorch.Error, match=message):
+            model.compile(torch.ones(2))
