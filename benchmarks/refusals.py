@@ -101,9 +101,8 @@ def row_places() -> Set[Tuple[str, int]]:
     found = set()
     for row in handlers.ROWS:
         name = ""
-        for part in row.place.split(", "):
-            file, _, line = part.rpartition(":")
-            name = file or name
+        for file, line in re.findall(r"([\w/]+\.[\w.]+:|, )(\d+)\b", row.place):
+            name = file.rstrip(":") if file != ", " else name
             if not name.startswith("popart/"):
                 found.add((f"poptorch/source/{name}", int(line)))
     found.add(("poptorch/source/PopartCanonicalization.cpp", 223))  # UNREAD_RESULTS
