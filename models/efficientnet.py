@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ipu_proxynorm.errors import UserError, nearest_number
 from ipu_proxynorm.models.layers import DropPath, Layers, Network, initialize_convolutions
+from ipu_proxynorm.norm import Conv2d, Linear
 
 #: Kernel, stride, channels and blocks of each stage of B0.
 STAGES: Tuple[Tuple[int, int, int, int], ...] = (
@@ -57,9 +58,9 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, reduced: int, layers: Layers) -> None:
         super().__init__()
-        self.conv_reduce = nn.Conv2d(channels, reduced, 1)
+        self.conv_reduce = Conv2d(channels, reduced, 1)
         self.activation = layers.activation(reduced)
-        self.conv_expand = nn.Conv2d(reduced, channels, 1)
+        self.conv_expand = Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
         """Return x (N, C, H, W) gated.
@@ -221,7 +222,7 @@ class EfficientNet(Network):
         self.bn2 = layers.norm_act(features)
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(features, num_classes)
+        self.classifier = Linear(features, num_classes)
         initialize_convolutions(self)
         nn.init.xavier_uniform_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)

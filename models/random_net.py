@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_proxynorm.models.layers import Network
-from ipu_proxynorm.norm import create_conv, create_norm_act
+from ipu_proxynorm.norm import Linear, create_conv, create_norm_act
 
 
 class RandomNet(Network):
@@ -58,7 +58,7 @@ class RandomNet(Network):
             layers.append(nn.Sequential(conv, create_norm_act(norm, width, act_layer)))
         self.layers = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(width, num_classes)
+        self.fc = Linear(width, num_classes)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.models.layers import Layers, initialize_convolutions, zero_branch
 from ipu_proxynorm.models.residual import ResidualNetwork, bottleneck_width, published_splits
+from ipu_proxynorm.norm import Linear
 
 
 def projection(inputs: int, outputs: int, stride: int, layers: Layers) -> Optional[nn.Conv2d]:
@@ -144,7 +145,7 @@ class ResNetV2(ResidualNetwork):
         )
         self.norm = layers.norm_act(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = Linear(channels, num_classes)
         initialize_convolutions(self)
         if zero_init_last:
             for module in self.modules():

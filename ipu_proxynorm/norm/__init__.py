@@ -1,7 +1,7 @@
 """Batch-independent normalization: Proxy Norm, and the norms and convolutions around it."""
 
 from ipu_proxynorm.norm.activations import resolve_activation
-from ipu_proxynorm.norm.conv import WSConv2d, create_conv, standardize_weight
+from ipu_proxynorm.norm.conv import Conv2d, Linear, WSConv2d, create_conv, standardize_weight
 from ipu_proxynorm.norm.convert.conversion import convert_norms
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
 from ipu_proxynorm.norm.create import NORM_UNITS, create_norm_act
@@ -26,9 +26,11 @@ __all__ = [
     "NORM_UNITS",
     "ActOnly",
     "BatchNormAct",
+    "Conv2d",
     "ConversionReport",
     "DelayedScaleProxyNormAct",
     "GroupNormAct",
+    "Linear",
     "NormKind",
     "NormLine",
     "NormSpec",

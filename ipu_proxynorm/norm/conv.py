@@ -1,4 +1,9 @@
-"""Convolutions whose weights are standardized, for the norm specs that ask for it (``+ws``)."""
+"""Layers that compute in their input's type; convolutions with standardized weights (``+ws``).
+
+Where activations are float16 and master weights float32 (precision 16.32), torch's own layers will
+not do on an IPU: PopTorch hands them to torch 2.0, whose ``conv2d`` refuses a bias of another type
+than the input, and whose ``linear`` with bias gives float32 there. Cast weights give float16.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from typing import Any, Union
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
@@ -23,12 +29,37 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5) -> Tensor:
     return scaled.view(weight.shape).to(weight.dtype)
 
 
+def as_activations(parameter: Tensor, input: Tensor) -> Tensor:
+    """Return a layer's parameter in the type of its input; itself where it is of that type."""
+    return parameter if parameter.dtype == input.dtype else parameter.to(input.dtype)
+
+
+class Conv2d(nn.Conv2d):
+    """``torch.nn.Conv2d`` that computes in its input's type; same state dict."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve the input (N, C_in, H, W)."""
+        bias = None if self.bias is None else as_activations(self.bias, input)
+        return self._conv_forward(input, as_activations(self.weight, input), bias)
+
+
 class WSConv2d(nn.Conv2d):
     """``torch.nn.Conv2d`` that convolves with its standardized weight; same state dict."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve the input (N, C_in, H, W)."""
-        return self._conv_forward(input, standardize_weight(self.weight), self.bias)
+        bias = None if self.bias is None else as_activations(self.bias, input)
+        weight = as_activations(standardize_weight(self.weight), input)
+        return self._conv_forward(input, weight, bias)
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` that computes in its input's type; same state dict."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Transform the input (*, C_in) to (*, C_out)."""
+        bias = None if self.bias is None else as_activations(self.bias, input)
+        return F.linear(input, as_activations(self.weight, input), bias)
 
 
 def create_conv(
@@ -43,5 +74,5 @@ def create_conv(
     Further arguments are ``torch.nn.Conv2d``'s.
     """
     standardized = parse_norm_spec(spec).weight_standardization
-    layer = WSConv2d if standardized else nn.Conv2d
+    layer = WSConv2d if standardized else Conv2d
     return layer(in_channels, out_channels, kernel_size, **kwargs)

@@ -65,16 +65,18 @@ def normalize_activation(z: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
 def clamp_channels(y: Tensor, lower: Optional[Tensor], upper: Optional[Tensor]) -> Tensor:
     """Clamp y (N, C, *) to bounds (C,) of each channel; None: no bound.
 
-    Where y equals a bound, no gradient reaches it, as with ReLU. For the backward pass a select
-    keeps its condition, a byte an element (autograd, and PopART's ``where.cpp``); the maximum of
-    two tensors keeps both (PopART's ``variadic.cpp``).
+    ``<`` is one operator on an IPU, ``<=`` three (AtenHandlers.gen.cpp:312), and either lets what
+    is no number pass. Where y equals a bound, the gradient goes to y; the custom backward, which
+    sees the output only, gives y none there. For the backward pass a select keeps its condition, a
+    byte an element (autograd, and PopART's ``where.cpp``); the maximum of two tensors keeps both
+    (PopART's ``variadic.cpp``).
     """
     if lower is not None:
         bound = per_channel(lower, y).to(y.dtype)
-        y = torch.where(y <= bound, bound, y)
+        y = torch.where(y < bound, bound, y)
     if upper is not None:
         bound = per_channel(upper, y).to(y.dtype)
-        y = torch.where(y >= bound, bound, y)
+        y = torch.where(y > bound, bound, y)
     return y
 
 
@@ -121,9 +123,12 @@ def _native_group_norm(
     if not native_float16(x) and may_use_custom_backward(x):
         return _native_group_norm(x.float(), groups, weight, bias, eps).to(x.dtype)
     weight, bias = (None if p is None else p.to(x.dtype) for p in (weight, bias))
-    if weight is None and x.device.type == "cpu":
-        # Without affine, torch 2.0's backward pass of a channels-last tensor fails.
+    # PopTorch takes both or neither (popart_canonicalization/NormalizationOps.cpp:54), and without
+    # either, torch 2.0's backward pass of a channels-last tensor on a CPU fails.
+    if weight is None and (bias is not None or x.device.type == "cpu"):
         weight = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
+    if bias is None and weight is not None:
+        bias = torch.zeros(x.shape[1], dtype=x.dtype, device=x.device)
     return F.group_norm(x, groups, weight, bias, eps)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import PRECISIONS, Classification, precision_of, set_weights_type
-from ipu_proxynorm.norm import create_norm_act
+from ipu_proxynorm.norm import Linear, create_norm_act
 
 
 class Network(nn.Module):
@@ -17,7 +17,7 @@ class Network(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, 8, 3, padding=1, bias=False)
         self.norm = create_norm_act(norm, 8)
-        self.fc = nn.Linear(8, 3)
+        self.fc = Linear(8, 3)
         self.types = []
 
     def forward(self, x):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 from torch import nn
 
-from ipu_proxynorm.norm import WSConv2d, create_conv, standardize_weight
+from ipu_proxynorm.norm import Conv2d, Linear, WSConv2d, create_conv, standardize_weight
 
 
 def test_filters_have_mean_zero_and_variance_one_over_fan_in() -> None:
@@ -14,7 +17,7 @@ def test_filters_have_mean_zero_and_variance_one_over_fan_in() -> None:
 
 
 def test_a_spec_chooses_the_convolution() -> None:
-    assert type(create_conv("gn4+pn", 3, 8, 3, padding=1)) is nn.Conv2d
+    assert type(create_conv("gn4+pn", 3, 8, 3, padding=1)) is Conv2d
     conv = create_conv("ln+ws", 3, 8, 3, padding=1, bias=False)
     assert type(conv) is WSConv2d
     x = torch.randn(2, 3, 5, 5)
@@ -28,3 +31,16 @@ def test_the_standardized_weight_ignores_scale_and_offset_of_a_filter() -> None:
     torch.testing.assert_close(
         standardize_weight(moved), standardize_weight(weight), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("layer", [Conv2d(3, 4, 1), WSConv2d(3, 4, 1), Linear(3, 4)])
+def test_layers_compute_in_their_inputs_type(layer: nn.Module) -> None:
+    """On meta tensors, by whose types PopTorch infers those of a program."""
+    layer = copy.deepcopy(layer).to("meta")
+    shape = (2, 3) if isinstance(layer, nn.Linear) else (2, 3, 5, 5)
+    for weights in (torch.float16, torch.float32):
+        for activations in (torch.float16, torch.float32):
+            out = layer.to(weights)(torch.empty(shape, dtype=activations, device="meta"))
+            assert out.dtype == activations
+            gradients = torch.autograd.grad(out.sum(), list(layer.parameters()))
+            assert {g.dtype for g in gradients} == {weights}

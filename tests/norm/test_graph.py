@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Set
+from typing import Any, Dict, List, Set, Tuple
 
 import pytest
 import torch
@@ -20,16 +20,18 @@ SAME = {"_to_copy": "to", "lift_fresh": "clone", "alias": "view", "empty": "zero
 
 
 class Operators(TorchDispatchMode):
-    """Collects the names of all operators that are dispatched."""
+    """Collects the names and arguments of all operators that are dispatched."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: Set[str] = set()
+        self.calls: List[Tuple[str, Tuple[Any, ...]]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         namespace, name = func._schema.name.split("::")
         assert namespace == "aten"  # collectives are not
         name = SAME.get(name, name)
+        self.calls.append((name, args))
         self.names.add(name[:-1] if name.endswith("_") and not name.endswith("__") else name)
         return func(*args, **(kwargs or {}))
 
@@ -119,3 +121,21 @@ def test_bounds_pass_on_what_is_no_number(act: str) -> None:
         out = create_norm_act("gn2+pn", 4, act)(x)
     assert out[0, :2].isnan().all()  # its group
     assert not out[0, 2:].isnan().any()
+
+
+@pytest.mark.parametrize("spec", ["gn2+pn", "gn2", "ln+pn"])
+@pytest.mark.parametrize("apply_act", [True, False])
+def test_a_norm_has_both_weight_and_bias_or_neither(spec: str, apply_act: bool) -> None:
+    """PopTorch refuses one alone; a bias of zeros, which is no parameter, changes no bit."""
+    layer = create_norm_act(spec, 4, apply_act=apply_act)
+    x = torch.randn(2, 4, 3, 3)
+    with plain_operators(), Operators() as seen:
+        out = layer(x)
+    assert ("bias" in layer.state_dict()) == (apply_act or spec == "gn2")
+    norms = [args for name, args in seen.calls if name == "native_group_norm"]
+    assert [args[1] is None for args in norms] == [args[2] is None for args in norms] == [False]
+    if not apply_act:
+        groups = layer.num_groups
+        torch.testing.assert_close(
+            out, torch.nn.functional.group_norm(x, groups, layer.weight, layer.bias), atol=0, rtol=0
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Collection, Set, Tuple
 
-from .. import poptorch_core
+from .. import enums, poptorch_core
 from .._logging import logger
 from ..options import Options
 
@@ -22,6 +22,18 @@ def ipus_per_replica(placements: Collection[Tuple[int, int, int]]) -> int:
     return max((ipu for _, _, ipu in placements), default=0) + 1
 
 
+def _takes_ipus(options: Options) -> bool:
+    """Tell whether a model is meant for IPUs, not for the IPU Model or for compilation alone.
+
+    ``POPTORCH_SIM_HARDWARE=0`` says that the machine has none: then it is for the IPU Model.
+    """
+    use_model = os.environ.get("POPTORCH_IPU_MODEL", "0") != "0"
+    use_model = use_model or os.environ.get("POPTORCH_SIM_HARDWARE") == "0"
+    if options.exists("use_model"):
+        use_model = options.use_model
+    return not use_model and options.connection_type != enums.ConnectionType.Never.value
+
+
 def ipus_needed(placements: Collection[Tuple[int, int, int]], options: Options) -> int:
     """Return how many IPUs a model occupies, all replicas together.
 
@@ -30,7 +42,9 @@ def ipus_needed(placements: Collection[Tuple[int, int, int]], options: Options) 
         options: the model's options.
 
     Raises:
-        poptorch.Error: more than one process can have, or no power of 2 where that is asked for.
+        poptorch.Error: more than one process can have, or no power of 2 without
+            ``autoRoundNumIPUs`` (popart_compiler/source/CompilerImpl.cpp:688-712). The IPU Model
+            and offline compilation take any number.
 
     """
     needed = ipus_per_replica(placements) * options.replication_factor
@@ -38,7 +52,7 @@ def ipus_needed(placements: Collection[Tuple[int, int, int]], options: Options) 
     while rounded < needed:
         rounded *= 2
     reason = ", because PopTorch must reserve a power of 2 or maximum of 64 IPUs per process"
-    if rounded != needed and poptorch_core.ipuHardwareVersion() != 0:
+    if rounded != needed and _takes_ipus(options):
         if not options.auto_round_num_ipus:
             raise _error(
                 f"The model specifies the use of {needed} IPUs, however PopTorch must reserve a "

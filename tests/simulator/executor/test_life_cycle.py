@@ -243,7 +243,7 @@ def test_a_block_goes_on_until_the_next_begins():
         def forward(self, x):
             return torch.tanh(self.b(torch.relu(self.a(torch.sin(x)))))
 
-    options = poptorch.Options().deviceIterations(4)
+    options = poptorch.Options().deviceIterations(4).autoRoundNumIPUs(True)
     executor = poptorch.inferenceModel(Blocks(), options)
     executor.compile(X)
     stages = {o.name: o.ipus for o in schedule.operators(executor) if "mm" not in o.name}

@@ -187,11 +187,26 @@ def test_hardware_is_there_when_asked_for(monkeypatch):
     assert poptorch.ipuHardwareIsAvailable(64)
     assert not poptorch.ipuHardwareIsAvailable(128)
     assert poptorch.ipuHardwareVersion() == 2
-    options = poptorch.Options().replicationFactor(3)
+
+
+def test_ipus_are_reserved_by_powers_of_2(monkeypatch):
+    """Unless they are the IPU Model's, or none: popart_compiler/source/CompilerImpl.cpp:688-712."""
+    for name in ("POPTORCH_SIM_HARDWARE", "POPTORCH_IPU_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(options):
+        return poptorch.inferenceModel(Model(), options.replicationFactor(3))(torch.ones(3, 3))
+
     with pytest.raises(poptorch.Error, match=r"the use of 3 IPUs.* reserve a minimum of 4"):
-        poptorch.inferenceModel(Model(), options)(torch.ones(3, 3))
-    options = poptorch.Options().replicationFactor(3).autoRoundNumIPUs(True)
-    poptorch.inferenceModel(Model(), options)(torch.ones(3, 3))
+        run(poptorch.Options())
+    run(poptorch.Options().autoRoundNumIPUs(True))
+    run(poptorch.Options().useIpuModel(True))
+    offline = poptorch.Options().useOfflineIpuTarget().replicationFactor(3)
+    poptorch.inferenceModel(Model(), offline).compile(torch.ones(3, 3))
+    monkeypatch.setenv("POPTORCH_IPU_MODEL", "1")
+    run(poptorch.Options())
+    with pytest.raises(poptorch.Error, match=r"the use of 3 IPUs"):
+        run(poptorch.Options().useIpuModel(False))  # wins over the environment
 
 
 def test_compile_hooks_run_in_order():
