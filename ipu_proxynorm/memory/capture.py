@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.blocks import Block, blocks_begun, blocks_of, placement
 from ipu_proxynorm.memory.graph import Capture
+from ipu_proxynorm.memory.operators import torch_operators
 from ipu_proxynorm.memory.recorder import Recorder, tensors_in
 from ipu_proxynorm.norm import plain_operators
 
@@ -156,7 +157,7 @@ def _trace(
         given = [t.float() if t.is_floating_point() else t for t in given]
     recorder = Recorder(copied, given, micro_batch, placement(options))
     with plain_operators(), torch.device("meta"), torch.set_grad_enabled(training):
-        with _half_attention(), _layers_entered(copied, recorder), blocks_begun(
+        with _half_attention(), torch_operators(), _layers_entered(copied, recorder), blocks_begun(
             recorder
         ), recorder.recording():
             returned = copied(*given)

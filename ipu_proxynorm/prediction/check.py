@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.ipu import split_points
@@ -37,7 +35,7 @@ _OPERATORS, _COPIES = 60, 16
 def memory_check(
     config: RunConfig, program: nn.Module, options: Any, optimizer: torch.optim.Optimizer
 ) -> Check:
-    """Return what to call with the inputs of a host call when the program compiles.
+    """Return what to call with the inputs of a host call before the program compiles.
 
     It raises `UserError` with the table and advice where over 115 % of an IPU is predicted, and
     warns where it is uncertain whether the program fits. With ``ipu.check_memory`` off it does
@@ -99,13 +97,3 @@ def surely_fits(program: nn.Module, inputs: Sequence[Tensor], layout: Layout) ->
         + layout.io_tiles * chip.tile_bytes
     )
     return chip.unevenness * parameters.imbalance * needed <= SAFE * chip.sram_bytes
-
-
-@contextlib.contextmanager
-def before_compiling(hook: Callable[[], None]) -> Iterator[None]:
-    """Let PopTorch call ``hook`` before what is compiled inside, and nothing else's compilation."""
-    handle = poptorch.registerPreCompileHook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import zlib
 from typing import Any, List, Optional, Tuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.prediction.check import Check, before_compiling
+from ipu_proxynorm.prediction.check import Check
 
 
 def _checksum(streams: Tensor) -> int:
@@ -69,11 +68,11 @@ class TrainingExecutor:
         """Compile for these inputs, once."""
         if self.executor.isCompiled():
             return
-        if self._check is None:
-            self.executor.compile(*inputs)
-        else:
-            with before_compiling(functools.partial(self._check, inputs)):
-                self.executor.compile(*inputs)
+        if self._check is not None:
+            # Not from PopTorch's hook: by then the model is on the device, and what touches it
+            # becomes part of the program (_poplar_executor.py:736, 796).
+            self._check(inputs)
+        self.executor.compile(*inputs)
         if self._start is None:
             return
         if len(self._start) == self._replicas * self._processes:

@@ -196,3 +196,37 @@ def test_attention_stays_in_its_inputs_type():
 def settings():
     allowed = getattr(torch.backends.cuda, "fp16_bf16_reduction_math_sdp_allowed", None)
     return None if allowed is None else allowed()
+
+
+def test_poptorchs_operators_need_no_derivative_on_meta(monkeypatch):
+    """The real ones have none there, and PopTorch's functions call nothing else."""
+    operators = torch.ops.poptorch
+    bare = {
+        "identity_loss": lambda x, reduction: x.detach().new_empty(()),
+        "recomputation_checkpoint": lambda x: torch.empty_like(x.detach()),
+    }
+
+    class Trained(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = network()
+
+        def forward(self, x):
+            y = poptorch.recomputationCheckpoint(self.layers(x))
+            return poptorch.identity_loss(y, reduction="sum")
+
+    def identity_loss(x, reduction):
+        return operators.identity_loss(x, ("sum", "mean", "none").index(reduction))
+
+    expected = memory.capture(Trained(), [IMAGES])
+    for name, operator in bare.items():
+        monkeypatch.setattr(operators, name, operator, raising=False)
+    monkeypatch.setattr(poptorch, "identity_loss", identity_loss)
+    monkeypatch.setattr(
+        poptorch, "recomputationCheckpoint", lambda x: operators.recomputation_checkpoint(x)
+    )
+    assert not Trained()(IMAGES).requires_grad  # the double is as bare as the real one
+    captured = memory.capture(Trained(), [IMAGES])
+    assert {name: getattr(operators, name) for name in bare} == bare  # put back
+    assert captured.checkpoints
+    assert captured.macs(backward=True) == expected.macs(backward=True)

@@ -8,7 +8,6 @@ import warnings
 import pytest
 import torch
 
-from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.cli.main import notices_alone
 from ipu_proxynorm.config import dump, load, loads
 from ipu_proxynorm.data import described_data
@@ -17,7 +16,7 @@ from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import advise, predict_capture
 from ipu_proxynorm.memory.predict import Verdict
 from ipu_proxynorm.prediction.advice import changed_keys, run_advice
-from ipu_proxynorm.prediction.check import before_compiling, judge, memory_check, surely_fits
+from ipu_proxynorm.prediction.check import judge, memory_check, surely_fits
 from ipu_proxynorm.prediction.footprint import footprint, micro_batch
 from ipu_proxynorm.run.run import create_program
 from ipu_proxynorm.training.executor import TrainingExecutor
@@ -139,15 +138,6 @@ def test_an_uncertain_program_is_warned_of(capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         judge(prediction)
-
-
-def test_the_hook_is_for_one_compilation_only():
-    calls = []
-    model = poptorch.inferenceModel(torch.nn.Linear(2, 2))
-    with before_compiling(lambda: calls.append("ours")):
-        model.compile(torch.zeros(1, 2))
-    poptorch.inferenceModel(torch.nn.Linear(2, 2)).compile(torch.zeros(1, 2))
-    assert calls == ["ours"]
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn4+pn", "ln+pn"])
