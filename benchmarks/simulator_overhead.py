@@ -1,158 +1,209 @@
-"""What the simulator adds to the arithmetic: a training step against a plain PyTorch loop.
+"""What the simulator costs: training steps of one norm against another's, and of other splits.
 
-    python benchmarks/simulator_overhead.py [--rounds N]
+    python benchmarks/simulator_overhead.py [--rounds N] [--only resnet,efficientnet,...]
 
-ResNet-20 at CIFAR shapes, float32, SGD with momentum, one thread. The plain loop runs the same
-micro-batches and accumulates their gradients. Both alternate in one process; the figures are
-medians, with quartiles, of the ratio of neighbouring steps. Import times are medians of fresh
-processes.
+One thread, float32 unless said, SGD with momentum. The steps that are compared alternate in one
+process; a figure is the median, with quartiles, of the ratio of neighbouring steps' CPU time. The
+plain loop is PyTorch's on the same network, micro-batch by micro-batch.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import os
 import statistics
 import subprocess
 import sys
 import time
-from typing import Callable, List, Tuple
+from typing import Callable, Dict, List
 
 import torch
 import torch.nn.functional as F
 
 from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.models import create_model
+from ipu_proxynorm.norm import share_moments
 
-# replicas, gradient accumulation, stages, micro-batch
-SETTINGS = [(1, 1, 1, 32), (2, 4, 2, 8)]
+Step = Callable[[], object]
 
 
-class Block(torch.nn.Module):
-    """Two convolutions with a shortcut, (N, C, H, W)."""
+class Trained(torch.nn.Module):
+    """A network with its loss, for (N, 3, H, W)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, name: str, norm: str) -> None:
         super().__init__()
-        stride = 1 if inputs == outputs else 2
-        self.conv1 = torch.nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = torch.nn.GroupNorm(4, outputs)
-        self.conv2 = torch.nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = torch.nn.GroupNorm(4, outputs)
-        self.shortcut = (
-            torch.nn.Identity()
-            if stride == 1
-            else torch.nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the block's output."""
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
-
-
-class ResNet20(torch.nn.Module):
-    """ResNet-20 for (N, 3, 32, 32), with its loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        widths = [16] * 4 + [32] * 3 + [64] * 3
-        self.blocks = torch.nn.Sequential(*map(Block, widths, widths[1:]))
-        self.head = torch.nn.Linear(64, 10)
+        torch.manual_seed(0)
+        self.network = create_model(name, norm=norm, num_classes=10)
+        if "pn" in norm:
+            share_moments(self.network)
 
     def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy."""
-        features = self.blocks(F.relu(self.stem(x))).mean((2, 3))
-        return F.cross_entropy(self.head(features), target)
+        return F.cross_entropy(self.network(x).float(), target)
 
 
-def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of both sides."""
+def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser of every step."""
     return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
-def plain_step(
-    model: ResNet20, micro_batches: List[Tuple[torch.Tensor, torch.Tensor]]
-) -> Callable[[], None]:
-    """Return the plain loop's step."""
-    optimizer = make_optimizer(model)
+def batch(images: int, resolution: int) -> List[torch.Tensor]:
+    """Return random images and labels."""
+    return [torch.randn(images, 3, resolution, resolution), torch.randint(10, (images,))]
+
+
+def simulated(
+    name: str,
+    norm: str,
+    resolution: int,
+    micro_batch: int,
+    accumulation: int = 1,
+    replicas: int = 1,
+    half: bool = False,
+) -> Step:
+    """Return the simulator's step, compiled."""
+    options = poptorch.Options().replicationFactor(replicas).broadcastBuffers(False)
+    options.Training.gradientAccumulation(accumulation)
+    model = Trained(name, norm)
+    x, target = batch(micro_batch * accumulation * replicas, resolution)
+    if half:
+        model, x = model.half(), x.half()
+    executor = poptorch.trainingModel(model, options, optimizer_of(model))
+    executor.compile(x, target)
+    return lambda: executor(x, target)
+
+
+def plain(name: str, norm: str, resolution: int, micro_batch: int, accumulation: int = 1) -> Step:
+    """Return the step of PyTorch's loop."""
+    model = Trained(name, norm)
+    x, target = batch(micro_batch * accumulation, resolution)
+    optimizer = optimizer_of(model)
 
     def step() -> None:
         optimizer.zero_grad()
-        for x, target in micro_batches:
-            (model(x, target) / len(micro_batches)).backward()
+        for images, labels in zip(x.split(micro_batch), target.split(micro_batch)):
+            (model(images, labels) / accumulation).backward()
         optimizer.step()
 
     return step
 
 
-def simulated_step(
-    model: ResNet20, x: torch.Tensor, target: torch.Tensor, setting: Tuple[int, int, int, int]
-) -> Callable[[], None]:
-    """Return the simulator's step."""
-    replicas, accumulation, stages, _ = setting
-    options = poptorch.Options().replicationFactor(replicas)
-    options.Training.gradientAccumulation(accumulation)
-    if stages == 2:
-        poptorch.BeginBlock(model.stem, ipu_id=0)
-        poptorch.BeginBlock(model.blocks[5], ipu_id=1)
-    executor = poptorch.trainingModel(model, options, make_optimizer(model))
-    executor.compile(x, target)
-    return lambda: executor(x, target)
-
-
-def timed(function: Callable[[], None]) -> float:
-    """Return how many seconds a call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def compare(setting: Tuple[int, int, int, int], rounds: int) -> None:
-    """Print one line of the table."""
-    replicas, accumulation, stages, micro_batch = setting
-    torch.manual_seed(0)
-    size = replicas * accumulation * micro_batch
-    x, target = torch.randn(size, 3, 32, 32), torch.randint(0, 10, (size,))
-    model = ResNet20()
-    plain = plain_step(
-        copy.deepcopy(model), list(zip(x.split(micro_batch), target.split(micro_batch)))
-    )
-    simulated = simulated_step(model, x, target, setting)
-    plain(), simulated()
-    pairs = [(timed(plain), timed(simulated)) for _ in range(rounds)]
-    ratios = [b / a for a, b in pairs]
+def show(title: str, reach: str, steps: Dict[str, Step], rounds: int, images: int) -> None:
+    """Print how long the second step takes by the first."""
+    for step in steps.values():
+        step(), step()
+    seconds: Dict[str, List[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.thread_time()
+            step()
+            seconds[name].append(time.thread_time() - start)
+    base, other = steps
+    ratios = [b / a for a, b in zip(seconds[base], seconds[other])]
     low, middle, high = statistics.quantiles(ratios, n=4)
+    speeds = ", ".join(
+        f"{name} {images / statistics.median(taken):.0f}" for name, taken in seconds.items()
+    )
     print(
-        f"{replicas} x {accumulation} x {micro_batch}, {stages} stage(s): plain "
-        f"{1e3 * statistics.median(a for a, _ in pairs):.1f} ms, simulated "
-        f"{1e3 * statistics.median(b for _, b in pairs):.1f} ms, ratio {middle:.3f} "
-        f"({low:.3f} to {high:.3f})"
+        f"{title} | {reach} | {middle:.3f} ({low:.3f} to {high:.3f}) | images/s: {speeds}",
+        flush=True,
     )
 
 
-def import_seconds(statement: str) -> float:
-    """Return how long a statement takes in a fresh process."""
-    program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    command = [sys.executable, "-c", program]
-    return float(subprocess.run(command, capture_output=True, check=True).stdout)
+def resnet(rounds: int) -> None:
+    """gn4+pn by gn4."""
+    steps = {norm: simulated("resnet20", norm, 32, 32) for norm in ("gn4", "gn4+pn")}
+    show("step gn4+pn / gn4, ResNet-20, 32 x 1", "<= 1.10", steps, rounds, 32)
+
+
+def efficientnet(rounds: int) -> None:
+    """ln+pn by ln."""
+    steps = {norm: simulated("efficientnet_b0", norm, 96, 8) for norm in ("ln", "ln+pn")}
+    show("step ln+pn / ln, EfficientNet-B0, 96 x 96, 8", "<= 1.20", steps, rounds, 8)
+
+
+def splits(rounds: int) -> None:
+    """Speed at small micro-batches by that of one large."""
+    for norm, reach in (("gn4", 0.85), ("gn4+pn", 0.85), ("bn", 0.6)):
+        size = 2 if norm == "bn" else 1
+        for micro_batch in sorted({1, size}):
+            steps = {
+                f"{micro_batch} x {32 // micro_batch}": simulated(
+                    "resnet20", norm, 32, micro_batch, 32 // micro_batch
+                ),
+                "32 x 1": simulated("resnet20", norm, 32, 32),
+            }
+            title = f"images/s of {norm} at micro-batch {micro_batch} by micro-batch 32"
+            show(title, f">= {reach}", steps, rounds, 32)
+    steps = {
+        "4 x 4 x 2": simulated("resnet20", "gn4+pn", 32, 4, 4, 2),
+        "32 x 1": simulated("resnet20", "gn4+pn", 32, 32),
+    }
+    title = "images/s of gn4+pn at 2 replicas x 4 x micro-batch 4 by micro-batch 32"
+    show(title, ">= 0.85", steps, rounds, 32)
+
+
+def loops(rounds: int) -> None:
+    """The simulator by PyTorch's loop."""
+    for micro_batch, accumulation, reach in ((32, 1, "<= 0.95"), (1, 32, "<= 0.5")):
+        steps = {
+            "plain": plain("resnet20", "gn4", 32, micro_batch, accumulation),
+            "simulated": simulated("resnet20", "gn4", 32, micro_batch, accumulation),
+        }
+        show(f"simulated / plain, gn4, {micro_batch} x {accumulation}", reach, steps, rounds, 32)
+
+
+def half(rounds: int) -> None:
+    """float16 by float32."""
+    steps = {
+        "float32": simulated("resnet20", "gn4+pn", 32, 32),
+        "float16": simulated("resnet20", "gn4+pn", 32, 32, half=True),
+    }
+    show("step float16 / float32, gn4+pn, ResNet-20", "<= 1.5", steps, rounds, 32)
+
+
+def compiling(rounds: int) -> None:
+    """Compile time with the rewrites by that without; each compiles from scratch."""
+
+    def compiled(optimize: str) -> Step:
+        def step() -> None:
+            os.environ["POPTORCH_SIM_OPTIMIZE"] = optimize
+            simulated("resnet50", "gn4", 64, 1)
+            os.environ.pop("POPTORCH_SIM_OPTIMIZE")
+
+        return step
+
+    steps = {"recorded": compiled("0"), "rewritten": compiled("1")}
+    show("compiling ResNet-50", "<= 1.3", steps, max(3, rounds // 3), 1)
+
+
+def imports(rounds: int) -> None:
+    """Time to import, by torch alone, in fresh processes."""
+
+    def seconds(statement: str) -> float:
+        program = f"import time; t = time.process_time(); {statement}; print(time.process_time()-t)"
+        command = [sys.executable, "-c", program]
+        return float(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    statements = ("import torch", "import ipu_proxynorm.simulator")
+    pairs = [tuple(map(seconds, statements)) for _ in range(4)][1:]  # the first is cold
+    alone, with_simulator = (statistics.median(times) for times in zip(*pairs))
+    print(f"import simulator / torch | | {with_simulator / alone:.3f}", flush=True)
+
+
+PARTS = {f.__name__: f for f in (resnet, efficientnet, splits, loops, half, compiling, imports)}
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="steps of each kind")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=9, help="steps of each kind")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}")
-    for setting in SETTINGS:
-        compare(setting, rounds)
-    statements = ("import torch", "import ipu_proxynorm.simulator")
-    imports = [tuple(map(import_seconds, statements)) for _ in range(6)][1:]  # the first is cold
-    alone, with_simulator = (statistics.median(times) for times in zip(*imports))
-    print(
-        f"import: torch {alone:.2f} s, simulator {with_simulator:.2f} s, "
-        f"ratio {with_simulator / alone:.2f}"
-    )
+    print(f"torch {torch.__version__}, Python {sys.version.split()[0]}", flush=True)
+    for name in arguments.only.split(","):
+        PARTS[name](arguments.rounds)
 
 
 if __name__ == "__main__":
