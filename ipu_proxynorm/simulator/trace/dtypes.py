@@ -8,6 +8,7 @@ import torch
 
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
+from . import half_norms
 from .effects import operator_name, written
 
 aten = torch.ops.aten
@@ -22,18 +23,24 @@ DEMOTED = {
 # torch's CPU kernels want 64-bit integers in arguments of these names.
 _WIDE_ARGUMENTS = frozenset({"index", "indices", "target"})
 
-# The result has the type of the activations, which come at this position.
-_ACTIVATIONS = {
-    "addmm": 1,
-    "addmv": 1,
-    "addbmm": 1,
-    "baddbmm": 1,
-    "mm": 0,
-    "mv": 0,
-    "bmm": 0,
+# Where float16 meets float32, the tensor at this position decides the result's type, not promotion:
+# so torch 2.0.1 infers on meta tensors, by which PopTorch types a program
+# (dispatch_tracer/TypeInferenceHandler.cpp:34). ``addmm``, and with it ``linear`` with a bias of 2
+# or 3 dimensions, promotes: float32.
+_DECIDING = {
+    "_cdist_forward": 0,
+    "addmv": 2,
+    "baddbmm": 2,
+    "bmm": 1,
     "dot": 0,
-    "linear": 0,
-    "matmul": 0,
+    "index_add": 0,
+    "index_copy": 0,
+    "index_put": 0,
+    "linalg_cross": 0,
+    "mm": 0,
+    "select_scatter": 0,
+    "slice_scatter": 0,
+    "vdot": 0,
     "convolution": 0,
     "_convolution": 0,
     "convolution_overrideable": 0,
@@ -132,6 +139,8 @@ class DtypeRules:
             kwargs = dict(kwargs, dtype=DEMOTED.get(kwargs["dtype"], kwargs["dtype"]))
         if any(argument.name == "out_int32" for argument in function._schema.arguments):
             kwargs = dict(kwargs, out_int32=True)
+        if function is aten.erfc.default:  # as PopTorch has it: AtenHandlers.gen.cpp:177
+            return self(aten.rsub.Scalar, [self(aten.erf.default, args, kwargs), 1], {})
         targets = written(function, args, kwargs)
         wide = _StandIns()
         args, kwargs = self._widen_indices(function, args, kwargs, wide)
@@ -213,6 +222,8 @@ class DtypeRules:
         targets: List[torch.Tensor],
     ) -> Any:
         name = operator_name(function)
+        if name in half_norms.NORMS and args[0].dtype == torch.float16:
+            return half_norms.normalized(self._recorder, self._rounded, name, args)
         dtype = self._result_dtype(name, args, kwargs)
         raised_dtype = {torch.float16: torch.float32}
         args = [raised_dtype.get(a, a) if isinstance(a, torch.dtype) else a for a in args]
@@ -285,7 +296,7 @@ class DtypeRules:
         asked = [value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)]
         if asked:
             return asked[0]
-        position = _ACTIVATIONS.get(name)
+        position = _DECIDING.get(name)
         if position is not None:
             return args[position].dtype
         floats = [t for t in tensors_in((args, kwargs)) if t.is_floating_point()]

@@ -15,7 +15,7 @@ from ipu_proxynorm import nested
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from .._logging import logger
-from . import consistency, dtypes, effects, handlers, refusals, registered
+from . import consistency, dtypes, effects, handlers, refusals, registered, selects
 from .consistency import Traced
 from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
 
@@ -113,6 +113,7 @@ class Recorder(TorchDispatchMode):
         # Where the forward operations stand that autograd's nodes belong to, and the node at work.
         self.node_origins: Dict[Any, Origin] = {}
         self.node_origin: Optional[Origin] = None
+        self._node = ""
         # Stage, phase and IPU of the active block as the strategy places it; None after a block has
         # ended. The pipeline's stages are counted apart.
         self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
@@ -309,10 +310,11 @@ class Recorder(TorchDispatchMode):
             is_recorded = getattr(getattr(node, "_forward_cls", None), "is_recorded", False)
             if isinstance(node, torch.autograd.function.BackwardCFunction) and not is_recorded:
                 raise refusals.python_backward(type(node).__name__, origin)
-            node.register_prehook(functools.partial(self._enter_node, origin))
+            enter = functools.partial(self._enter_node, origin, type(node).__name__)
+            node.register_prehook(enter)
 
-    def _enter_node(self, origin: Origin, gradients: Any) -> None:
-        self.node_origin = origin
+    def _enter_node(self, origin: Origin, name: str, gradients: Any) -> None:
+        self.node_origin, self._node = origin, name
 
     @contextlib.contextmanager
     def _real_statistics(self, statistics: Sequence[torch.Tensor]) -> Iterator[None]:
@@ -363,7 +365,9 @@ class Recorder(TorchDispatchMode):
             refusals.check(func, tensors_in((args, kwargs)), self)
             handlers.check_operator(func, args, kwargs, self)
             with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
-                result = self._dtypes(func, list(args), kwargs)
+                result = selects.gradient(self._node, func, args, self._dtypes)
+                if result is None:
+                    result = self._dtypes(func, list(args), kwargs)
             if tensors:
                 refusals.check_result(result, self)
             for watch in self._watches:

@@ -39,7 +39,6 @@ def _as_activations(function: Callable) -> Callable:
 
 
 _LAYERS = (
-    F.linear,
     F.conv1d,
     F.conv2d,
     F.conv3d,
@@ -47,6 +46,20 @@ _LAYERS = (
     F.conv_transpose2d,
     F.conv_transpose3d,
 )
+
+
+def _linear(
+    input: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """Take a linear layer apart as torch does for PopTorch, which types what it is made of.
+
+    In 2 or 3 dimensions an ``addmm``, whose types promote; else a product, which has the type of
+    the input, and a bias added in place. Here torch would not add in place, as a mode is active.
+    """
+    merged = input.dim() == 2 or (input.dim() == 3 and input.is_contiguous())
+    if bias is None or merged:
+        return F.linear(input, weight, bias)
+    return torch.matmul(input, weight.t()).add_(bias)
 
 
 def _bincount(
@@ -90,6 +103,7 @@ def _repeat_interleave(
 
 # torch's own versions insist on 64-bit integers, or on looking at values.
 REPLACEMENTS: Dict[Callable, Callable] = {
+    F.linear: _linear,
     F.one_hot: _one_hot,
     torch.bincount: _bincount,
     torch.take_along_dim: _take_along_dim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,6 @@ HALF = {
     "matmul": lambda a, b: a @ b,
     "sum": lambda a, b: a.sum(0),
     "softmax": lambda a, b: a.softmax(1),
-    "layer_norm": lambda a, b: F.layer_norm(a, (64,)),
     "silu": lambda a, b: F.silu(a),
     "clamp": lambda a, b: a.clamp(-1, 1),
     "mean": lambda a, b: a.mean(),
@@ -93,12 +93,98 @@ def test_each_operation_rounds():
     [(torch.float16, torch.float32, torch.float16), (torch.float32, torch.float16, torch.float32)],
 )
 def test_layers_give_the_type_of_the_activations(data, weights, result):
-    linear, conv = torch.nn.Linear(4, 2), torch.nn.Conv2d(4, 2, 1)
-    unbiased = torch.nn.Linear(4, 2, bias=False)
-    cases = [(conv, (1, 4, 3, 3))]
-    cases += [(layer, s) for layer in (linear, unbiased) for s in ((4,), (3, 4), (2, 3, 4))]
+    linear, unbiased = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2, bias=False)
+    shapes = ((4,), (3, 4), (2, 3, 4), (2, 2, 3, 4))
+    cases = [(torch.nn.Conv2d(4, 2, 1, bias=False), (1, 4, 3, 3))]
+    cases += [(torch.nn.Conv1d(4, 2, 1), (1, 4, 3))]
+    cases += [(layer, shape) for layer in (linear, unbiased) for shape in shapes]
     for layer, shape in cases:
-        assert run(layer.to(weights), torch.ones(shape, dtype=data)).dtype == result
+        promotes = layer is linear and len(shape) in (2, 3)  # an addmm
+        expected = torch.float32 if promotes else result
+        assert run(layer.to(weights), torch.ones(shape, dtype=data)).dtype == expected
+
+
+MIXED = {
+    "mm": (torch.mm, ((2, 3), (3, 4)), "first"),
+    "bmm": (torch.bmm, ((2, 2, 3), (2, 3, 4)), "last"),
+    "dot": (torch.dot, ((4,), (4,)), "first"),
+    "mv": (torch.mv, ((2, 4), (4,)), "promoted"),
+    "addmm": (torch.addmm, ((4,), (2, 3), (3, 4)), "promoted"),
+    "addmv": (torch.addmv, ((2,), (2, 3), (3,)), "last"),
+    "baddbmm": (torch.baddbmm, ((3, 2, 4), (3, 2, 3), (3, 3, 4)), "last"),
+    "add": (torch.add, ((4,), (4,)), "promoted"),
+}
+
+
+def _of_constants(function, inputs):
+    return lambda x: function(*[t.to("ipu") for t in inputs])
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed_types_give_what_torch_2_0_infers_on_meta_tensors(name):
+    function, shapes, rule = MIXED[name]
+    for first in (torch.float16, torch.float32):
+        last = torch.float32 if first == torch.float16 else torch.float16
+        dtypes = [first] * (len(shapes) - 1) + [last]
+        expected = {"first": first, "last": last, "promoted": torch.float32}[rule]
+        inputs = [torch.ones(*s, dtype=d) for s, d in zip(shapes, dtypes)]
+        assert run(_of_constants(function, inputs), torch.ones(1)).dtype == expected
+        if torch.__version__.startswith("2.0."):
+            assert function(*[t.to("meta") for t in inputs]).dtype == expected
+
+
+@pytest.mark.parametrize("layer", [torch.nn.GroupNorm(2, 6), torch.nn.LayerNorm((6, 3))])
+def test_norms_of_float16_round_their_statistics_and_each_step(layer):
+    """Against the same steps in NumPy, whose float16 rounds each result."""
+    x = (3 * torch.randn(2, 6, 3) + 5).half()
+    torch.nn.init.uniform_(layer.weight)
+    torch.nn.init.uniform_(layer.bias)
+    grouped = isinstance(layer, torch.nn.GroupNorm)
+    rows = x.numpy().reshape(2, 2 if grouped else 1, -1)
+    mean = rows.astype(np.float64).mean(2, keepdims=True).astype(np.float16)
+    variance = rows.astype(np.float64).var(2, keepdims=True)
+    inv_std = (1 / np.sqrt(variance + layer.eps)).astype(np.float16)
+    parameters = [p.detach().half().numpy() for p in (layer.weight, layer.bias)]
+    scale, shift = (p.reshape(1, -1, 1) if grouped else p for p in parameters)
+    y = ((rows - mean) * inv_std).reshape(x.shape) * scale + shift
+    assert y.dtype == np.float16
+    assert np.array_equal(run(layer, x).numpy(), y)
+    exact = layer.double()(x.double()).half()
+    layer.float()
+    assert not np.array_equal(y, exact.detach().numpy())  # one rounding gives others
+
+
+def test_erfc_is_one_minus_erf():
+    x = torch.tensor([0.5, 3.0, 4.5])
+    result = run(torch.erfc, x)
+    assert torch.equal(result, 1 - torch.erf(x))
+    assert result[2] != torch.erfc(x)[2]
+
+
+class Selected(torch.nn.Module):
+    """Selects between an exponential, whose gradient is infinite, and a parameter."""
+
+    def __init__(self, fills):
+        super().__init__()
+        self.x = torch.nn.Parameter(torch.tensor([1.0, 200.0]))
+        self.bound = torch.nn.Parameter(torch.tensor([2.0]))
+        self.fills = fills
+
+    def forward(self, factor):
+        y = self.x * 1.0
+        high = self.x > 100
+        y = y.masked_fill(high, 2.0) if self.fills else torch.where(high, self.bound, y)
+        return identity_loss((y * factor).sum(), reduction="none")
+
+
+@pytest.mark.parametrize("fills", [False, True])
+def test_the_gradient_of_a_select_is_a_product(fills):
+    model = Selected(fills)
+    executor = trainingModel(model, None, SGD(model.parameters(), lr=1.0))
+    executor(torch.tensor([3.0, 5.0]))
+    assert model.x.tolist() == [-2.0, 200.0]
+    executor(torch.tensor([3.0, float("inf")]))
+    assert model.x[1].isnan()  # infinity times 0, where a select gives 0
 
 
 def test_float16_data_train_float32_weights():

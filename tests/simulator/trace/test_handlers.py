@@ -163,6 +163,15 @@ PAIRS = {
         _Affine(lambda x, w, b: F.group_norm(x, 2, w, b), bias=True),
         (IMAGE,),
     ),
+    "convolution-bias-type": Pair(
+        nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1, bias=False), (torch.ones(1, 2, 3, 3).half(),)
+    ),
+    "prelu-types": Pair(nn.PReLU(), nn.PReLU().half(), (torch.ones(3).half(),)),
+    "attention-types": Pair(
+        lambda x: F.scaled_dot_product_attention(x, x, x.float()),
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        (torch.ones(1, 1, 2, 2).half(),),
+    ),
     "norm-statistics": Pair(_Statistics(both=False), _Statistics(both=True), (IMAGE,)),
     "convolution-output-padding": Pair(
         lambda x: torch.convolution(x, x, None, [1], [0], [1], False, [1], 1),

@@ -122,6 +122,35 @@ ROWS = [
         operators="native_batch_norm _native_batch_norm_legit",
     ),
     Refusal(
+        "convolution-bias-type",
+        "A conv2d whose bias has another type than its input",
+        lambda call: (
+            call["bias"] is not None
+            and not isinstance(call["padding"], str)  # another overload, which does not look
+            and call["bias"].dtype != call["input"].dtype
+        ),
+        "dispatch_tracer/RegisterOptionalAtenOps.cpp.inc:28: torch 2.0's conv2d comes before it",
+        "give weight and bias the input's type, as ipu_proxynorm.norm.Conv2d does, or leave the "
+        "bias out",
+        functions="conv2d",
+    ),
+    Refusal(
+        "prelu-types",
+        "A prelu whose weight has another type than its input",
+        lambda call: call["input"].dtype != call["weight"].dtype,
+        "dispatch_tracer/RegisterOptionalAtenOps.cpp.inc: torch 2.0's prelu comes before it",
+        "give the weight the input's type: F.prelu(x, weight.to(x.dtype))",
+        functions="prelu",
+    ),
+    Refusal(
+        "attention-types",
+        "An attention whose query, key and value differ in type",
+        lambda call: len({call[name].dtype for name in ("query", "key", "value")}) > 1,
+        "dispatch_tracer/RegisterOptionalAtenOps.cpp.inc: torch 2.0's attention comes before it",
+        "give all three one type",
+        functions="scaled_dot_product_attention",
+    ),
+    Refusal(
         "convolution-output-padding",
         "Output padding of a convolution that is not transposed",
         lambda call: not call["transposed"] and any(size > 0 for size in call["output_padding"]),

@@ -26,6 +26,9 @@ SIGNATURES: Dict[str, str] = {
     "layer_norm": "input normalized_shape weight bias eps cudnn_enable",
     "instance_norm": "input weight bias running_mean running_var use_input_stats momentum eps "
     "cudnn_enabled",
+    "conv2d": "input weight bias stride padding dilation groups",
+    "prelu": "input weight",
+    "scaled_dot_product_attention": "query key value attn_mask dropout_p is_causal scale",
     "convolution": "input weight bias stride padding dilation transposed output_padding groups",
     "ctc_loss": "log_probs targets input_lengths target_lengths blank reduction zero_infinity",
     "max_pool1d": "input kernel_size stride padding dilation ceil_mode",

@@ -1,0 +1,95 @@
+"""Group Norm and Layer Norm of float16, rounded where the device rounds.
+
+PopART keeps mean and 1/sigma in the input's type (``op/groupnorm.cpp:44-52``; its Layer Norm is
+one of one group), and Poplibs takes the mean off, scales and shifts in operators of their own
+(``poplin/Norms.cpp``: ``normWhiten``, ``normalise``). The statistics' sums are float32's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Sequence, Tuple
+
+import torch
+
+aten = torch.ops.aten
+NORMS = frozenset({"native_group_norm", "native_layer_norm"})
+
+
+def _group_statistics(x: torch.Tensor, groups: int, eps: float) -> Sequence[torch.Tensor]:
+    """Return mean and 1/sigma of the groups of x (N, C, *), each (N, groups)."""
+    variance, mean = torch.var_mean(x.reshape(x.shape[0], groups, -1), 2, unbiased=False)
+    return mean, torch.rsqrt(variance + eps)
+
+
+def _layer_statistics(x: torch.Tensor, dimensions: int, eps: float) -> Sequence[torch.Tensor]:
+    """Return mean and 1/sigma over the last dimensions of x, which become 1."""
+    dims = tuple(range(-dimensions, 0))
+    variance, mean = torch.var_mean(x, dims, unbiased=False, keepdim=True)
+    return mean, torch.rsqrt(variance + eps)
+
+
+_group_statistics.runs_anywhere = True  # type: ignore[attr-defined]
+_layer_statistics.runs_anywhere = True  # type: ignore[attr-defined]
+
+
+def normalized(
+    recorder: Any,
+    rounded: Callable[[torch.Tensor, torch.dtype], torch.Tensor],
+    name: str,
+    args: Sequence[Any],
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Emit a norm of a float16 input and return its result, mean and 1/sigma, all float16.
+
+    Args:
+        recorder: takes the operations.
+        rounded: returns a float32 tensor in the type asked for, as the device rounds.
+        name: of the norm, one of `NORMS`.
+        args: the operator's.
+
+    """
+    x = args[0]
+
+    def emit(function: Any, *given: Any, **options: Any) -> torch.Tensor:
+        return recorder.emit(function, list(given), options)
+
+    def step(function: Any, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        # A half operand makes torch compute in float32 and round to nearest: not done here, as the
+        # device may round stochastically.
+        return rounded(emit(function, single(left), single(right)), torch.float16)
+
+    def single(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float32:
+            return tensor
+        return emit(aten._to_copy.default, tensor, dtype=torch.float32)
+
+    grouped = name == "native_group_norm"
+    if grouped:
+        weight, bias, count, channels, _, groups, _ = args[1:]
+        statistics = recorder.emit(_group_statistics, [single(x), groups, args[7]], {})
+    else:
+        weight, bias = args[2:4]
+        statistics = recorder.emit(_layer_statistics, [single(x), len(args[1]), args[4]], {})
+    mean, inv_std = (rounded(statistic, torch.float16) for statistic in statistics)
+    ones = [1] * (x.dim() - 2)
+
+    def spread(statistic: torch.Tensor) -> torch.Tensor:
+        if not grouped:
+            return statistic
+        each = emit(aten.view.default, statistic, [count, groups, 1])
+        each = emit(aten.expand.default, each, [count, groups, channels // groups])
+        return emit(aten.reshape.default, each, [count, channels, *ones])
+
+    def affine(parameter: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+        if parameter is None:
+            return None
+        half = rounded(parameter, torch.float16)
+        return emit(aten.view.default, half, [1, channels, *ones]) if grouped else half
+
+    y = step(aten.sub.Tensor, x, spread(mean))
+    y = step(aten.mul.Tensor, y, spread(inv_std))
+    scale, shift = affine(weight), affine(bias)
+    if scale is not None:
+        y = step(aten.mul.Tensor, y, scale)
+    if shift is not None:
+        y = step(aten.add.Tensor, y, shift)
+    return y, mean, inv_std
