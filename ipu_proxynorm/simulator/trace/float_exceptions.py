@@ -29,6 +29,7 @@ class FloatCheck:
     """
 
     has_effect = True
+    is_watch = True
     runs_anywhere = True
     __name__ = "float_check"
 

@@ -33,6 +33,7 @@ class GradientCounts:
     """
 
     has_effect = True
+    is_watch = True
     runs_anywhere = True
     __name__ = "gradient_counts"
 

@@ -49,6 +49,21 @@ def test_allocation_is_no_floating_point_exception(allocate):
     assert torch.equal(model(X), X + 1)
 
 
+def test_floating_point_exceptions_leave_layer_norm_alone():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.LayerNorm(2)
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.norm(x).square(), "sum")
+
+    options = poptorch.Options()
+    options.Precision.enableFloatingPointExceptions(True)
+    expected = Net()(X).detach()
+    torch.testing.assert_close(poptorch.trainingModel(Net(), options)(X), expected)
+
+
 class Classifier(torch.nn.Module):
     def __init__(self, **loss):
         super().__init__()
