@@ -94,10 +94,11 @@ def config(mine, tmp_path):
     return str(path)
 
 
-def test_each_smokes_is_predicted_trained_and_exported(config, tmp_path, capsys):
+def test_each_smokes_is_predicted_planned_trained_and_exported(config, tmp_path, capsys):
     assert main(["train", config, "--smoke"]) == 0
     assert main(["memory", config]) == 0
     assert "small (rms)" in capsys.readouterr().out
+    assert main(["plan", config, "--ipus", "1"]) == 0
     assert main(["train", config]) == 0
     assert main(["validate", str(tmp_path / "mine")]) == 0
     out = tmp_path / "out.pt"

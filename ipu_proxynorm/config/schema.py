@@ -245,6 +245,11 @@ class IPUConfig:
         False, "stop at the first operator that overflows, divides by zero or makes a NaN"
     )
 
+    @property
+    def images_per_update(self) -> int:
+        """Images behind one weight update, of all replicas and processes together."""
+        return self.micro_batch_size * self.replication_factor * self.gradient_accumulation
+
 
 @dataclasses.dataclass
 class OptimizerConfig:

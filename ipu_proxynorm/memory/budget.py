@@ -30,9 +30,6 @@ TERMS = (
     "tile_imbalance",
 )
 
-#: Those of them that take memory all the time.
-ALWAYS_LIVE = ("weights", "gradient_accumulators", "optimizer_state", "stash", "code", "io_tiles")
-
 Array = np.ndarray  # of float64, one value for each moment
 
 # PopART's minElementsForReplicatedTensorSharding: smaller tensors stay whole.

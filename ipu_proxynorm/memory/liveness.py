@@ -151,11 +151,6 @@ def _replaced(
     return found
 
 
-def peak(moments: Sequence[Moment]) -> int:
-    """Return the most bytes that live at once."""
-    return max((m.bytes for m in moments), default=0)
-
-
 def stage_moments(
     capture: Capture, stage: int, keeping: str, checkpoint_layers: Sequence[str] = ()
 ) -> List[Moment]:

@@ -85,7 +85,7 @@ def _half_partials(popart: Dict[str, Any]) -> bool:
     return (popart.get("convolutionOptions") or {}).get("partialsType") == "half"
 
 
-def precision_of(model: nn.Module) -> str:
+def precision_of_weights(model: nn.Module) -> str:
     """Return the precision that a model's parameters have: all float16, or not."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return "16.16" if types == {torch.float16} else "32.32"

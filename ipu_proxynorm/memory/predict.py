@@ -14,7 +14,7 @@ from ipu_proxynorm.memory.advice import advise as look_for_advice
 from ipu_proxynorm.memory.capture import capture as capture_model
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout, OptimizerMemory, read_optimizer
-from ipu_proxynorm.memory.options import precision_of, read_options
+from ipu_proxynorm.memory.options import precision_of_weights, read_options
 from ipu_proxynorm.memory.throughput import Throughput, throughput
 
 FITS, UNCERTAIN, OUT_OF_MEMORY = "fits", "uncertain", "out of memory"
@@ -109,7 +109,7 @@ def predict(
     layout = as_layout(options, optimizer)
     precision: Optional[str] = layout.precision
     if not isinstance(options, Layout):
-        layout = dataclasses.replace(layout, precision=precision_of(model))
+        layout = dataclasses.replace(layout, precision=precision_of_weights(model))
         # A model of several types keeps them.
         precision = None if layout.precision == "32.32" else layout.precision
     captured = capture_model(

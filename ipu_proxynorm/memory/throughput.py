@@ -16,6 +16,7 @@ from ipu_proxynorm.memory.cycles import (
 )
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.placement import SHARDED
 
 #: Beside what the ensemble of fits allows: with this factor, up and down, 39 of 40 measured
 #: programs lie in their interval (``benchmarks/throughput_accuracy.py``).
@@ -118,7 +119,7 @@ def update_cycles(capture: Capture, layout: Layout, speed: Speeds) -> float:
         gradients = sum(t.bytes for stage in stages for t in capture.parameters(stage))
         terms, streamed = budget.weight_terms(capture, layout, stages)
         moved = 2 * streamed["optimizer_state"] * chip.clock_hertz / STREAMING_BYTES_PER_SECOND
-        if layout.optimizer_location == "sharded":
+        if layout.optimizer_location == SHARDED:
             moved += terms["optimizer_state"] * (layout.replicas - 1) * link / layout.replicas
         longest = max(longest, ring * gradients * link + moved)
     return longest

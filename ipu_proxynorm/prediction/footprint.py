@@ -54,7 +54,7 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
         ipu = dataclasses.replace(ipu, splits=list(splits), recomputation_checkpoints=[])
         config = dataclasses.replace(config, ipu=ipu)
     data = described_data(config.data.name, config.data.path, own_image_size(config))
-    batch = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    batch = ipu.images_per_update
     with torch.device("meta"):
         model, _, program, optimizer = create_program(config, data, batch)
     options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)

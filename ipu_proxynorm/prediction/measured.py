@@ -42,7 +42,7 @@ def measure(config: RunConfig) -> List[int]:
 
     data = described_data(config.data.name, config.data.path, config.data.image_size)
     ipu = config.ipu
-    images = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    images = ipu.images_per_update
     _, _, program, optimizer = create_program(config, data, images)
     options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)
     options.useOfflineIpuTarget()

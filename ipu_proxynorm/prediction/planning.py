@@ -37,8 +37,7 @@ class RunPlan:
 
 def global_batch(config: RunConfig) -> int:
     """Return the images behind one weight update of a run."""
-    ipu = config.ipu
-    return ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    return config.ipu.images_per_update
 
 
 def plan_run(config: RunConfig, ipus: int, batch: int, keep: int = 4) -> RunPlan:

@@ -118,7 +118,7 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
     """
     ipu = config.ipu
     data = described_data(config.data.name, config.data.path, own_image_size(config))
-    batch = ipu.micro_batch_size * ipu.replication_factor * ipu.gradient_accumulation
+    batch = ipu.images_per_update
     model, _, program, optimizer = create_program(config, data, batch)
     inputs = [torch.zeros_like(t, device="cpu") for t in micro_batch(config, data)]
     scaling = config.optimizer.auto_loss_scaling

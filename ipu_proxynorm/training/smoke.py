@@ -17,6 +17,7 @@ from ipu_proxynorm.ipu import create_network
 from ipu_proxynorm.ipu.pipeline import resolve_splits, split_points
 from ipu_proxynorm.models.factory import architecture, check_resolution
 from ipu_proxynorm.norm import parse_norm_spec
+from ipu_proxynorm.placement import SHARDED
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.stages import micro_batches_needed
@@ -70,7 +71,7 @@ def smaller(config: RunConfig) -> RunConfig:
         "ipu": {
             "micro_batch_size": min(config.ipu.micro_batch_size, 2),
             # A state that is sharded over replicas needs two of them.
-            "replication_factor": 2 if config.ipu.optimizer_state == "sharded" else 1,
+            "replication_factor": 2 if config.ipu.optimizer_state == SHARDED else 1,
             "gradient_accumulation": micro_batches_needed(stages, training=True)
             if pipelined
             else 1,

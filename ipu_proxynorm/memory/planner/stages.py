@@ -41,7 +41,7 @@ class Placement:
 ON_CHIP = Placement("on-chip", 1.0)
 
 
-def stash_depth(to_end: int) -> int:
+def inputs_kept(to_end: int) -> int:
     """Return the micro-batches whose inputs a stage keeps, ``to_end`` stages before the last.
 
     PopART's ``2 (S - 1 - s) + 1``; the last stage keeps those of the micro-batch at hand only.
@@ -131,7 +131,7 @@ class StageTable:
 
     def base_bytes(self, to_end: int, placement: Placement = ON_CHIP) -> np.ndarray:
         """Return bytes without live activations, by run: ``(count, count + 1)``."""
-        copies = stash_depth(to_end) - 1  # one of them is among the live activations
+        copies = inputs_kept(to_end) - 1  # one of them is among the live activations
         return (
             self.fixed_bytes
             + self.resident
@@ -166,7 +166,7 @@ class StageTable:
         if not to_end or last - first < 2:
             return best
         inner = np.arange(first + 1, last)
-        stash = stash_depth(to_end) * self.entering[inner]
+        stash = inputs_kept(to_end) * self.entering[inner]
         one = np.maximum(self.live[first, inner], self.live[inner, last]) + stash
         # Of two checkpoints, one along each axis: the first before the second.
         spans = np.maximum.outer(self.live[first, inner], self.live[inner, last])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipu_proxynorm.memory.planner.partition import emptiest, partition
-from ipu_proxynorm.memory.planner.stages import Placement, Segment, StageTable, stash_depth
+from ipu_proxynorm.memory.planner.stages import Placement, Segment, StageTable, inputs_kept
 
 AMOUNT = st.integers(0, 20)
 SEGMENT = st.builds(
@@ -138,7 +138,7 @@ def test_memory_moves_a_cut_away_from_balance():
 
 
 def test_the_first_stage_stashes_for_all_behind_it():
-    assert [stash_depth(to_end) for to_end in range(4)] == [1, 3, 5, 7]
+    assert [inputs_kept(to_end) for to_end in range(4)] == [1, 3, 5, 7]
     segments = [Segment(str(n), forward_cycles=1, entering_bytes=10) for n in range(4)]
     assert [s.bytes for s in partition(StageTable(segments), 4, 100).stages] == [60, 40, 20, 0]
 
