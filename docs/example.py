@@ -25,9 +25,9 @@ with torch.no_grad():
 x = torch.randn(8, 16, 8, 8)  # (image, channel, height, width)
 z = layer(x)
 
-# The same by hand. Proxy Norm subtracts the mean that a Gaussian *proxy* would have behind scale, shift
-# and ReLU, and divides by its standard deviation. Here 100,000 quantiles stand for the Gaussian; the layer
-# has a formula. Neither looks at the images, so the size of the batch does not matter.
+# The same by hand. Proxy Norm subtracts the mean that a Gaussian *proxy* would have behind scale,
+# shift and ReLU, and divides by its standard deviation. Here 100,000 quantiles stand for it; the
+# layer has a formula. Neither looks at the images, so the size of the batch does not matter.
 gamma, beta = layer.weight.detach(), layer.bias.detach()
 quantiles = torch.special.ndtri((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
 proxy = torch.relu(gamma * quantiles.unsqueeze(1) + beta)  # (quantile, channel)
@@ -56,8 +56,8 @@ place(network, ["third"])
 # 4. What runs on the IPUs for one micro-batch: pixels to unit scale, the network, the loss.
 program = Classification(network, mean=(0.3,), std=(0.38,))
 
-# 5. The layout. Two replicas of two IPUs; each computes 4 images at once (the micro-batch), 4 times (the
-# gradient accumulation; two stages need 3 or more to be filled) for one update of the weights.
+# 5. The layout. Two replicas of two IPUs; each computes 4 images at once (the micro-batch), 4 times
+# (gradient accumulation; two stages need 3 or more to be filled) for one update of the weights.
 options = poptorch.Options()
 options.replicationFactor(2)
 options.Training.gradientAccumulation(4)
