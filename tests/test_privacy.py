@@ -19,7 +19,7 @@ ALLOWED = {
     "memory/blocks.py": (
         POPTORCH,
         {"_execution_strategy", "_stages_manager", "_current_ipu", "_forward_pre_hooks"}
-        | {"_user_id", "_ipu_id", "_ipu", "_stage_id", "_phase_id"},
+        | {"_user_id", "_ipu_id", "_ipu", "_stage_id"},
     ),
     "memory/recorder.py": (TORCH, {"_schema", "_cdata"}),
     "norm/convert/layers.py": (TORCH, {"_modules", "_parameters", "_buffers"}),
