@@ -1,4 +1,4 @@
-"""``run_ipu.py preflight CONFIG``: what the compiler would refuse of a run, before there is one."""
+"""``ipu-proxynorm preflight CONFIG``: what the compiler would refuse of a run, before there is one."""
 
 from __future__ import annotations
 

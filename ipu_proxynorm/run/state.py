@@ -28,7 +28,7 @@ class RunState:
         state: ``running``, ``finished``, ``stopped`` (asked to, by Ctrl-C or a signal) or
             ``failed``.
         started: when training began first, ISO 8601 with the time zone.
-        seconds: spent training, over all the times that it was gone on with.
+        seconds: spent training, over all resumptions.
         process: id of the process that trains or trained last.
         host: its machine.
         message: why it stopped or failed.

@@ -48,7 +48,7 @@ class Timing:
 
 
 class OnDevice(nn.Module):
-    """A program that computes on random numbers: those for labels are brought to classes.
+    """A program that computes on random numbers: those for labels are reduced to classes.
 
     Args:
         program: the run's.

@@ -37,7 +37,7 @@ class WandbTracker:
         wandb: the module, see :func:`load_wandb`.
         config: of the run; its values are shown beside it.
         folder: of the run, under which wandb keeps its files.
-        started: when training began first: a run that is gone on with is the same one there, too.
+        started: when training first began: a resumed run is the same run there.
 
     Raises:
         UserError: Weights & Biases cannot be reached, or asks for a key.

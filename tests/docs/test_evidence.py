@@ -10,10 +10,10 @@ from ipu_proxynorm.cli.main import parse
 
 PAGE = Path("docs/evidence.md").read_text(encoding="utf-8")
 COMMANDS = [
-    line.partition("run_ipu.py ")[2]
+    line.partition("ipu-proxynorm ")[2]
     for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
-    if "run_ipu.py" in line
+    if "ipu-proxynorm " in line
 ]
 
 

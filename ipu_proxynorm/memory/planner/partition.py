@@ -1,4 +1,4 @@
-"""Segments cut into pipeline stages: the least busiest stage of all cuts that fit."""
+"""Segments cut into pipeline stages: of all cuts that fit, the one whose busiest stage is least busy."""
 
 from __future__ import annotations
 
