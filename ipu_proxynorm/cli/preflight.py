@@ -1,4 +1,4 @@
-"""``ipu-proxynorm preflight CONFIG``: what the compiler would refuse of a run, before there is one."""
+"""``ipu-proxynorm preflight CONFIG``: what the compiler would refuse of a run, all of it."""
 
 from __future__ import annotations
 

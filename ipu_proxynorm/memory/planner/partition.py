@@ -1,4 +1,4 @@
-"""Segments cut into pipeline stages: of all cuts that fit, the one whose busiest stage is least busy."""
+"""Segments cut into pipeline stages: the cut that fits and whose busiest stage is least busy."""
 
 from __future__ import annotations
 
