@@ -53,7 +53,7 @@ def main() -> None:
         "The picture (`bn` lies under `gn4`, `gn4+pn` under `ln+pn`: equal to 1 MiB) and every\n"
         "micro-batch from 1 to 32:\n\n"
         "```console\n"
-        f"$ python run_ipu.py memory {CONFIG} \\\n"
+        f"$ ipu-proxynorm memory {CONFIG} \\\n"
         "    --norms bn,gn4,gn4+pn,ln+pn --micro-batch 1..32 --output out\n"
         "```"
     )
