@@ -21,7 +21,7 @@ def collective(x, name, shape, **attributes):
 
 
 def run(x, name, shape, replicas=4, **attributes):
-    options = poptorch.Options().replicationFactor(replicas)
+    options = poptorch.Options().replicationFactor(replicas).autoRoundNumIPUs(True)
     executor = poptorch.inferenceModel(
         lambda x: collective(x, name, shape, **attributes).flatten(), options
     )
