@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 
 class StageCount:
@@ -49,7 +49,8 @@ def merged(stage_ipus: Mapping[int, int]) -> Tuple[int, ...]:
 
     """
     found: Dict[int, None] = {}
-    shift, before = 0, None
+    shift = 0
+    before: Optional[int] = None
     for stage in sorted(stage_ipus):
         if stage != 0 and (before is None or stage_ipus[stage] == before):
             shift += 1

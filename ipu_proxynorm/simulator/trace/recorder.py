@@ -55,7 +55,7 @@ class Written:
     """
 
     def __init__(self) -> None:
-        self._held: List[torch.UntypedStorage] = []
+        self._held: List[Any] = []  # storages; torch 2.0 types them otherwise
         self._by: Dict[int, Operation] = {}
         self._tracked: Dict[int, Operation] = {}
 
