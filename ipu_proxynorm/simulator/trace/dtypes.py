@@ -9,7 +9,7 @@ import torch
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from . import half_norms
-from .effects import operator_name, written
+from .effects import operator_name, without_write, written
 
 aten = torch.ops.aten
 _INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
@@ -230,7 +230,7 @@ class DtypeRules:
         if isinstance(kwargs.get("dtype"), torch.dtype):
             kwargs = dict(kwargs, dtype=raised_dtype.get(kwargs["dtype"], kwargs["dtype"]))
         target = self._only_target(function, args, kwargs, targets)
-        functional = _functional(function) if target is not None else None
+        functional = without_write(function) if target is not None else None
         if functional is not None:
             kwargs = {key: value for key, value in kwargs.items() if value is not target}
             if name == "copy_":
@@ -304,13 +304,3 @@ class DtypeRules:
         if any(t.dtype == torch.float32 for t in deciding):
             return torch.float32
         return torch.float16
-
-
-def _functional(function: Any) -> Optional[Any]:
-    """Return the operator without the write: ``add.Tensor`` for ``add_.Tensor``."""
-    name = operator_name(function)
-    packet = getattr(aten, name[:-1] if name.endswith("_") else name, None)
-    overload = function._schema.overload_name or "default"
-    if overload.endswith("out"):
-        overload = overload[: -len("out")].rstrip("_") or "default"
-    return getattr(packet, overload, None) if packet is not None else None

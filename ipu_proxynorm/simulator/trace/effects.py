@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Mapping, Sequence
+from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 import torch
 
@@ -56,3 +56,40 @@ def updated_statistics(
 ) -> List[torch.Tensor]:
     """Return the running statistics that a batch norm updates."""
     return written(function, args, kwargs) if operator_name(function) in _BATCH_NORMS else []
+
+
+def without_write(function: Any) -> Optional[Any]:
+    """Return the operator that makes a new tensor of what one in place, or with ``out``, writes.
+
+    It takes the same arguments, which the overload's name does not say: of ``pow_.Scalar`` it is
+    ``pow.Tensor_Scalar``. None if there is no such operator.
+    """
+    name = operator_name(function)
+    packet = getattr(torch.ops.aten, name[:-1] if name.endswith("_") else name, None)
+    if packet is None:
+        return None
+    taken = [a for a in function._schema.arguments if name.endswith("_") or not _is_written(a)]
+    overload = function._schema.overload_name or "default"
+    names = [overload, overload[: -len("out")].rstrip("_") if overload.endswith("out") else ""]
+    for candidate in dict.fromkeys((*names, *packet.overloads())):
+        found = getattr(packet, candidate or "default", None)
+        if found is not None and _takes(found._schema.arguments, taken):
+            return found
+    return None
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _takes(arguments: Sequence[Any], given: Sequence[Any]) -> bool:
+    """Tell whether an operator takes arguments as they are given, and writes to none of them."""
+    if len(arguments) < len(given) or any(map(_is_written, arguments)):
+        return False
+    if not all(argument.has_default_value() for argument in arguments[len(given) :]):
+        return False
+    return all(
+        str(one.type) == str(other.type)
+        and one.has_default_value() >= other.has_default_value()  # a call may leave it out
+        for one, other in zip(arguments, given)
+    )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.simulator.trace.effects import without_write
 
 pytestmark = pytest.mark.simulator
 
@@ -47,6 +48,38 @@ def test_allocation_is_no_floating_point_exception(allocate):
     del poison
     model = poptorch.inferenceModel(lambda x: x + allocate(x).fill_(1.0).mean(), options)
     assert torch.equal(model(X), X + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_powers_in_place_of_a_tensor_of_the_programs_own(dtype):
+    """``pow_.Scalar`` is no ``pow.Scalar``, whose tensor is the exponent: ``deg.pow_(-0.5)``."""
+
+    def forward(x):
+        degrees = x * 1.0
+        degrees.pow_(-0.5)
+        return degrees + 1
+
+    x = torch.tensor([4.0, 16.0]).to(dtype)
+    assert poptorch.inferenceModel(forward)(x).tolist() == [1.5, 1.25]
+
+
+def test_what_makes_anew_what_an_operator_in_place_writes():
+    """Every such operator of torch takes the arguments of the one that stands for it."""
+    found = {}
+    for schema in torch._C._jit_get_all_schemas():
+        name = schema.name[len("aten::") :]
+        packet = getattr(torch.ops.aten, name, None) if name.endswith("_") else None
+        function = getattr(packet, schema.overload_name or "default", None)
+        if schema.name.startswith("aten::") and function is not None:
+            functional = without_write(function)
+            if functional is not None:
+                found[name, schema.overload_name] = functional
+                given = [str(argument.type) for argument in schema.arguments]
+                taken = [str(a.type) for a in functional._schema.arguments]
+                assert taken[: len(given)] == given, name
+    assert found["pow_", "Scalar"] is torch.ops.aten.pow.Tensor_Scalar
+    assert found["add_", "Tensor"] is torch.ops.aten.add.Tensor
+    assert len(found) > 200
 
 
 def test_floating_point_exceptions_leave_layer_norm_alone():

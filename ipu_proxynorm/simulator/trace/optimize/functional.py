@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, List, Optional
 
-import torch
-
+from ..effects import without_write
 from ..tape import Block, Operation, Slot, Step, slots_in, uses
 from .graph import Graph, substituted, with_arguments, written_by
 
@@ -57,6 +56,4 @@ def _without_write(step: Operation, graph: Graph) -> Optional[Any]:
         return None
     if not step.name.endswith("_") or step.name in ("copy_", "zero_", "fill_", "resize_"):
         return None
-    packet = getattr(torch.ops.aten, step.name[:-1], None)
-    overload = step.function._schema.overload_name or "default"  # type: ignore[attr-defined]
-    return getattr(packet, overload, None)
+    return without_write(step.function)
