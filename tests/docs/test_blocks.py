@@ -1,0 +1,164 @@
+"""Every Python and console block of README and docs runs, or says above why it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+from unittest.mock import patch
+
+import pytest
+
+from ipu_proxynorm.cli.main import main, parse
+from ipu_proxynorm.config import load
+from ipu_proxynorm.config.shipped import located
+from ipu_proxynorm.models import MODELS
+
+FENCE = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+QUICKSTART = "train configs/quickstart.yaml training.epochs=1"
+
+#: What a long command is given besides, so that it ends soon. The last of an option counts.
+SHORTER = {
+    "compare CONFIG": "training.epochs=1 --norms gn4+pn --micro-batch 8 --seeds 0 --format csv",
+    "analyse CONFIG": "--norms ln --images 2 --format csv",
+    "analyse RUN_DIR": "--images 8 --format csv",
+    "compare configs/compare/digits.yaml": "training.epochs=1 --seeds 0 --format csv",
+    "compare configs/compare/digits.yaml --norms": "--norms gn4+pn,ln --micro-batch 8,32",
+    "compare configs/compare/digits.yaml name=": "--norms gn4+pn",
+    "analyse configs/analyse/random_net.yaml": "--norms ln --images 2 --format csv",
+    "analyse bn_mb32_seed0": "--images 8 --format csv",
+    "memory configs/imagenet/": "--norms gn4 --micro-batch 1..2 --format csv",
+}
+#: What patterns of commands have in the place of names.
+NAMES = {"CONFIG": "configs/compare/digits.yaml", "RUN_DIR": "runs/quickstart"}
+
+
+class Block(NamedTuple):
+    """A block of code of a page, and why it is not run."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    shown: str  # the block after it, where that has no language: what it prints
+    reason: Optional[str]
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(page: Path) -> List[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = list(FENCE.finditer(text))
+    blocks = []
+    for index, match in enumerate(found):
+        note, language, code = match.groups()
+        shown = ""
+        if index + 1 < len(found):
+            after = found[index + 1]
+            if not after[2] and not text[match.end() : after.start()].strip():
+                shown = after[3]
+        reason = note[len("not run: ") :] if note and note.startswith("not run: ") else None
+        line = text.count("\n", 0, match.start(3))
+        blocks.append(Block(str(page), line, language, code, shown, reason))
+    return blocks
+
+
+BLOCKS = [
+    b for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))) for b in blocks_of(page)
+]
+PYTHON = [b for b in BLOCKS if b.language == "python" and b.page != "README.md"]  # test_readme.py
+CONSOLE = [b for b in BLOCKS if b.language == "console"]
+
+
+def commands_of(block: Block) -> List[str]:
+    """Return the commands after the prompts, without comments and what is optional."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    commands = [line[2:].partition(" # ")[0] for line in lines if line.startswith("$ ")]
+    return [re.sub(r" \[[^]]*(\.\.\.|--)[^]]*\]", "", command).strip() for command in commands]
+
+
+def arguments_of(command: str) -> Optional[List[str]]:
+    """Return the arguments of a command of ours; None: it is none."""
+    words = shlex.split(command)
+    ours = words[0] in ("ipu-proxynorm", ".venv/bin/ipu-proxynorm")
+    return [NAMES.get(word, word) for word in words[1:] if word != "..."] if ours else None
+
+
+def test_there_is_no_other_way_to_be_left_out():
+    assert len(PYTHON) >= 9
+    assert len(CONSOLE) >= 20
+    for block in BLOCKS:
+        if block.reason is not None:
+            assert block.language == "console", block
+            assert block.reason.startswith("needs "), block
+
+
+@pytest.mark.parametrize("block", CONSOLE, ids=str)
+def test_commands_are_understood_and_their_recipes_are_shipped(block):
+    assert commands_of(block)
+    for command in commands_of(block):
+        arguments = arguments_of(command)
+        if arguments is not None:
+            parse(arguments)
+            for word in arguments:
+                if word.startswith("configs/") and not (block.reason and word in block.reason):
+                    assert located(word).is_file(), command
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_runs_by_itself_and_prints_what_is_shown(block, capsys):
+    with patch.dict(MODELS):
+        names = {"__name__": "block"}
+        exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
+    assert names.get("status", 0) == 0
+    if block.shown:
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert printed == [line.rstrip() for line in block.shown.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which the quickstart has run, for one epoch."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        assert main(QUICKSTART.split()) == 0
+    return folder
+
+
+def run(command: str, folder: Path, patched: pytest.MonkeyPatch) -> None:
+    """Run a command of a page in ``folder``, or where an earlier ``cd`` of its block led."""
+    arguments = arguments_of(command)
+    words = shlex.split(command)
+    if arguments == ["train", "planned.yaml"]:  # needs ImageNet
+        assert load("planned.yaml").ipu.splits
+    elif arguments is not None:
+        typed = command.partition("ipu-proxynorm ")[2]
+        for start, more in SHORTER.items():
+            if typed.startswith(start):
+                arguments += more.split()
+        assert main(arguments) == 0, command
+    elif words[0] == "cd":
+        patched.chdir(words[1])
+    elif words[0] == "make":  # CI runs `make test`, which takes minutes
+        assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE), command
+    elif words[0] == ".venv/bin/tensorboard":  # serves until it is stopped
+        assert importlib.util.find_spec("tensorboard") is not None
+        assert list(folder.glob(f"{words[-1]}/*/**/events.out.*"))
+    else:
+        raise AssertionError(f"{command}: nothing runs it; mark it, or say here how it is run")
+
+
+MAKEFILE = Path("Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("block", [b for b in CONSOLE if b.reason is None], ids=str)
+def test_commands_run(block, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for command in commands_of(block):
+        run(command, folder, monkeypatch)
