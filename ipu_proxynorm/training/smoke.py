@@ -111,7 +111,8 @@ def shallow_splits(config: RunConfig) -> List[str]:
         )
     points = split_points(shallow)
     splits: List[str] = []
-    for split in resolve_splits(whole, config.ipu.splits):
+    wanted = resolve_splits(whole, config.ipu.splits)
+    for split in wanted:
         *group, index = re.split(r"(?<=\.)(?=\d+(?:\.|$))", split)
         number, dot, rest = index.partition(".")
         choices = [
@@ -121,6 +122,9 @@ def shallow_splits(config: RunConfig) -> List[str]:
         layer = next((name for name in [split, *choices] if name in points), None)
         if layer is not None and layer not in splits:
             splits.append(layer)
+    if len(splits) < len(wanted):
+        # Stages that fell together leave a number of IPUs that PopTorch may not reserve.
+        splits = splits[: (1 << (len(splits) + 1).bit_length() - 1) - 1]
     return splits
 
 
