@@ -1,4 +1,4 @@
-"""The names ``poptorch`` and ``popdist``: the Poplar SDK's where it is there, else the simulator's.
+"""The names ``poptorch`` and ``popdist``: the Poplar SDK's where installed, else the simulator's.
 
 Everything else says ``from ipu_proxynorm.backend import poptorch``. The environment variable
 ``IPU_PROXYNORM_BACKEND`` decides: ``auto`` (default), ``sdk`` (no fallback) or ``simulator``.

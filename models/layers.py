@@ -1,4 +1,4 @@
-"""What the networks share: how they build their layers, and what they say of themselves."""
+"""What the networks share: how they build their layers, and how they describe themselves."""
 
 from __future__ import annotations
 

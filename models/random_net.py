@@ -1,4 +1,4 @@
-"""The random network of the Proxy Norm paper: how a signal fares through depth, untrained.
+"""The random network of the Proxy Norm paper: how depth changes a signal, without training.
 
 Labatie, Masters, Eaton-Rosen and Luschi, 2021 (arXiv 2106.03743), Definition 1 and Figure 2.
 """

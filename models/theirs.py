@@ -1,4 +1,4 @@
-"""The call that creates torchvision's or timm's network that one of ours is, where it is one."""
+"""The call that creates the same network in torchvision or timm, where they have it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of torchvision's and timm's networks, given to ours by name, and ours given to theirs.
+"""Weights of torchvision's and timm's networks renamed for ours, and ours renamed for theirs.
 
 Where names agree nothing is renamed: ResNet v1.5 and ResNeXt are torchvision's and timm's,
 EfficientNet is timm's. The others are renamed by rule. Nothing is dropped and nothing left as it

@@ -79,7 +79,7 @@ def integers(option: str, text: str, least: int) -> List[int]:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-    """Add ``--format``, what to write of a report, to the parser of a sub-command."""
+    """Add ``--format``, the parts of a report to write, to the parser of a sub-command."""
     parser.add_argument(
         "--format",
         default=FORMATS,
@@ -88,7 +88,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def report_formats(arguments: argparse.Namespace) -> List[str]:
-    """Return what to write of a report.
+    """Return the formats in which a report is asked for.
 
     Raises:
         UserError: a format is unknown, or there is none; or it is drawn, and matplotlib is missing.

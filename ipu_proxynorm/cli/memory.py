@@ -1,4 +1,4 @@
-"""``ipu-proxynorm memory CONFIG``: what a run takes of each IPU's memory, by prediction."""
+"""``ipu-proxynorm memory CONFIG``: predicts how much of each IPU's memory a run takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ipu-proxynorm train CONFIG [key=value ...]``: train a network and keep what came out."""
+"""``ipu-proxynorm train CONFIG [key=value ...]``: train a network; keep weights and records."""
 
 from __future__ import annotations
 

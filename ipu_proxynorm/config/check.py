@@ -1,4 +1,4 @@
-"""What the keys of a run cannot say by themselves: which of their values go together."""
+"""Checks which values of different keys go together; each key checks its own limits."""
 
 from __future__ import annotations
 

@@ -282,15 +282,15 @@ Statistics = Tuple[Sequence[float], Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What is known of a dataset, whether its images are there or not.
+    """What is known about a dataset, whether its images are there or not.
 
     Attributes:
         load: returns the data that a run asks for.
-        num_classes: how many; of `image_folder`, ImageNet's, where the folder is not there.
-        channels: of an image.
-        size: own height and width, pixels.
-        statistics: mean and standard deviation per channel of training pixels in [0, 1], or how
-            they are had for images of a height and width (None: ``size``).
+        num_classes: number of classes; ImageNet's for an `image_folder` that does not exist.
+        channels: channels of an image.
+        size: height and width of its images, pixels.
+        statistics: mean and standard deviation per channel of training pixels in [0, 1], or a
+            function that gives them for images of a height and width (None: ``size``).
         on_disk: whether the user brings the images.
         is_folder: a folder of the user's images: classes are counted at ``data.path``, and images
             without ``data.image_size`` take the network's.

@@ -81,13 +81,13 @@ def cache_room() -> int:
 
 
 class CachedImages:
-    """Images brought to one size and kept as they are first read, for all worker processes.
+    """Images resized to one size when they are first read, and kept for all worker processes.
 
-    Where there is no room they are read anew each time.
+    Where there is no room for them they are read each time.
 
     Args:
         source: the images.
-        prepare: brings one to ``(C, *size)``, the same way each time.
+        prepare: resizes one to ``(C, *size)``, the same way each time.
         shape: (C, H, W).
     """
 

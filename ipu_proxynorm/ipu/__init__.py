@@ -5,7 +5,7 @@ from ipu_proxynorm.ipu.mixing import Mixing
 from ipu_proxynorm.ipu.network import create_network
 from ipu_proxynorm.ipu.options import inference_options, training_options
 from ipu_proxynorm.ipu.pipeline import (
-    Stage,
+    PipelineStage,
     pipeline_stages,
     place,
     resolve_splits,
@@ -20,8 +20,8 @@ __all__ = [
     "Classification",
     "Instance",
     "Mixing",
+    "PipelineStage",
     "Precision",
-    "Stage",
     "create_network",
     "inference_options",
     "launched",

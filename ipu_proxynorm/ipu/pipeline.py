@@ -13,7 +13,7 @@ from ipu_proxynorm.norm import ProxyNormAct, share_moments
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """One pipeline stage: the IPU of a replica it is on, and its layers, in order."""
 
     number: int
@@ -91,7 +91,7 @@ def leaves(model: nn.Module, splits: Sequence[str]) -> List[str]:
     return descend(model, "")
 
 
-def pipeline_stages(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
+def pipeline_stages(model: nn.Module, splits: Sequence[str]) -> List[PipelineStage]:
     """Return the stages that ``splits`` (:func:`resolve_splits`) cut ``model`` into, in order."""
     splits = resolve_splits(model, splits)
     groups: List[List[str]] = [[]]
@@ -103,7 +103,7 @@ def pipeline_stages(model: nn.Module, splits: Sequence[str]) -> List[Stage]:
             groups.append([])
         groups[-1].append(name)
     return [
-        Stage(
+        PipelineStage(
             number=number,
             ipu=number,
             layers=layers,
@@ -137,7 +137,9 @@ def _checkpoint(module: nn.Module, inputs: Any, output: Any) -> Any:
     return poptorch.recomputationCheckpoint(output)
 
 
-def place(model: nn.Module, splits: Sequence[str], checkpoints: Sequence[str] = ()) -> List[Stage]:
+def place(
+    model: nn.Module, splits: Sequence[str], checkpoints: Sequence[str] = ()
+) -> List[PipelineStage]:
     """Begin a PopTorch block at each of ``splits``, in place; return the stages.
 
     The outputs of the layers in ``checkpoints`` are kept for the backward pass.

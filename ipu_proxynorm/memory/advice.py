@@ -1,4 +1,4 @@
-"""Looks for the changes that save most memory; each is predicted anew, none is guessed."""
+"""Looks for the changes that save most memory; the memory after each is predicted, not guessed."""
 
 from __future__ import annotations
 

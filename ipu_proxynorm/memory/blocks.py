@@ -15,7 +15,7 @@ from torch import nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.memory.options import as_in_poptorch
-from ipu_proxynorm.memory.recorder import Recorder
+from ipu_proxynorm.memory.recorder import CaptureRecorder
 
 #: Name and IPU of a block, as the model gives them.
 Block = Tuple[Optional[str], Optional[int]]
@@ -40,7 +40,7 @@ def blocks_of(module: nn.Module) -> List[Block]:
 
 
 @contextlib.contextmanager
-def blocks_begun(recorder: Recorder) -> Iterator[None]:
+def blocks_begun(recorder: CaptureRecorder) -> Iterator[None]:
     """Tell the recorder where ``with poptorch.Block`` and checkpoints stand in ``forward``."""
     block = poptorch.Block
     enter, start = block.__enter__, block.start

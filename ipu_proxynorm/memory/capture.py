@@ -15,7 +15,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.blocks import Block, blocks_begun, blocks_of, placement
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.operators import torch_operators
-from ipu_proxynorm.memory.recorder import Recorder, tensors_in
+from ipu_proxynorm.memory.recorder import CaptureRecorder, tensors_in
 from ipu_proxynorm.norm import plain_operators
 
 _PRIMES = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151)
@@ -155,7 +155,7 @@ def _trace(
         given = [t.half() if t.is_floating_point() else t for t in given]
     elif precision == "32.32":
         given = [t.float() if t.is_floating_point() else t for t in given]
-    recorder = Recorder(copied, given, micro_batch, placement(options))
+    recorder = CaptureRecorder(copied, given, micro_batch, placement(options))
     with plain_operators(), torch.device("meta"), torch.set_grad_enabled(training):
         with _half_attention(), torch_operators(), _layers_entered(copied, recorder), blocks_begun(
             recorder
@@ -186,7 +186,9 @@ def _half_attention() -> Iterator[None]:
         cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
-def _backward(model: nn.Module, outputs: Sequence[Tensor], recorder: Recorder) -> Dict[str, Tensor]:
+def _backward(
+    model: nn.Module, outputs: Sequence[Tensor], recorder: CaptureRecorder
+) -> Dict[str, Tensor]:
     losses = [t for t in outputs if t.requires_grad]
     if not losses:
         raise UserError(
@@ -203,7 +205,7 @@ def _backward(model: nn.Module, outputs: Sequence[Tensor], recorder: Recorder) -
 
 
 @contextlib.contextmanager
-def _layers_entered(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+def _layers_entered(model: nn.Module, recorder: CaptureRecorder) -> Iterator[None]:
     """Tell the recorder which module runs."""
     handles = []
     for name, module in model.named_modules():
@@ -218,7 +220,7 @@ def _layers_entered(model: nn.Module, recorder: Recorder) -> Iterator[None]:
             handle.remove()
 
 
-def _entering(recorder: Recorder, name: str, blocks: List[Block]) -> Callable[..., None]:
+def _entering(recorder: CaptureRecorder, name: str, blocks: List[Block]) -> Callable[..., None]:
     def enter(*_: Any) -> None:
         for block in blocks:
             recorder.begin_block(*block)

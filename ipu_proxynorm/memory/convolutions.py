@@ -1,4 +1,4 @@
-"""Memory that convolutions and matrix products need while they run, beside their tensors."""
+"""Memory that convolutions and matrix products need while they run, besides their tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides memory beside the model: placement, precision, optimiser, replicas."""
+"""What decides memory apart from the model: placement, precision, optimiser, replicas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a layout off ``poptorch.Options``."""
+"""Reads a layout from ``poptorch.Options``."""
 
 from __future__ import annotations
 

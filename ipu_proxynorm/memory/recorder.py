@@ -41,7 +41,7 @@ class _Draft:
 class _FunctionMode(TorchFunctionMode):
     """After each torch function, notes which forward operator autograd's new nodes belong to."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: CaptureRecorder) -> None:
         super().__init__()
         self._recorder = recorder
 
@@ -54,7 +54,7 @@ class _FunctionMode(TorchFunctionMode):
 
 
 class _DispatchMode(TorchDispatchMode):
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: CaptureRecorder) -> None:
         super().__init__()
         self._recorder = recorder
 
@@ -66,7 +66,7 @@ class _DispatchMode(TorchDispatchMode):
         return result
 
 
-class Recorder:
+class CaptureRecorder:
     """Collects operators and tensors while its modes are active.
 
     Args:
@@ -165,7 +165,7 @@ class Recorder:
     # ---- operators --------------------------------------------------------------------------
 
     def note(self, function: Any, args: Any, kwargs: Dict[str, Any], result: Any) -> None:
-        """Note an operator, unless it only names memory anew."""
+        """Note an operator, unless it only gives memory another name."""
         name = function._schema.name.split("::")[-1]
         inputs = tensors_in((args, kwargs))
         reads = _unique(self._index_of(t, "constant") for t in inputs)

@@ -1,4 +1,4 @@
-"""The activations that Proxy Norm knows, and how the Gaussian moments of each are had."""
+"""The activations that Proxy Norm knows, and how the Gaussian moments of each are computed."""
 
 from __future__ import annotations
 

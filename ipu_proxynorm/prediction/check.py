@@ -1,4 +1,4 @@
-"""Memory predicted when the training program compiles: an error or a warning, before the wait."""
+"""Predicts memory before the training program compiles: an error or a warning, without the wait."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ CURVE = "training loss, nats"
 
 
 def comparison_findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> findings.Findings:
-    """Return what to write of a comparison.
+    """Return a comparison of norms as findings: its page, plots, table and values.
 
     Args:
-        base: what its runs share.
-        rows: of it.
-        sram: predicted bytes.
+        base: the configuration that its runs share.
+        rows: one for each run that is done.
+        sram: predicted bytes of the fullest IPU.
     """
     summaries = summarize(rows)
     columns, cells = without_variant(COLUMNS, table_rows(summaries, sram))

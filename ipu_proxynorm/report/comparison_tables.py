@@ -1,4 +1,4 @@
-"""A comparison of norms in figures: table, points of the plots, and what is to be noted."""
+"""A comparison of norms in figures: table, points of the plots, and remarks."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
 def memory_findings(
     config: RunConfig, predictions: Mapping[str, Prediction], sweeps: Mapping[str, Sweep]
 ) -> findings.Findings:
-    """Return what to write of a run's memory.
+    """Return a run's predicted memory as findings: its page, plots, table and values.
 
     Args:
-        config: of the run.
-        predictions: by norm.
-        sweeps: over the micro-batch, by norm; may be empty.
+        config: the run's configuration.
+        predictions: the prediction under each norm.
+        sweeps: under each norm, the predictions by micro-batch; may be empty.
     """
 
     def figures() -> Dict[str, Figure]:

@@ -54,11 +54,11 @@ def table_rows(result: Result) -> List[Tuple[Any, ...]]:
 
 
 def power_findings(config: RunConfig, result: Result) -> findings.Findings:
-    """Return what to write of the power after each normalization.
+    """Return the power after each normalization as findings: its page, plots, table and values.
 
     Args:
-        config: of the network.
-        result: its power under each norm, or that of each run.
+        config: the configuration of the network.
+        result: the network's power under each norm, or the power of each run.
     """
     curves: Mapping[str, Mapping[str, Sequence[float]]] = {
         norm: {name: [getattr(p, name) for p in found.values()] for name in POWERS}

@@ -226,7 +226,7 @@ def _meet(instance: Instance, address: str, port: str) -> None:
         store, _, _ = next(
             dist.rendezvous("env://", instance.index, instance.count, timeout=patience)
         )
-        # torchrun may start all anew, with what the last attempt left still in its store.
+        # torchrun may start all again while its store still holds the last attempt's keys.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt{attempt}", store)
         everyone = [f"here/{index}" for index in range(instance.count)]

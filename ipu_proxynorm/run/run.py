@@ -22,7 +22,7 @@ from ipu_proxynorm.files.weights import (
 )
 from ipu_proxynorm.ipu import (
     Classification,
-    Stage,
+    PipelineStage,
     create_network,
     place,
     precision_of,
@@ -57,7 +57,7 @@ class Run:
     data: ImageData
     model: Network
     program: Classification
-    stages: List[Stage]
+    stages: List[PipelineStage]
     arithmetic: BatchArithmetic
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
@@ -184,7 +184,7 @@ def averaged(checkpoint: Checkpoint) -> Optional[Checkpoint]:
 
 def create_program(
     config: RunConfig, data: ImageData, global_batch: int, shallow: bool = False
-) -> Tuple[Network, List[Stage], Classification, torch.optim.Optimizer]:
+) -> Tuple[Network, List[PipelineStage], Classification, torch.optim.Optimizer]:
     """Return network, its stages, the program around it and its optimiser.
 
     Args:

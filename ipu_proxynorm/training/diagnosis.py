@@ -1,4 +1,4 @@
-"""Why a loss is not finite: the forward pass again, on the device, with every layer watched."""
+"""Finds why a loss is not finite: a second forward pass on the device, every layer watched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint for other programs: which, under whose names, and their story."""
+"""The weights of a checkpoint for other programs: which, under whose names, and where from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a global batch is dealt out: micro-batch x replicas x gradient accumulation, and stages."""
+"""How a global batch is divided: micro-batch x replicas x gradient accumulation, and stages."""
 
 from __future__ import annotations
 

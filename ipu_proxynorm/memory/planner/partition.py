@@ -1,4 +1,4 @@
-"""Segments cut into pipeline stages: the cut that fits and whose busiest stage is least busy."""
+"""Cuts segments into pipeline stages: the cut that fits, with the quickest busiest stage."""
 
 from __future__ import annotations
 

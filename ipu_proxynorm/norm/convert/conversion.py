@@ -14,7 +14,7 @@ from ipu_proxynorm.norm.convert.activations import Known
 from ipu_proxynorm.norm.convert.calls import FUNCTIONAL_NORMS, Call
 from ipu_proxynorm.norm.convert.forward import rewrite
 from ipu_proxynorm.norm.convert.layers import NormLayer, create_unit, norm_layer
-from ipu_proxynorm.norm.convert.plan import Fusion, Plan, plan, registrations
+from ipu_proxynorm.norm.convert.plan import ConversionPlan, Fusion, plan, registrations
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
 from ipu_proxynorm.norm.convert.trace import Untraceable, recorded, traced
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
@@ -220,7 +220,7 @@ def _functional(model: nn.Module, calls: Sequence[Call]) -> List[NormLine]:
 def _apply(
     model: nn.Module,
     spec: str,
-    planned: Plan,
+    planned: ConversionPlan,
     units: Mapping[int, nn.Module],
     lines: List[NormLine],
 ) -> ConversionReport:

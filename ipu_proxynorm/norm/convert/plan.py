@@ -48,7 +48,7 @@ class Fusion:
 
 
 @dataclasses.dataclass
-class Plan:
+class ConversionPlan:
     """What is to be done to a network.
 
     Attributes:
@@ -65,7 +65,7 @@ class Plan:
 
 def plan(
     model: nn.Module, layers: Iterable[NormLayer], calls: Sequence[Call], known: Known
-) -> Plan:
+) -> ConversionPlan:
     """Return what converts the norms of a network, given the calls of its forward passes."""
     fusions = [fusion(layer, [c for c in calls if c.module is layer.module]) for layer in layers]
     at: Dict[Site, List[Call]] = {}
@@ -73,7 +73,7 @@ def plan(
         if call.site is not None:
             at.setdefault(call.site, []).append(call)
     while True:
-        done = Plan(fusions)
+        done = ConversionPlan(fusions)
         if _drop_shared_sites(fusions, at):
             continue
         failures = _take_away(model, done, at, known)
@@ -167,7 +167,7 @@ def _site(call: Call) -> Site:
 
 
 def _take_away(
-    model: nn.Module, done: Plan, at: Dict[Site, List[Call]], known: Known
+    model: nn.Module, done: ConversionPlan, at: Dict[Site, List[Call]], known: Known
 ) -> Dict[nn.Module, str]:
     """Fill in how the calls are taken away; return the modules whose forward cannot be traced."""
     taken = {_site(call): call for each in done.fusions for call in each.taken}

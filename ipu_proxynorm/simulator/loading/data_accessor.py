@@ -19,7 +19,7 @@ from .._logging import logger
 from .._options_impl import require
 from .._utils import reconstructTensorStructure
 from ..enums import SharingStrategy
-from .data_worker import Layout, WorkerSettings, workerMain
+from .data_worker import BatchBuffers, WorkerSettings, workerMain
 
 _START_METHODS = {
     SharingStrategy.Fork: "fork",
@@ -33,7 +33,7 @@ _PATIENCE_S = 10.0
 class _SharedBuffers:
     """The slots in shared memory and which of them are filled."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: BatchBuffers) -> None:
         self._layout = layout
         self._slots = len(layout.ready)
 
@@ -88,7 +88,7 @@ class AsynchronousWorker:
             commands.close()
             self._data_buffers = _SharedBuffers(self._receiveLayout())
 
-    def _receiveLayout(self) -> Layout:
+    def _receiveLayout(self) -> BatchBuffers:
         try:
             return self._events.recv()
         except EOFError:

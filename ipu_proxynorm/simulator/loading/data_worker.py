@@ -4,7 +4,7 @@ Parent and worker talk over two pipes with small tuples; tensors stay in shared 
 numbered, so that a parent that starts over only has to drop what still arrives from earlier ones.
 
 Parent to worker: ``("start", epoch)`` (earlier epochs are no longer wanted), ``("free", slot)`` and
-``("stop",)``. Worker to parent: a ``Layout`` first, then ``("data", epoch, slot, rows)`` and
+``("stop",)``. Worker to parent: a ``BatchBuffers`` first, then ``("data", epoch, slot, rows)`` and
 ``("end", epoch)``.
 """
 
@@ -28,7 +28,7 @@ from ..poptorch_core import createError
 
 
 @dataclass
-class Layout:
+class BatchBuffers:
     """What the parent needs to read batches.
 
     Attributes:
@@ -126,7 +126,7 @@ class _Worker:
                 canonical = self._template if isinstance(self._template, dict) else None
                 yield flattenTensorStructure(batch, canonical)
 
-    def _allocate(self, first: List[Tensor]) -> Layout:
+    def _allocate(self, first: List[Tensor]) -> BatchBuffers:
         slots = self._settings.buffer_size
         buffers = []
         for tensor in first:
@@ -136,7 +136,7 @@ class _Worker:
             memory = torch.empty((slots, *shape), dtype=tensor.dtype)
             buffers.append(memory.share_memory_())
         ready = torch.zeros(slots, dtype=torch.bool).share_memory_()
-        return Layout(self._template, buffers, ready)
+        return BatchBuffers(self._template, buffers, ready)
 
     def _store(self, tensors: List[Tensor]) -> None:
         slot = self._free.popleft()

@@ -1,4 +1,4 @@
-"""Holds calls of functions and operators against the table."""
+"""Checks calls of functions and operators against the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recorded program tells of a tensor: is it constant, is it a slice with a step."""
+"""What a recorded program says about a tensor: is it constant, is it a slice with a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaves out operations that copy, or compute again, what is there already."""
+"""Leaves out operations that copy, or compute again, what exists already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a block's tensors have to do with one another: who makes, reads, shares and writes them."""
+"""How the tensors of a block are related: which operations make, read, share and write them."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class _Select:
         self.condition: Slot = step.outputs
         self.y, self.bound = step.args
         self._graph = graph
-        #: The select that clamps; the condition can be had from its result as well.
+        #: The select that clamps; the condition follows from its result as well.
         self.clamped: Optional[Operation] = None
 
     def forms(self) -> Optional[List[Operation]]:
