@@ -36,7 +36,7 @@ class Row:
         micro_batch: images.
         splits: published names of split points.
         is_maximum: said or seen to be the largest micro-batch that fits.
-        is_validation: of the published EfficientNet study; never calibrated on.
+        is_validation: whether it belongs to the published EfficientNet study; never calibrated on.
         layout: as far as published.
         same_ipu: all pipeline stages are on one IPU.
     """
@@ -311,11 +311,11 @@ class Convolution:
 
     Attributes:
         network: of which it is a layer.
-        name: of the benchmark.
-        macs: of one pass.
-        elements: of input and output.
+        name: the name of the benchmark.
+        macs: the multiply-adds of one pass.
+        elements: the number of elements of input and output.
         group_channels: input channels of each group.
-        sram: of the target, bytes.
+        sram: the SRAM of the target, bytes.
         rest: reported bytes less input, output, weight and their gradients.
     """
 

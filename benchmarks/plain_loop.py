@@ -127,7 +127,7 @@ class PlainLoop:
 
         Args:
             optimizer: torch's or PopTorch's, of ``model``'s parameters.
-            model: of the same names as this one's.
+            model: a model whose parameters have the same names as this one's.
 
         Raises:
             ValueError: there is no plain form of its kind.
@@ -297,7 +297,7 @@ def collated(results: Sequence[Sequence[torch.Tensor]], layout: Any) -> List[tor
     """Return what the host gets of the micro-batches' results.
 
     Args:
-        results: of every micro-batch, in the batch's order.
+        results: the results of every micro-batch, in the batch's order.
         layout: ``(mode, period, iterations, accumulation, replicas)``.
 
     """

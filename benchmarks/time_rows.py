@@ -27,12 +27,12 @@ class Operator:
     """One benchmark of poplibs: the work of each of its passes, and the compiler's cycles.
 
     Attributes:
-        name: of the benchmark.
+        name: the name of the benchmark.
         kind: convolution, depthwise, matmul, dense layer, pooling or reduction.
         group: what is held out together.
         chip: mk1 or mk2.
         works: one entry a kind of pass.
-        float32: of its data.
+        float32: whether its data are float32.
         measured: cycles of all passes together.
     """
 
@@ -131,7 +131,7 @@ class Program:
     Attributes:
         name: in a few words.
         family: what is held out together.
-        capture: of its network, cut as published.
+        capture: the capture of its network, cut as published.
         layout: as published.
         measured: images per second of all replicas.
     """

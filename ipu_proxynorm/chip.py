@@ -19,9 +19,9 @@ class Chip:
 
     Attributes:
         name: as configurations name it.
-        tiles: of an IPU.
+        tiles: the tiles of an IPU.
         tile_bytes: SRAM of a tile.
-        clock_hertz: of the tiles.
+        clock_hertz: the clock of the tiles, hertz.
         unevenness: by how much the fullest tile of a program exceeds the mean, times a Mk2's. Where
             tiles are more than 35 % full on average, the fullest has 1.12 times the mean on a Mk2
             and 1.23 times on a Mk1 (medians of 9 and 19 single operators, graphcore/poplibs,

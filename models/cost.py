@@ -23,7 +23,7 @@ def cost(name: str, norm: str = "bn", resolution: Optional[int] = None, **option
     """Return what a published network costs, without making its weights.
 
     Args:
-        name: of the network.
+        name: the name of the network.
         norm: its norm spec, for its parameters.
         resolution: height and width of the image, pixels; None: as published.
         options: of :func:`models.create_model`. Classes are those of the datasets that networks

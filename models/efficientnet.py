@@ -86,7 +86,7 @@ class MBConv(nn.Module):
     Args:
         inputs: channels.
         outputs: channels.
-        kernel: of the depthwise or grouped convolution.
+        kernel: the kernel size of the depthwise or grouped convolution.
         stride: likewise.
         layers: how layers are built.
         expansion: channels between expansion and projection, over ``inputs``.

@@ -22,7 +22,7 @@ class Architecture:
         network: its class.
         arguments: what the class is told; the rest can be chosen.
         resolution: height and width of the images it was published with, pixels.
-        half: of about half as many pixels, where published.
+        half: the resolution with about half as many pixels, where published.
         reduction: image size over the size of the last feature maps.
         options: what can be chosen beside norm, activation, classes and image channels.
     """

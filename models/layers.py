@@ -36,7 +36,7 @@ class Layers:
     Attributes:
         norm: norm spec of every norm.
         act_layer: activation behind every norm that has one.
-        eps: of every norm, added to the variance.
+        eps: the ε of every norm, added to the variance.
     """
 
     norm: str

@@ -103,7 +103,7 @@ class ResNetV2(ResidualNetwork):
         width: channels of the first group (before a bottleneck's expansion); each group
             doubles them.
         large_input: the stem for 224x224 images, 7x7 of stride 2 and max-pooling, instead of 3x3.
-        groups: of a bottleneck's 3x3 convolution; more than one make a ResNeXt.
+        groups: the groups of a bottleneck's 3x3 convolution; more than one make a ResNeXt.
         base_width: channels of each of them, at width 64.
         norm_eps: ε of every norm.
         zero_init_last: let every residual branch start at zero. It ends in a convolution here,

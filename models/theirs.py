@@ -44,7 +44,7 @@ def creating_call(
 
     Args:
         provider: one of :data:`PROVIDERS`.
-        name: of the network, as :func:`models.factory.create_model` takes it.
+        name: the name of the network, as :func:`models.factory.create_model` takes it.
         norm: norm spec.
         num_classes: outputs of the classifier.
         in_chans: channels of the images.

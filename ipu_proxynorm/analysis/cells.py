@@ -40,9 +40,9 @@ def cell_config(source: str, overrides: Sequence[str], base: RunConfig, cell: Ce
 
     Args:
         source: YAML file of the comparison.
-        overrides: of all cells.
+        overrides: the overrides of all cells.
         base: what both describe.
-        cell: of the comparison.
+        cell: the cell of the comparison.
 
     Raises:
         UserError: the micro-batch does not divide them, what is varied changes them, or the

@@ -22,7 +22,7 @@ class Cell:
     Attributes:
         norm: norm spec.
         micro_batch: images that one replica computes at once.
-        seed: of weights, order of the images and device randomness.
+        seed: the seed of weights, order of the images and device randomness.
         varied: further keys and their values, as overrides: ``training.label_smoothing=0.1``.
 
     """
@@ -57,8 +57,8 @@ class Row:
         status: ``done``; ``diverged`` where loss or weights did not stay finite; ``undefined``
             where the norm is not defined for the network or batch.
         reason: why it diverged or is undefined; otherwise empty.
-        accuracy: of the validation images after the last epoch, 0 to 1; of a run that diverged
-            that of the network as it was left.
+        accuracy: the share of validation images that are right after the last epoch, 0 to 1; after
+            a run that diverged, that of the network as it was left.
         validation_loss: after the last epoch, nats.
         loss: mean training loss of the last epoch, nats; None where the run diverged.
         seconds_per_step: median wall time of a weight update (simulated or on IPUs).
@@ -239,7 +239,7 @@ def thin(losses: Sequence[float], epochs: float) -> Tuple[Tuple[float, Optional[
     """Return at most 24 points of a run's training loss, evenly spaced.
 
     Args:
-        losses: of each host call.
+        losses: the losses of each host call.
         epochs: that they took together.
 
     Returns:

@@ -24,10 +24,10 @@ def add_config(
     """Add CONFIG and its overrides to the parser of a sub-command.
 
     Args:
-        parser: of the sub-command.
+        parser: the parser of the sub-command.
         override: an example of one.
-        example: of CONFIG.
-        nargs: of CONFIG, as argparse takes it; None: exactly one.
+        example: an example of CONFIG.
+        nargs: the number of CONFIGs, as argparse takes it; None: exactly one.
     """
     parser.add_argument("config", metavar="CONFIG", nargs=nargs, help=f"e.g. {example}")
     parser.add_argument(

@@ -63,9 +63,9 @@ class Request:
     Args:
         path: where the images are, for datasets that do not come with a package.
         image_size: height and width of training images, pixels.
-        eval_image_size: of validation images; None: as ``image_size``.
+        eval_image_size: the size of validation images; None: as ``image_size``.
         augment: one of :data:`AUGMENTATIONS`.
-        seed: of the augmentation.
+        seed: the seed of the augmentation.
     """
 
     path: Optional[str] = None
@@ -99,8 +99,8 @@ def image_data(
     """Return the data of training and validation ``images`` as ``request`` asks.
 
     Args:
-        name: of the dataset.
-        images: of training and validation.
+        name: the name of the dataset.
+        images: the images of training and validation.
         classes: how many.
         request: what the run asks for.
         size: the dataset's own height and width.
@@ -363,9 +363,9 @@ def create_data(
         name: one of :data:`DATASETS`.
         path: where the images are, for datasets that do not come with a package.
         image_size: height and width in pixels; None: the dataset's own.
-        eval_image_size: of validation images; None: as ``image_size``.
+        eval_image_size: the size of validation images; None: as ``image_size``.
         augment: one of :data:`AUGMENTATIONS`; None: the dataset's own.
-        seed: of the augmentation; not of the order, which the loader draws.
+        seed: the seed of the augmentation; not of the order, which the loader draws.
 
     Raises:
         UserError: the name is unknown, or the path is not what the dataset needs.

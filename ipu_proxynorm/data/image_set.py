@@ -129,7 +129,7 @@ class ImageSet(Dataset[Sample]):
         augment: what training does to each, anew in every epoch; None: nothing.
         substitute: show the next readable image in the place of a damaged one (training), rather
             than a black one labelled ``IGNORED`` (validation).
-        shape: of a sample, for the black image.
+        shape: the shape of a sample, for the black image.
         strangers: files among the images that are none.
     """
 

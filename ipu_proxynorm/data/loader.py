@@ -85,10 +85,10 @@ def training_loader(
 
     Args:
         dataset: map-style.
-        options: of the training program.
+        options: the options of the training program.
         micro_batch_size: images that one replica computes at once.
         workers: processes that read images; 0: none.
-        seed: of the order.
+        seed: the seed of the order.
         epoch: the first epoch, from 1.
         call: host calls of the first epoch to leave out, as they were made already.
 

@@ -59,7 +59,7 @@ class EpochSampler(Sampler[Tuple[int, int]]):
     Args:
         size: number of images.
         share: what of them this process reads.
-        seed: of the order.
+        seed: the seed of the order.
         epoch: the first epoch, from 1.
         call: host calls of the first epoch that were made already.
     """

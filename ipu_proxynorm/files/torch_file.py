@@ -21,7 +21,7 @@ def read_torch(path: Path, what: str, legacy: bool = False) -> Any:
     """Return what ``torch.save`` wrote to ``path``: nothing but tensors and plain values.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         what: it is expected to be, in the messages.
         legacy: read files of torch 1.5 and before, too, which carry no checksums.
 

@@ -36,7 +36,7 @@ def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         boxes: ``(N, 4)``, see the module.
-        height: of the images, pixels.
+        height: the height of the images, pixels.
         width: likewise.
     """
     top, bottom, left, right = (boxes[:, i].view(-1, 1, 1, 1) for i in range(4))
@@ -74,7 +74,7 @@ def mixed_labels(
         labels: integers ``(N,)``.
         numbers: ``(N, 5)``, see the module.
         mixing: what was done.
-        pixels: of an image, height times width.
+        pixels: the pixels of an image, height times width.
     """
     shares = [(0, torch.ones_like(numbers[:, 0]))]
     if mixing.mixup:

@@ -22,7 +22,7 @@ def create_network(
     Args:
         config: the section ``model`` of a run.
         num_classes: outputs of the classifier.
-        channels: of the images.
+        channels: the channels of the images.
         image_size: their height and width, pixels.
         shallow: with as few blocks as leave some of each kind, to try things with.
 

@@ -24,7 +24,7 @@ class Advice:
     Attributes:
         text: the change in words, e.g. ``micro-batch 32 instead of 64``.
         saves: bytes that the fullest IPU then takes less.
-        utilisation: of the then fullest IPU.
+        utilisation: the utilisation of the IPU that is then the fullest.
         layout: with the change.
         micro_batch: with the change.
         splits: layers at which stages then begin; None: as before.
@@ -66,7 +66,7 @@ def advise(
     """Return the changes that save most on the fullest IPU, best first, one of each kind.
 
     Args:
-        capture: of the program.
+        capture: the capture of the program.
         layout: its own.
         points: layers at which stages may begin; empty: wherever one tensor crosses.
         count: how many.

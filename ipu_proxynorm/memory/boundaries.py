@@ -16,7 +16,7 @@ class Boundary:
         layer: that begins there.
         operator: its first forward operator.
         before: the layer that ends there; the activation that crosses is its output.
-        bytes: of that activation.
+        bytes: the bytes of that activation.
     """
 
     layer: str

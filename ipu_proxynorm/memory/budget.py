@@ -104,13 +104,13 @@ class IpuLoad:
         calls: operators, each by its weight.
         live: bytes of activations and gradients at each moment of a micro-batch.
         macs: multiply-adds of a pass of the convolution or product at that moment.
-        elements: of its input and output.
-        group_channels: of its groups.
+        elements: the number of elements of its input and output.
+        group_channels: the channels of each of its groups.
         bound: bytes that the available memory proportion allows.
-        element_bytes: of the data of convolutions and products.
+        element_bytes: the bytes of an element of the data of convolutions and products.
         half_partials: partial sums in float16.
         exchange: Poplar's ``internalExchangeOptimisationTarget``.
-        unevenness: of the chip's tiles, times a Mk2's; see `Chip`.
+        unevenness: how uneven the chip's tiles are, as a multiple of a Mk2; see `Chip`.
     """
 
     ipu: int

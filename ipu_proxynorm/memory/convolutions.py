@@ -37,7 +37,7 @@ def temporaries(
 
     Args:
         macs: multiply-adds of one pass.
-        elements: of input and output together.
+        elements: the number of elements of input and output together.
         group_channels: input channels of each group.
         element_bytes: of the data: 2, or 4, whose copies and partial sums take twice as much.
         half_partials: partial sums in float16; of float16 data only.

@@ -110,7 +110,7 @@ class Work:
 
     Attributes:
         kind: one of `KINDS`; "" takes no time.
-        passes: of the work described, e.g. 2 for both gradients of a convolution.
+        passes: how often the work described is done, e.g. 2 for both gradients of a convolution.
         macs: multiply-adds of a pass.
         elements: of the activations that a pass reads and makes; of a pooling, its larger tensor.
         weights: elements of the weight; of a pooling, its smaller tensor; of a product or a

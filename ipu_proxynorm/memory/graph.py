@@ -64,7 +64,7 @@ class OperatorRecord:
         macs: multiply-adds, of convolutions and matrix products; else 0.
         passes: products that it stands for: a convolution's gradient is one for each of input and
             weight; 0 where it is no convolution or matrix product.
-        group_channels: of a convolution, input channels of each group; else 0.
+        group_channels: the input channels of each group of a convolution; else 0.
         signature: what makes its code distinct: operators of one signature share code.
     """
 

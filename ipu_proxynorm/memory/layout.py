@@ -25,7 +25,7 @@ class OptimizerMemory:
         name: as shown.
         accumulator_bytes: of the gradient accumulator; it exists with gradient accumulation only,
             unless ``combined``.
-        state_bytes: of all state tensors together.
+        state_bytes: the bytes of all state tensors together.
         combined: accumulator and momentum are one tensor, which always exists.
     """
 
@@ -42,8 +42,8 @@ def optimizer_memory(
 
     Args:
         name: sgd, sgd_combined, adam, adamw, lamb, rmsprop or lars.
-        state_bytes: of an element of a state tensor.
-        accumulator_bytes: of an element of the gradient accumulator.
+        state_bytes: the bytes of an element of a state tensor.
+        accumulator_bytes: the bytes of an element of the gradient accumulator.
         momentum: for sgd and rmsprop.
 
     Raises:
@@ -126,7 +126,7 @@ class Layout:
             own checkpoints (PopTorch's default when pipelined); ``checkpoints``: the same in every
             stage (PopART's RecomputeAll).
         checkpoints: layers whose outputs are kept, beside those that the model marks.
-        available_memory_proportion: of each IPU; one value for all.
+        available_memory_proportion: the available memory proportion of each IPU; one value for all.
         half_partials: convolutions sum in float16 rather than float32.
         io_tiles: tiles of each IPU set aside for input and output.
         exchange: Poplar's ``internalExchangeOptimisationTarget``.

@@ -17,7 +17,7 @@ class Moment:
     Attributes:
         operator: its index in the capture.
         pass_: ``forward``, ``recompute`` or ``backward``.
-        bytes: of activations and gradients that live.
+        bytes: the bytes of the activations and gradients that are live.
     """
 
     operator: int
@@ -157,7 +157,7 @@ def stage_moments(
     """Return what lives during one micro-batch's passes over a stage, beside the stash.
 
     Args:
-        capture: of the program.
+        capture: the capture of the program.
         stage: its number.
         keeping: ``recompute``: the forward pass runs once to hand on its outputs, keeping nothing,
             and again before the backward pass, with checkpoints segment by segment from the last;

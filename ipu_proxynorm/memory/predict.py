@@ -29,7 +29,7 @@ class Verdict:
     Attributes:
         name: ``fits`` (at most 85 % predicted), ``uncertain`` or ``out of memory`` (over 115 %).
         ipu: the fullest IPU of a replica.
-        utilisation: of that IPU, by the central calibration; 1.0 is its SRAM.
+        utilisation: the utilisation of that IPU, by the central calibration; 1.0 is its SRAM.
         low: the 10th percentile of the ensemble of calibrations, at most ``utilisation``.
         high: the 90th percentile, at least ``utilisation``.
     """
@@ -145,7 +145,7 @@ def predict_capture(
     """Return the prediction for a capture: plain arithmetic, fast enough for searches.
 
     Args:
-        captured: of the program.
+        captured: the capture of the program.
         layout: its own.
         advise: as of `predict`.
         points: layers at which advice may let stages begin; empty: wherever one tensor crosses.

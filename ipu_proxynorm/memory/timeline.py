@@ -62,7 +62,7 @@ def timelines(prediction: Prediction, most_micro_batches: int = 12) -> List[Time
     the rest; stages of equal length.
 
     Args:
-        prediction: of a program with one stage to an IPU.
+        prediction: the prediction of a program with one stage to an IPU.
         most_micro_batches: shown, three of a sequential schedule; the steady state of more repeats
             itself.
     """

@@ -125,15 +125,15 @@ def create_norm_act(
         act_layer: activation by name, module, module class or callable; None for none.
         apply_act: False where no activation follows. Proxy Norm has no place there: under ``+pn``
             the norm keeps its scale and drops its shift.
-        eps: of the norm.
-        momentum: of Batch Norm's running statistics.
+        eps: the ε of the norm.
+        momentum: the momentum of Batch Norm's running statistics.
         proxy_eps: ε of Proxy Norm.
         method: how the proxy's moments are taken: ``exact`` or ``sampled``.
         n: number of quantiles of ``sampled``.
         recompute: let Proxy Norm's backward pass compute the pre-activation again, not keep it.
         channel_grouping: ``contiguous`` (PyTorch's) or ``strided`` (faster on an IPU) groups.
-        device: of the parameters.
-        dtype: of the parameters.
+        device: the device of the parameters.
+        dtype: the data type of the parameters.
 
     Raises:
         ValueError: unknown spec or activation, or groups that do not divide the channels.

@@ -171,7 +171,7 @@ def group_norm_act(
         bias: β, shape (C,).
         activation: φ.
         moments: mean and variance of the proxy, each (C,); None leaves Proxy Norm out.
-        eps: of the norm.
+        eps: the ε of the norm.
         proxy_eps: ε of Proxy Norm.
         grouping: ``contiguous`` or ``strided`` channel groups.
 

@@ -110,7 +110,7 @@ def fused_norm_act(
         parameters: γ, β, γ̃, β̃, each (C,), that ``prepared`` was made of.
         activation: one whose ``backward`` is known.
         prepared: see `prepare`.
-        eps: of the norm.
+        eps: the ε of the norm.
         recompute: keep no pre-activation for the backward pass, but compute it again from x.
 
     Returns:

@@ -20,8 +20,8 @@ def parameter_groups(
 
     Args:
         model: any module.
-        weight_decay: of the decayed weights.
-        proxy_weight_decay: of β̃ and γ̃; ``weight_decay`` when None.
+        weight_decay: the weight decay of the decayed weights.
+        proxy_weight_decay: the weight decay of β̃ and γ̃; ``weight_decay`` when None.
 
     Returns:
         Dictionaries with ``name``, ``params`` and ``weight_decay``; empty groups are left out.

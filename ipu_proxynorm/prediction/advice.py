@@ -33,7 +33,7 @@ def predict_run(
     """Return the prediction for a run's program.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         captured: its program.
         layout: its own.
         points: layers at which a stage may begin.

@@ -43,7 +43,7 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     """Trace the program of a run, forward and backward, without data and without values.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         splits: instead of the configuration's; ``[]``: one stage, which can be cut afterwards.
 
     Raises:

@@ -44,7 +44,7 @@ def plan_run(config: RunConfig, ipus: int, batch: int, keep: int = 4) -> RunPlan
     """Return the fastest layouts of a run over up to ``ipus`` IPUs that are predicted to fit.
 
     Args:
-        config: of the run; its layout is compared with, and not kept.
+        config: the configuration of the run; its layout is compared with, and not kept.
         ipus: how many there are.
         batch: images behind one weight update, exactly.
         keep: how many plans.

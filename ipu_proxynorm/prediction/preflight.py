@@ -81,10 +81,10 @@ def preflight(name: str, wrap: Callable[[], Any], *inputs: Any) -> Flight:
     """Hold a program, of whatever model, against what PopTorch 3.4 accepts.
 
     Args:
-        name: of the program, for messages.
+        name: the name of the program, for messages.
         wrap: returns the model wrapped by ``poptorch.trainingModel`` or ``inferenceModel``; may
             raise what PopTorch says of its options.
-        inputs: of one host call.
+        inputs: the inputs of one host call.
 
     Raises:
         UserError: the backend is not the simulator.
@@ -109,7 +109,7 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
     Neither data nor IPUs are needed; a micro-batch of each program is computed on the CPU.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         memory: predict the memory of the training program too.
 
     Raises:

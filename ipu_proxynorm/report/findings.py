@@ -35,8 +35,8 @@ class Findings:
     """What a command found, for each format; plots and page are drawn only when asked for.
 
     Attributes:
-        columns: of the table.
-        rows: of the table: plain values.
+        columns: the columns of the table.
+        rows: the rows of the table: plain values.
         values: everything, for JSON.
         figures: draws the plots, by file name.
         report: draws the page.

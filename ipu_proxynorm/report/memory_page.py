@@ -53,7 +53,7 @@ def page(
     """Return the page.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         predictions: by norm.
         sweeps: over the micro-batch, by norm; may be empty.
         figures: by name.

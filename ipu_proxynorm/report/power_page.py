@@ -95,7 +95,7 @@ def page(
     """Return the page, drawn now.
 
     Args:
-        config: of the network.
+        config: the configuration of the network.
         result: its power under each norm, or that of each run.
         curves: the same by power, over depth.
     """

@@ -35,8 +35,8 @@ def draw(
 
     Args:
         config: ``mixup_alpha`` and the cut-mix keys.
-        shape: of the images of the host call, ``(N, C, H, W)``.
-        seed: of the run.
+        shape: the shape of the images of the host call, ``(N, C, H, W)``.
+        seed: the seed of the run.
         epoch: from 1.
         call: host call within the epoch, from 0.
         share: what this process has of the combined batch of all processes, so that each image has

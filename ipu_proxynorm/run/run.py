@@ -74,7 +74,7 @@ def build(
     """Return the run that ``config`` describes, its weights drawn from ``config.seed``.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         initialize: load the weights that ``training.init_from`` names; False where others follow.
         shallow: with a network of few blocks, to try the rest.
         processes: that share the run; None: this one only.
@@ -188,7 +188,7 @@ def create_program(
     """Return network, its stages, the program around it and its optimiser.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         data: its images; only what they have in common is looked at.
         global_batch: images per weight update.
         shallow: with a network of few blocks, to try the rest.

@@ -38,7 +38,7 @@ def parseAndSetOptions(options: Any, filepath: str) -> None:
 
     Args:
         options: ``poptorch.Options``.
-        filepath: of the file.
+        filepath: the path of the file.
 
     Raises:
         ConfigFileError: a line is not Python; the message names line and file.

@@ -14,7 +14,7 @@ class Channel:
     """A named channel of trace points.
 
     Args:
-        name: of the channel.
+        name: the name of the channel.
 
     """
 

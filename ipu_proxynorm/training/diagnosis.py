@@ -100,7 +100,7 @@ def find_overflow(
     Args:
         run: whose program it was; no other program may hold its IPUs.
         weights: state dict to run with.
-        inputs: of the host call, one row an image.
+        inputs: the inputs of the host call, one row an image.
 
     Returns:
         The first layer that overflowed; else the layer with the largest output.
@@ -156,7 +156,7 @@ def advice(config: RunConfig, gradients: bool) -> str:
     """Return what to try, the likeliest first.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         gradients: the backward pass overflowed, not the forward pass.
     """
     half = config.ipu.precision != "32.32"
@@ -187,11 +187,11 @@ def loss_not_finite(
     Args:
         run: whose IPUs are free.
         where: the host call, in words.
-        loss: of it.
+        loss: its loss.
         weights: finite, the last that were read from the IPUs before it.
         read: step after which they were read.
-        step: of the host call, counted from 1 over the run.
-        inputs: of the host call.
+        step: the step of the host call, counted from 1 over the run.
+        inputs: the inputs of the host call.
     """
     finding: Optional[Finding] = None
     with run.processes.together():

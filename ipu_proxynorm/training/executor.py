@@ -24,7 +24,7 @@ class TrainingExecutor:
         program: what is trained.
         options: how.
         optimizer: PopTorch's; with the state that it had, if it had one.
-        seed: of the replicas' random numbers.
+        seed: the seed of the replicas' random numbers.
         streams: ``(replicas, n)``, state of all processes' replicas; None: as the seed begins them.
         check: called with the inputs before the program is compiled; what it raises stops that.
     """

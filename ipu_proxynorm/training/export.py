@@ -39,7 +39,7 @@ def chosen_weights(checkpoint: Checkpoint, which: str) -> Dict[str, Tensor]:
     """Return a checkpoint's weights or their average, in the types of the weights.
 
     Args:
-        checkpoint: of a run.
+        checkpoint: the checkpoint of a run.
         which: one of :data:`WEIGHTS`.
 
     Raises:
@@ -68,7 +68,7 @@ def export(checkpoint: Checkpoint, which: str = "raw", provider: Optional[str] =
     """Return what of a checkpoint other programs can use.
 
     Args:
-        checkpoint: of a run.
+        checkpoint: the checkpoint of a run.
         which: ``raw`` weights, or their ``average``.
         provider: ``torchvision`` or ``timm``: by the names of their networks; None: by ours.
 
@@ -144,7 +144,7 @@ def find_checkpoint(source: str, which: Optional[str]) -> Path:
 
     Args:
         source: folder of a run, or a checkpoint.
-        which: of a run's checkpoints; None: ``last``.
+        which: one of a run's checkpoints by name; None: ``last``.
 
     Raises:
         UserError: there is no such folder or file, or no checkpoint in it.

@@ -16,7 +16,7 @@ class Observers:
     """Takes note of how a run stands, on disk and, where asked for, at Weights & Biases.
 
     Args:
-        recorder: of the run's state.
+        recorder: the recorder of the run's state.
         tracker: at Weights & Biases; None: it is not asked for.
     """
 
@@ -39,8 +39,8 @@ def observing(wandb: Any, config: RunConfig, directory: RunDirectory) -> Iterato
 
     Args:
         wandb: the module, see `load_wandb`; None: not asked for.
-        config: of the run.
-        directory: of the run.
+        config: the configuration of the run.
+        directory: the run's folder.
 
     Raises:
         UserError: Weights & Biases cannot be reached, or asks for a key.

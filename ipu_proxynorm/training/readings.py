@@ -80,9 +80,9 @@ class Readings:
 
         Args:
             epoch: from 1.
-            step: of the host call, from 1.
-            loss: of it.
-            inputs: of it.
+            step: the step of the host call, from 1.
+            loss: its loss.
+            inputs: its inputs.
         """
         where = f"step {step} (epoch {epoch})"
         return loss_not_finite(self.run, where, loss, self.weights, self.step, step, inputs)

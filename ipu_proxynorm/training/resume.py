@@ -147,9 +147,9 @@ def begin(
     """Return the run, and the checkpoint that it goes on from, where it does.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         resume: go on with the run of that name, if it has a checkpoint.
-        name: of the checkpoint, such as ``last``.
+        name: the name of the checkpoint, such as ``last``.
         processes: that share the run; they need not see its folder, the first one aside.
 
     Raises:

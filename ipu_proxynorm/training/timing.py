@@ -28,7 +28,7 @@ class Timing:
     """Wall-clock seconds of a training program.
 
     Attributes:
-        arithmetic: of its batches.
+        arithmetic: the arithmetic of its batches.
         data: name of the images.
         compilation: seconds until the program was compiled.
         calls: seconds of each host call, without the first one.
@@ -52,7 +52,7 @@ class OnDevice(nn.Module):
 
     Args:
         program: the run's.
-        num_classes: of its labels.
+        num_classes: the number of classes of its labels.
     """
 
     def __init__(self, program: Classification, num_classes: int) -> None:

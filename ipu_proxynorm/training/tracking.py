@@ -35,8 +35,8 @@ class WandbTracker:
 
     Args:
         wandb: the module, see :func:`load_wandb`.
-        config: of the run; its values are shown beside it.
-        folder: of the run, under which wandb keeps its files.
+        config: the configuration of the run; its values are shown beside the run.
+        folder: the folder of the run, under which wandb keeps its files.
         started: when training first began: a resumed run is the same run there.
 
     Raises:

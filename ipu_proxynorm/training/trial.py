@@ -25,7 +25,7 @@ class Trial:
     """What a run leaves: figures of its last epoch, and of each epoch.
 
     Attributes:
-        accuracy: of the validation images, 0 to 1.
+        accuracy: the accuracy of the validation images, 0 to 1.
         validation_loss: nats.
         loss: mean training loss, nats; None where it is not finite.
         seconds_per_step: median wall time of a weight update, without the first, compiling, call;

@@ -60,7 +60,7 @@ def partition(
     Args:
         table: costs of every run of segments.
         stages: at least one segment each.
-        capacity_bytes: of one IPU.
+        capacity_bytes: the SRAM of one IPU.
         placement: where the optimiser state is.
         slack: share of cycles given up for memory.
         allowed: runs that may be stages, ``(count, count + 1)``; None: all.
@@ -147,7 +147,7 @@ def _minimax(costs: List[np.ndarray]) -> Optional[Tuple[int, ...]]:
     """Return ends 0 .. count of the runs whose largest cost is least; None if none is finite.
 
     Args:
-        costs: of every run [first, last), by the number of stages after it.
+        costs: the cost of every run [first, last), by the number of stages after it.
     """
     count = costs[0].shape[0]
     best = np.append(costs[0][:, count], np.inf)  # by the first segment of the last stage

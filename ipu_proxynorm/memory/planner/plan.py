@@ -36,8 +36,8 @@ class Plan:
         splits: layers at which stages after the first begin.
         checkpoints: layers whose outputs are recomputation checkpoints.
         optimizer_location: ``on-chip``, ``sharded`` or ``off-chip``.
-        images_per_second: of all replicas, by the cycle model.
-        stage_cycles: of each stage, for one micro-batch.
+        images_per_second: the speed of all replicas together, by the cycle model.
+        stage_cycles: the cycles of each stage, for one micro-batch.
         prediction: memory of each IPU.
     """
 
@@ -82,7 +82,7 @@ class Planner:
     """Plans one program for any number of IPUs.
 
     Args:
-        capture: of the program, forward and backward, in one stage.
+        capture: the capture of the program, forward and backward, in one stage.
         points: layers at which a stage may begin, in order.
         layout: chip, precision, optimiser, proportion ...; what the plan decides is ignored.
     """

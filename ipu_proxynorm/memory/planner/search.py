@@ -100,8 +100,8 @@ def search(
     reach the best ones are not solved for.
 
     Args:
-        layouts: of the batch; see :func:`layouts.batch_layouts`.
-        placements: of the optimiser state, by layout.
+        layouts: the layouts of the batch; see :func:`layouts.batch_layouts`.
+        placements: the places of the optimiser state, by layout.
         tables: costs by micro-batch.
         machine: the IPUs.
         check: the share of the room that the fullest stage takes; over 1 does not fit. None: the

@@ -26,7 +26,7 @@ class SegmentedCapture:
     """A program cut at every split point; gives the planner's table at any micro-batch.
 
     Args:
-        capture: of the whole program.
+        capture: the capture of the whole program.
         points: layers at which a stage may begin, in order.
         layout: everything but batch sizes, placement of the optimiser state and checkpoints.
         parameters: the central calibration.

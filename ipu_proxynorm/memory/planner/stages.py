@@ -57,7 +57,7 @@ class StageTable:
 
     Args:
         segments: in the order of execution.
-        fixed_bytes: of every IPU, whatever its stage.
+        fixed_bytes: the bytes that are taken of every IPU, whatever its stage.
         code_bytes: of every run, ``(count, count + 1)``; equal operators of a stage share code.
     """
 

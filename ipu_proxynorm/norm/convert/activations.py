@@ -73,7 +73,7 @@ def of_function(
     Args:
         function: a function of ``torch`` or ``torch.nn.functional``, or a tensor method's name.
         arguments: what follows the tensor.
-        keywords: of the call, without the tensor.
+        keywords: the keyword arguments of the call, without the tensor.
 
     """
     name = _ALIASES.get(_name(function), _name(function))

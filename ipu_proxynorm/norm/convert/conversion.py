@@ -44,7 +44,7 @@ def convert_norms(
         keep: names of norms to leave as they are; ``*`` stands for anything.
         activations: what activation modules of classes that are not known compute.
         keep_shift: under ``+pn``, keep β where no activation follows; else it is removed.
-        eps: of all norms; None: each keeps its own.
+        eps: the ε of all norms; None: each keeps its own.
         options: further arguments of `create_norm_act`: ``proxy_eps``, ``method``, ``n``,
             ``recompute``, ``channel_grouping``, ``momentum``.
 

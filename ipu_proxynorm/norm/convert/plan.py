@@ -52,7 +52,7 @@ class ConversionPlan:
     """What is to be done to a network.
 
     Attributes:
-        fusions: of each norm that can be converted.
+        fusions: the fusions of each norm that can be converted.
         identities: activation modules whose every call is taken over.
         rewrites: modules whose forward calls activations that have to be left out there.
 

@@ -31,7 +31,7 @@ class Device:
         program: what the model was compiled to.
         options: its options.
         groups: which parameters differ between replicas, by name.
-        seed: of the random streams.
+        seed: the seed of the random streams.
 
     """
 
@@ -292,8 +292,8 @@ class Device:
 
         Args:
             position: which micro-batch this was.
-            results: of the program.
-            collectors: of the outputs.
+            results: the results of the program.
+            collectors: the collectors of the outputs.
             times: when it was begun, loaded and computed.
 
         """

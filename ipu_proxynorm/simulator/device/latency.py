@@ -21,7 +21,7 @@ def counters(transfers: Sequence[Transfer], inputs: int, outputs: int) -> Counte
     """Return, for each event, a list for each tensor of one time for each micro-batch moved.
 
     Args:
-        transfers: of the micro-batches, in the order of the batch.
+        transfers: the transfers of the micro-batches, in the order of the batch.
         inputs: number of inputs.
         outputs: number of outputs.
 

@@ -87,7 +87,7 @@ def at_once(program: Program, images: int) -> int:
     """Return how many micro-batches of a program to compute at once.
 
     Args:
-        program: of one.
+        program: the program of one micro-batch.
         images: in each of them.
 
     """
@@ -119,8 +119,8 @@ class MicroBatches:
     """Computes the micro-batches of a program together.
 
     Args:
-        program: of one micro-batch.
-        layout: of the micro-batches of a host call.
+        program: the program of one micro-batch.
+        layout: the layout of the micro-batches of a host call.
 
     Raises:
         NotTogether: they depend on one another.
@@ -170,10 +170,10 @@ class MicroBatches:
         """Run the micro-batches at some positions.
 
         Args:
-            positions: of the micro-batches.
+            positions: the positions of the micro-batches.
             micro_batches: the inputs, one micro-batch after the other.
             states: parameters and buffers of each replica.
-            scaling: of the loss.
+            scaling: the loss scaling.
             stream: the random stream of a replica.
             prepared: what holds until the next weight update, by the number of micro-batches.
 
@@ -246,9 +246,9 @@ def planned(
     """Return what computes a program's micro-batches together, or None and why it is not done.
 
     Args:
-        program: of one micro-batch.
+        program: the program of one micro-batch.
         options: the model's.
-        layout: of the micro-batches.
+        layout: the layout of the micro-batches.
         per_replica: parameters that differ between replicas, by name.
         accumulators: types that gradients are accumulated in.
 

@@ -171,7 +171,7 @@ def collective(
 
     Args:
         inputs: one tensor. PopART's second one, which links shards of weights, changes no value.
-        name: of the operator.
+        name: the name of the operator.
         example_outputs: a tensor of the result's shape and type.
         attributes: grouping and reduction, by PopART's names.
 

@@ -24,7 +24,7 @@ def registerCustomOp(name: str, domain: str, function: Optional[Callable]) -> No
     """Say what a custom operator computes; only the simulator knows this function.
 
     Args:
-        name: of the operator, as in `custom_op`.
+        name: the name of the operator, as in `custom_op`.
         domain: its domain.
         function: takes the input tensors, then the attributes as keywords, and returns the outputs.
             It is differentiated as torch does. None forgets the operator.

@@ -82,7 +82,7 @@ class OptimizerLink:
 
         Args:
             device_parameters: by name, those of several groups of replicas with these in front.
-            groups: of the parameters that differ between replicas.
+            groups: the groups of the parameters that differ between replicas.
 
         """
         self._groups = groups

@@ -61,7 +61,7 @@ def check_arguments(
     """Check what a program is about to be run on.
 
     Args:
-        names: of the arguments.
+        names: the names of the arguments.
         given: the tensors.
         traced: what it was traced with, in the same order.
 

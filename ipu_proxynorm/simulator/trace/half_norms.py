@@ -43,7 +43,7 @@ def normalized(
     Args:
         recorder: takes the operations.
         rounded: returns a float32 tensor in the type asked for, as the device rounds.
-        name: of the norm, one of `NORMS`.
+        name: the name of the norm, one of `NORMS`.
         args: the operator's.
 
     """

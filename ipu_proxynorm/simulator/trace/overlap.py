@@ -37,7 +37,7 @@ def check(
     Args:
         overlaps: the calls.
         block: the program, results not yet set.
-        inputs: of the model.
+        inputs: the inputs of the model.
         returned: by the model.
         options: the model's options.
 

@@ -326,7 +326,7 @@ def find_location(skip: Sequence[str], traceback: Optional[TracebackType]) -> st
 
     Args:
         skip: beginnings of the paths of files that are not the user's.
-        traceback: of the error.
+        traceback: the traceback of the error.
 
     """
     location = ""

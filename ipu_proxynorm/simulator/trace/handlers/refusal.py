@@ -25,7 +25,7 @@ class Call:
     """One call of a torch function or an operator.
 
     Args:
-        name: of the function or operator, without namespace and overload.
+        name: the name of the function or operator, without namespace and overload.
         given: its arguments by name, with the defaults of those left out.
         facts: the program.
 

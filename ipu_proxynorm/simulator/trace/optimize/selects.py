@@ -76,7 +76,7 @@ class _Select:
     """A comparison of many numbers with few, whose every use has a vectorised form.
 
     Args:
-        graph: of the block.
+        graph: the graph of the block.
         step: the comparison.
 
     """

@@ -37,7 +37,7 @@ def separated(block: Block, given: Iterable[Slot], graph: Graph, new_slot: Any) 
     Args:
         block: a micro-batch's operations.
         given: tensors that are the same for every micro-batch: parameters, constants.
-        graph: of the block.
+        graph: the graph of the block.
         new_slot: gives numbers to new tensors.
 
     Raises:

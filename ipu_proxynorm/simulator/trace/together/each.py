@@ -18,7 +18,7 @@ class Each:
     Args:
         function: the operator.
         build: makes the operator's arguments of a micro-batch's flat ones.
-        count: of the micro-batches.
+        count: the number of the micro-batches.
         stacked: positions.
         listed: positions.
         outputs: what the operator returns, with something for each tensor that is wanted.

@@ -28,9 +28,9 @@ class Signature:
 
     Attributes:
         parameters: the same for all micro-batches.
-        buffers: of a replica.
-        inputs: of a micro-batch; those of no dimension are the same for all.
-        scaling: of the loss.
+        buffers: the buffers of a replica.
+        inputs: the inputs of a micro-batch; those of no dimension are the same for all.
+        scaling: the loss scaling.
         outputs: what is returned for each micro-batch.
         gradients: of which the sum is returned.
         constants: tensors that are part of the program.
@@ -51,7 +51,7 @@ class Together:
 
     Args:
         block: a micro-batch's, as recorded, on its device.
-        signature: of the recorded program.
+        signature: the signature of the recorded program.
         traced: shapes and types of its arguments and constants.
         device: that computes it.
 

@@ -69,7 +69,7 @@ def along(position: int) -> Rule:
     Folded where the first dimension is not among them, stacked with the others shifted where it is.
 
     Args:
-        position: of the dimensions.
+        position: which of the arguments holds the dimensions.
 
     """
 

@@ -24,7 +24,7 @@ def only_summed(
         block: a micro-batch's operations.
         differing: tensors that differ between micro-batches.
         summed: results of which the sum over the micro-batches is wanted.
-        graph: of the block.
+        graph: the graph of the block.
 
     """
     others = set(block.results) - set(summed)
@@ -52,7 +52,7 @@ def is_linear(
         slot: the tensor.
         differing: tensors that differ between micro-batches.
         only_sums: known tensors of which only the sum is needed.
-        graph: of the block.
+        graph: the graph of the block.
 
     """
     if not isinstance(step, Operation) or not set(slots_in(step.outputs)) <= only_sums:

@@ -25,7 +25,7 @@ class Values:
     """What the recorded tensors have become, and the operations so far.
 
     Attributes:
-        count: of the micro-batches.
+        count: the number of the micro-batches.
         traced: shape and type of the recorded tensors.
         new_slot: gives numbers to new tensors.
         only_sums: recorded tensors of which nothing but the sum over the micro-batches is needed.
@@ -87,8 +87,8 @@ class Values:
 
         Args:
             step: the recorded one.
-            args: of the new one.
-            kwargs: of the new one.
+            args: the arguments of the new one.
+            kwargs: its keyword arguments.
             forms: in which it makes the results, one for each.
 
         """
