@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     done = {row.cell: row for row in store.read() if row.fingerprint == fingerprint}
     missing = [(cell, config) for cell, config in zip(cells, configs) if cell not in done]
     console.print(
-        f"{base.name}: {len(cells)} run{'' if len(cells) == 1 else 's'} of {epochs_of(base)}, "
+        f"{base.name}: {len(cells)} run{'' if len(cells) == 1 else 's'} of "
+        f"{epochs_of(base.training.epochs)}, "
         f"{global_batch(base)} images per weight update; {len(cells) - len(missing)} of them done"
     )
     for number, (cell, config) in enumerate(missing, start=1):

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, console: Console, processes: Processes) -
         config = read_config(arguments)
         if arguments.resume and arguments.overwrite:
             raise UserError("--resume --overwrite: one goes on with a run, the other removes it")
-        wandb = load_wandb(config) if processes.first else None
+        wandb = load_wandb(config.training.wandb) if processes.first else None
     if arguments.smoke:
         if processes.first:
             show_smoke(config, console)

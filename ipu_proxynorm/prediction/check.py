@@ -46,7 +46,7 @@ def memory_check(
         if not config.ipu.check_memory:
             return
         micro_batch = [t[: config.ipu.micro_batch_size].to("meta") for t in inputs]
-        layout = run_layout(config, options, optimizer)
+        layout = run_layout(config.ipu, options, optimizer)
         if surely_fits(program, micro_batch, layout):
             return
         captured = capture(program, micro_batch, precision=config.ipu.precision, options=options)

@@ -8,13 +8,13 @@ from typing import Any, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.data import ImageData, described_data
+from ipu_proxynorm.config import IPUConfig, RunConfig, TrainingConfig
+from ipu_proxynorm.data import ImageData
 from ipu_proxynorm.ipu import split_points, training_options
 from ipu_proxynorm.memory import Capture, Layout, capture, read_optimizer, read_options
 from ipu_proxynorm.models import Network
 from ipu_proxynorm.run.mixing import draw
-from ipu_proxynorm.run.run import create_program, own_image_size
+from ipu_proxynorm.run.run import create_program, run_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,32 +53,43 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     if splits is not None:
         ipu = dataclasses.replace(ipu, splits=list(splits), recomputation_checkpoints=[])
         config = dataclasses.replace(config, ipu=ipu)
-    data = described_data(config.data.name, config.data.path, own_image_size(config))
+    data = run_data(config.data, config.model.name)
     batch = ipu.images_per_update
     with torch.device("meta"):
         model, _, program, optimizer = create_program(config, data, batch)
     options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)
-    layout = run_layout(config, options, optimizer)
-    captured = capture(program, micro_batch(config, data), precision=ipu.precision, options=options)
+    layout = run_layout(ipu, options, optimizer)
+    captured = capture(
+        program,
+        micro_batch(ipu.micro_batch_size, config.training, data),
+        precision=ipu.precision,
+        options=options,
+    )
     return Footprint(config, model, captured, layout)
 
 
-def micro_batch(config: RunConfig, data: ImageData) -> List[Tensor]:
-    """Return inputs of one micro-batch, without values: images, labels, numbers of the mixing."""
-    shape = (config.ipu.micro_batch_size, data.channels, *data.image_size)
-    mixing = [torch.empty_like(t, device="meta") for t in draw(config.training, shape, 0, 1, 0)]
+def micro_batch(size: int, training: TrainingConfig, data: ImageData) -> List[Tensor]:
+    """Return inputs of one micro-batch, without values: images, labels, numbers of the mixing.
+
+    Args:
+        size: the number of images.
+        training: says how images are mixed.
+        data: gives the images' shape.
+    """
+    shape = (size, data.channels, *data.image_size)
+    mixing = [torch.empty_like(t, device="meta") for t in draw(training, shape, 0, 1, 0)]
     images = torch.empty(shape, dtype=torch.uint8, device="meta")
     return [images, torch.empty(shape[:1], dtype=torch.long, device="meta"), *mixing]
 
 
-def run_layout(config: RunConfig, options: Any, optimizer: torch.optim.Optimizer) -> Layout:
+def run_layout(ipu: IPUConfig, options: Any, optimizer: torch.optim.Optimizer) -> Layout:
     """Return how a run's program lies on its IPUs."""
     layout = dataclasses.replace(
         read_options(options),
-        chip=config.ipu.chip,
-        replicas=config.ipu.replication_factor,  # the options may be one process's
-        precision=config.ipu.precision,
-        half_partials=config.ipu.half_partials,
+        chip=ipu.chip,
+        replicas=ipu.replication_factor,  # the options may be one process's
+        precision=ipu.precision,
+        half_partials=ipu.half_partials,
         eight_bit_io=True,
     )
     return dataclasses.replace(layout, optimizer=read_optimizer(optimizer, layout.weight_bytes))

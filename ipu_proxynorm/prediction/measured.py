@@ -12,11 +12,10 @@ import torch
 
 from ipu_proxynorm.backend import SIMULATED, poptorch
 from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.data import described_data
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.prediction.footprint import micro_batch
-from ipu_proxynorm.run.run import create_program
+from ipu_proxynorm.run.run import create_program, run_data
 
 
 def refuse_without_sdk() -> None:
@@ -40,7 +39,7 @@ def measure(config: RunConfig) -> List[int]:
     """
     import pva
 
-    data = described_data(config.data.name, config.data.path, config.data.image_size)
+    data = run_data(config.data, config.model.name)
     ipu = config.ipu
     images = ipu.images_per_update
     _, _, program, optimizer = create_program(config, data, images)
@@ -49,7 +48,7 @@ def measure(config: RunConfig) -> List[int]:
     times = images * ipu.device_iterations // ipu.micro_batch_size
     inputs = [
         torch.zeros((t.shape[0] * times, *t.shape[1:]), dtype=t.dtype)
-        for t in micro_batch(config, data)
+        for t in micro_batch(ipu.micro_batch_size, config.training, data)
     ]
     with tempfile.TemporaryDirectory() as folder:
         engine = {"autoReport.all": "true", "autoReport.directory": folder}

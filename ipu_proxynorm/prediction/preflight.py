@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ipu_proxynorm.backend import inspect, poptorch
 from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.data import described_data
 from ipu_proxynorm.ipu import inference_options, training_options
 from ipu_proxynorm.memory import OUT_OF_MEMORY, UNCERTAIN, Prediction
 from ipu_proxynorm.memory.table import sentence
 from ipu_proxynorm.prediction.advice import predict_run
 from ipu_proxynorm.prediction.footprint import footprint, micro_batch
-from ipu_proxynorm.run.run import create_program, own_image_size
+from ipu_proxynorm.run.run import create_program, run_data
 
 #: What no trace can tell, whatever the program.
 UNPROVEN = (
@@ -117,10 +116,13 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
             simulator.
     """
     ipu = config.ipu
-    data = described_data(config.data.name, config.data.path, own_image_size(config))
+    data = run_data(config.data, config.model.name)
     batch = ipu.images_per_update
     model, _, program, optimizer = create_program(config, data, batch)
-    inputs = [torch.zeros_like(t, device="cpu") for t in micro_batch(config, data)]
+    inputs = [
+        torch.zeros_like(t, device="cpu")
+        for t in micro_batch(ipu.micro_batch_size, config.training, data)
+    ]
     scaling = config.optimizer.auto_loss_scaling
 
     def trained() -> Any:

@@ -49,7 +49,8 @@ def comparison_findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> fin
         return Report(
             title=title,
             text=[
-                f"{epochs_of(base)}, {global_batch(base)} images per weight update at "
+                f"{epochs_of(base.training.epochs)}, "
+                f"{global_batch(base)} images per weight update at "
                 f"every micro-batch size; accuracy of the validation images after the last epoch, "
                 f"training loss as the mean of the last epoch, time as the median of a weight "
                 f"update{' on the simulator' if SIMULATED else ''}, SRAM as predicted for the "
@@ -114,6 +115,6 @@ def plots(summaries: Sequence[Summary], title: str) -> List[Any]:
     return [section for section in sections if section.panels]
 
 
-def epochs_of(config: RunConfig) -> str:
+def epochs_of(epochs: int) -> str:
     """Return the length of a run in words."""
-    return f"{config.training.epochs} epoch{'' if config.training.epochs == 1 else 's'}"
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"

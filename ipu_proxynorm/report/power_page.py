@@ -81,12 +81,14 @@ def power_findings(config: RunConfig, result: Result) -> findings.Findings:
             for norm, found in result.items()
         },
     }
-    return findings.Findings(COLUMNS, rows, values, figures, report, title_of(config))
+    return findings.Findings(
+        COLUMNS, rows, values, figures, report, title_of(config.model.name, config.data.name)
+    )
 
 
-def title_of(config: RunConfig) -> str:
+def title_of(network: str, dataset: str) -> str:
     """Return the heading of page and plots."""
-    return f"Power after each normalization: {config.model.name} on {config.data.name}"
+    return f"Power after each normalization: {network} on {dataset}"
 
 
 def page(
@@ -104,7 +106,7 @@ def page(
 
     text = [[v if isinstance(v, str) else f"{v:.6g}" for v in row] for row in table_rows(result)]
     return Report(
-        title=title_of(config),
+        title=title_of(config.model.name, config.data.name),
         text=[
             "μ and σ are the mean and the standard deviation over space of one channel of one "
             "image, after normalization and before scale, shift and activation. Means E and "
@@ -115,7 +117,11 @@ def page(
         configuration=dump(config),
         versions=findings.versions(),
         sections=[
-            Section("Over depth", norms=list(curves), panels=panels(curves, title_of(config))),
+            Section(
+                "Over depth",
+                norms=list(curves),
+                panels=panels(curves, title_of(config.model.name, config.data.name)),
+            ),
             Section(
                 "Figures",
                 tables=[

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ipu_proxynorm.config import RunConfig, loads
-from ipu_proxynorm.data import ImageData, create_data, dataset
+from ipu_proxynorm.config import DataConfig, RunConfig, loads
+from ipu_proxynorm.data import ImageData, create_data, dataset, described_data
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.files.weights import (
@@ -89,7 +89,7 @@ def build(
     data = create_data(
         config.data.name,
         config.data.path,
-        own_image_size(config),
+        own_image_size(config.data, config.model.name),
         config.data.eval_image_size,
         config.data.augment,
         config.seed,
@@ -209,14 +209,24 @@ def create_program(
     return model, stages, program, create_optimizer(config.optimizer, model, global_batch)
 
 
-def own_image_size(config: RunConfig) -> Optional[int]:
+def own_image_size(data: DataConfig, network: str) -> Optional[int]:
     """Return height and width of training images, pixels; None: the dataset's own.
 
     A folder of images has none: without ``data.image_size`` they take the network's.
     """
-    if config.data.image_size is None and dataset(config.data.name).is_folder:
-        return default_resolution(config.model.name)
-    return config.data.image_size
+    if data.image_size is None and dataset(data.name).is_folder:
+        return default_resolution(network)
+    return data.image_size
+
+
+def run_data(data: DataConfig, network: str) -> ImageData:
+    """Return what a run's images are, without reading any; see :func:`data.described_data`.
+
+    Args:
+        data: names the dataset.
+        network: gives a folder's images their size where ``data.image_size`` does not.
+    """
+    return described_data(data.name, data.path, own_image_size(data, network))
 
 
 def load_weights(run: Run, checkpoint: Checkpoint) -> None:

@@ -79,7 +79,7 @@ def export(checkpoint: Checkpoint, which: str = "raw", provider: Optional[str] =
     config = loads(checkpoint.config)
     weights = chosen_weights(checkpoint, which)
     classes, channels = dimensions(weights)
-    size = own_image_size(config) or default_resolution(config.model.name)
+    size = own_image_size(config.data, config.model.name) or default_resolution(config.model.name)
     call = None
     if provider is not None:
         call = call_of(provider, config.model, classes, channels)

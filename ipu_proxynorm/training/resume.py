@@ -133,9 +133,9 @@ def capture(
     )
 
 
-def find_start(config: RunConfig, name: str) -> Optional[Checkpoint]:
-    """Return the checkpoint from which a run goes on; None: the run has none yet."""
-    directory = RunDirectory(Path(config.runs, config.name))
+def find_start(folder: Path, name: str) -> Optional[Checkpoint]:
+    """Return the checkpoint from which the run in ``folder`` goes on; None: it has none yet."""
+    directory = RunDirectory(folder)
     if not directory.checkpoints():
         return None
     return load_checkpoint(directory.checkpoint(name))
@@ -158,7 +158,7 @@ def begin(
     start = None
     with processes.together():
         if resume and processes.first:
-            start = find_start(config, name)
+            start = find_start(Path(config.runs, config.name), name)
     start = processes.of_first(start)
     with processes.together():
         run = build(config, initialize=start is None, processes=processes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import torch
 
-from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.config import ModelConfig, RunConfig
 from ipu_proxynorm.config.check import check, get
 from ipu_proxynorm.data import dataset
 from ipu_proxynorm.errors import UserError, blame
@@ -62,7 +62,7 @@ def smaller(config: RunConfig) -> RunConfig:
         if size is not None:
             with blame(f"data.{key}", size):
                 check_resolution(config.model.name, size)
-    splits = shallow_splits(config)
+    splits = shallow_splits(config.model, config.ipu.splits)
     stages = len(splits) + 1
     pipelined = stages > 1 and config.ipu.execution == "pipelined"
     proportions = config.ipu.available_memory_proportion
@@ -99,7 +99,7 @@ def smaller(config: RunConfig) -> RunConfig:
     return config
 
 
-def shallow_splits(config: RunConfig) -> List[str]:
+def shallow_splits(model: ModelConfig, splits: Sequence[str]) -> List[str]:
     """Return where the stages of the shallow network begin: in the same group of blocks.
 
     Raises:
@@ -107,11 +107,11 @@ def shallow_splits(config: RunConfig) -> List[str]:
     """
     with torch.device("meta"):
         whole, shallow = (
-            create_network(config.model, 10, 3, (2**10, 2**10), few) for few in (False, True)
+            create_network(model, 10, 3, (2**10, 2**10), few) for few in (False, True)
         )
     points = split_points(shallow)
-    splits: List[str] = []
-    wanted = resolve_splits(whole, config.ipu.splits)
+    found: List[str] = []
+    wanted = resolve_splits(whole, splits)
     for split in wanted:
         *group, index = re.split(r"(?<=\.)(?=\d+(?:\.|$))", split)
         number, dot, rest = index.partition(".")
@@ -120,12 +120,12 @@ def shallow_splits(config: RunConfig) -> List[str]:
             for n in range(int(number) if number.isdigit() else 0, -1, -1)
         ]
         layer = next((name for name in [split, *choices] if name in points), None)
-        if layer is not None and layer not in splits:
-            splits.append(layer)
-    if len(splits) < len(wanted):
+        if layer is not None and layer not in found:
+            found.append(layer)
+    if len(found) < len(wanted):
         # Stages that fell together leave a number of IPUs that PopTorch may not reserve.
-        splits = splits[: (1 << (len(splits) + 1).bit_length() - 1) - 1]
-    return splits
+        found = found[: (1 << (len(found) + 1).bit_length() - 1) - 1]
+    return found
 
 
 def differences(before: RunConfig, after: RunConfig) -> List[str]:

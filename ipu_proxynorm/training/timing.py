@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.data import ImageData, described_data, training_loader, watched
+from ipu_proxynorm.config import IPUConfig, RunConfig
+from ipu_proxynorm.data import ImageData, training_loader, watched
 from ipu_proxynorm.ipu import Classification, training_options
 from ipu_proxynorm.prediction.check import memory_check
 from ipu_proxynorm.run.arithmetic import BatchArithmetic
 from ipu_proxynorm.run.fine_tuning import set_training_mode
 from ipu_proxynorm.run.mixing import draw
-from ipu_proxynorm.run.run import build, create_program, own_image_size
+from ipu_proxynorm.run.run import build, create_program, run_data
 from ipu_proxynorm.training.executor import TrainingExecutor
 
 
@@ -98,8 +98,8 @@ def time_on_device(config: RunConfig, calls: int) -> Timing:
     Raises:
         UserError: the run cannot be built.
     """
-    data = described_data(config.data.name, config.data.path, own_image_size(config))
-    arithmetic = BatchArithmetic.of(config.ipu, _combined_batch(config))
+    data = run_data(config.data, config.model.name)
+    arithmetic = BatchArithmetic.of(config.ipu, _combined_batch(config.ipu))
     torch.manual_seed(config.seed)
     model, _, program, optimizer = create_program(config, data, arithmetic.global_batch)
     set_training_mode(model, config.training.trainable)
@@ -113,8 +113,7 @@ def time_on_device(config: RunConfig, calls: int) -> Timing:
     return Timing(arithmetic, "the device's own numbers", compilation, seconds, [])
 
 
-def _combined_batch(config: RunConfig) -> int:
-    ipu = config.ipu
+def _combined_batch(ipu: IPUConfig) -> int:
     per_replica = ipu.micro_batch_size * ipu.gradient_accumulation * ipu.device_iterations
     return per_replica * ipu.replication_factor
 

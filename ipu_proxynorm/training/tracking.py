@@ -5,26 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, Dict, Optional, Union
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training.results import EpochResult, StepResult
 
 
-def load_wandb(config: RunConfig) -> Any:
-    """Return the module ``wandb`` if ``config`` asks for it; else None.
+def load_wandb(project: Optional[str]) -> Any:
+    """Return the module ``wandb`` if ``training.wandb`` names a project; else None.
 
     Raises:
         UserError: it is not installed.
     """
-    if config.training.wandb is None:
+    if project is None:
         return None
     try:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"training.wandb={config.training.wandb}: Weights & Biases is not installed "
+            f"training.wandb={project}: Weights & Biases is not installed "
             f"({error}); pip install wandb, or set training.wandb=null"
         ) from error
     return wandb

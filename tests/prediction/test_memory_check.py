@@ -148,7 +148,7 @@ def test_the_bound_is_above_the_prediction(norm):
     with torch.device("meta"):
         data = described_data(config.data.name, config.data.path, config.data.image_size)
         _, _, program, _ = create_program(config, data, 32)
-    inputs = micro_batch(config, data)
+    inputs = micro_batch(config.ipu.micro_batch_size, config.training, data)
     start = time.process_time()
     assert surely_fits(program, inputs, found.layout)
     assert time.process_time() - start < 0.1
