@@ -7,6 +7,8 @@ from typing import Optional
 from .. import _impl, enums, poptorch_core
 from ..machine import ipus, pipeline
 from ..options import Options
+from ..settings import together
+from ..settings.execution_strategy import PipelinedExecution, ShardedExecution
 from ..trace import refusals
 from ..trace.program import Program
 
@@ -77,8 +79,8 @@ def check_program(program: Program, options: Options, training: bool) -> None:
     """Refuse what the machine cannot do with a program.
 
     Raises:
-        poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, or no gradients
-            for automatic loss scaling to watch.
+        poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, no gradients for
+            automatic loss scaling to watch, or session options that contradict each other.
 
     """
     _check_offline(options)
@@ -105,6 +107,17 @@ def check_program(program: Program, options: Options, training: bool) -> None:
                 layer="popart_exception",
             )
         )
+    used = ipus.ipus_per_replica(program.placements)
+    strategy = options._execution_strategy
+    for error in together.refusals(
+        options._popart.options,
+        ipus=used,
+        pipelined=pipeline.is_pipelined(options) and used > 1,
+        phased=not isinstance(strategy, (PipelinedExecution, ShardedExecution)),
+        training=training,
+        accumulation=options.Training.gradient_accumulation,
+    ):
+        refusals.report(error)
     try:
         ipus.ipus_needed(program.placements, options)
     except poptorch_core.Error as error:

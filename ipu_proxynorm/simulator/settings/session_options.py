@@ -72,6 +72,26 @@ _LOCATION_KEYS = _names("""
     useReplicatedTensorSharding useIOTilesToLoad useIOTilesToStore
 """)
 
+# PopART's enumerations and how many values each has (SessionOptions.cpp:287-292, 313-330).
+_VALUES = {
+    "accumulateOuterFragmentSettings.schedule": ("popart::AccumulateOuterFragmentSchedule", 4),
+    "autodiffSettings.stitchStrategy": ("AutodiffStitchStrategy", 4),
+    "batchSerializationSettings.transformContext": ("BatchSerializationTransformContext", 2),
+    "batchSerializationSettings.method": ("BatchSerializationMethod", 3),
+    "batchSerializationSettings.batchSchedule": ("BatchSerializationBatchSchedule", 4),
+    "autoRecomputation": ("RecomputationType", 5),
+    "mergeVarUpdate": ("MergeVarUpdateType", 4),
+    "virtualGraphMode": ("VirtualGraphMode", 4),
+    "syntheticDataMode": ("SyntheticDataMode", 4),
+    "subgraphCopyingStrategy": ("SubgraphCopyingStrategy", 2),
+    "accumulationAndReplicationReductionType": ("ReductionType", 3),
+    "meanAccumulationAndReplicationReductionStrategy": ("MeanReductionStrategy", 2),
+    "automaticLossScalingSettings.gradientTensorTrackingMethod": (
+        "GradientTensorTrackingMethod",
+        3,
+    ),
+}
+
 # Used on the Python side only.
 _SKIPPED = _names("patterns_level anchored_tensors compilation_progress_bar_fn")
 
@@ -83,6 +103,20 @@ def _error(message: str) -> Error:
 def _requireKnown(name: str, known: FrozenSet[str], kind: str) -> None:
     if name not in known:
         raise _error(f"Unknown {kind} option {name}")
+
+
+def _requireText(value: Any) -> None:
+    """Refuse what PopTorch turns into no text: python/poptorch.cpp:253-263."""
+    if not isinstance(value, (str, int)):
+        raise _error(f"Don't know how to convert type {type(value)} to string")
+
+
+def _requireInRange(name: str, value: int) -> None:
+    kind, count = _VALUES.get(name, ("", 0))
+    if kind and not 0 <= int(value) < count:
+        raise _error(
+            f"Value for {kind} out of range: {name} is {int(value)}, expected 0 to {count - 1}"
+        )
 
 
 def _checkDict(name: str, value: Dict[Any, Any], options: Dict[str, Any]) -> None:
@@ -124,14 +158,19 @@ def validate(options: Dict[str, Any]) -> None:
         kind = next((kind for cls, kind in scalar_kinds.items() if isinstance(value, cls)), None)
         if kind is not None:
             _requireKnown(name, *kind)
+            if kind[1] == "uint64":
+                _requireInRange(name, value)
             log("poptorch.Options set %s to value %s", name, _shown(value))
         elif isinstance(value, (set, list, tuple)):
             _requireKnown(name, _CONTAINER, "set / vector")
             for element in value:
+                _requireText(element)
                 log("poptorch.Options added %s to %s", element, name)
         elif isinstance(value, dict):
             _checkDict(name, value, options)
             for key, element in value.items():
+                if name in _CONTAINER:
+                    _requireText(element)
                 log("poptorch.Options set %s[%s] to %s", name, key, element)
         else:
             raise _error(f"Unknown value type {type(value).__name__} for option {name}")

@@ -8,7 +8,7 @@ import torch
 
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
-from . import half_norms
+from . import half_norms, strided_norms
 from .effects import operator_name, without_write, written
 
 aten = torch.ops.aten
@@ -124,9 +124,12 @@ class _StandIns:
 class DtypeRules:
     """Turns an operation into the ones that give the device's numbers, and emits these."""
 
-    def __init__(self, recorder: Emitter, stochastic_rounding: bool) -> None:
+    def __init__(
+        self, recorder: Emitter, stochastic_rounding: bool, strided_groups: bool = False
+    ) -> None:
         self._recorder = recorder
         self._stochastic_rounding = stochastic_rounding
+        self._strided_groups = strided_groups
         # int32 tensors that were int64 a moment ago, so that widening them again costs nothing.
         self._wide: Dict[int, Any] = {}
 
@@ -141,6 +144,14 @@ class DtypeRules:
             kwargs = dict(kwargs, out_int32=True)
         if function is aten.erfc.default:  # as PopTorch has it: AtenHandlers.gen.cpp:177
             return self(aten.rsub.Scalar, [self(aten.erf.default, args, kwargs), 1], {})
+        if self._strided_groups and strided_norms.concerns(function, args):
+            return strided_norms.regrouped(self._recorder.emit, self._ruled, function, args)
+        return self._ruled(function, args, kwargs)
+
+    def _ruled(
+        self, function: Any, args: List[Any], kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
+        kwargs = kwargs or {}
         targets = written(function, args, kwargs)
         wide = _StandIns()
         args, kwargs = self._widen_indices(function, args, kwargs, wide)

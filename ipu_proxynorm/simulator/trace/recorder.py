@@ -100,6 +100,7 @@ class Recorder(TorchDispatchMode):
         stochastic_rounding: bool = False,
         watches: Sequence[Watch] = (),
         training: bool = False,
+        strided_groups: bool = False,
     ) -> None:
         super().__init__()
         self._watches = watches
@@ -122,7 +123,7 @@ class Recorder(TorchDispatchMode):
         self.written = Written()
         #: What each slot stands for.
         self.traced: Dict[Slot, Traced] = {}
-        self._dtypes = dtypes.DtypeRules(self, stochastic_rounding)
+        self._dtypes = dtypes.DtypeRules(self, stochastic_rounding, strided_groups)
         self._shadows: Dict[int, _Shadow] = {}
         self._updates_statistics = False
         self.is_paused = False

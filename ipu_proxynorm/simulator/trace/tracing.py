@@ -11,7 +11,7 @@ from ipu_proxynorm.stages import StageCount
 
 from .. import _impl, enums, poptorch_core
 from ..options import Options
-from . import dtypes, float_exceptions, loss_scale, losses, refusals
+from . import dtypes, float_exceptions, loss_scale, losses, refusals, strided_norms
 from .checkpointing import without_recomputation
 from .functions import FunctionMode
 from .overlap import Overlap
@@ -40,7 +40,8 @@ class Trace:
             self.gradient_counts = loss_scale.GradientCounts(popart)
             watches.append(self.gradient_counts.watch)
         stochastic_rounding = bool(popart.get("enableStochasticRounding", False))
-        self.recorder = Recorder(stochastic_rounding, watches, training)
+        strided_groups = bool(popart.get(strided_norms.OPTION, False))
+        self.recorder = Recorder(stochastic_rounding, watches, training, strided_groups)
         self.losses: List[losses.Loss] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
         self.stages = StageCount()

@@ -203,6 +203,9 @@ def test_options_from_a_file(tmp_path):
         ("noSuchThing", {"x": "y"}, "Unknown map option"),
         ("dotChecks", torch.zeros(1), "Unknown value type Tensor for option dotChecks"),
         ("patterns", {"x": True}, "patterns_level"),
+        ("autoRecomputation", 5, "RecomputationType out of range"),
+        ("accumulateOuterFragmentSettings.schedule", 4, "AccumulateOuterFragmentSchedule out of"),
+        ("engineOptions", {"x": 0.5}, "Don't know how to convert type"),
         ("location_moon", {"onChip": 1}, "Unknown tensor location location_moon"),
     ],
 )
