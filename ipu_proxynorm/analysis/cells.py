@@ -125,7 +125,7 @@ def predicted_sram(
         try:
             prediction = predict(
                 run.program,
-                training_options(config.ipu, config.seed),
+                training_options(config),
                 (images, labels, *mixing),
                 optimizer=run.optimizer,
                 training=True,

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from ipu_proxynorm.config.compiler_options import check_options
 from ipu_proxynorm.config.optimizers import check_optimizer
-from ipu_proxynorm.config.schema import RunConfig, ScheduleConfig, walk
+from ipu_proxynorm.config.schema import IPUConfig, RunConfig, ScheduleConfig, walk
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm.spec import parse_norm_spec
 from ipu_proxynorm.placement import SHARDED
 from ipu_proxynorm.precision import PRECISIONS
+from ipu_proxynorm.recomputation import ALL, NONE, PIPELINE, RECOMPUTATIONS
 from ipu_proxynorm.stages import micro_batches_needed
 
 
@@ -43,6 +45,8 @@ def check(config: RunConfig) -> None:
             f"name={config.name!r}: expected a folder's name without '/', of up to 255 bytes"
         )
     check_pipeline(config)
+    check_recomputation(config.ipu)
+    check_compiler(config.ipu)
     check_optimizer(config.optimizer)
     check_schedule(config.schedule, config.training.epochs)
     check_precision(config)
@@ -79,10 +83,61 @@ def check_pipeline(config: RunConfig) -> None:
             "ipu.optimizer_state=sharded: there is one replica, and nothing to shard over; set "
             "ipu.replication_factor=2 or more, or ipu.optimizer_state=off-chip"
         )
-    if config.ipu.recomputation_checkpoints and (stages == 1 or config.ipu.execution == "sharded"):
+
+
+def check_recomputation(ipu: IPUConfig) -> None:
+    """Refuse recomputation that PopART does not have for the layout, and checkpoints without it."""
+    stages, kind = len(ipu.splits) + 1, ipu.recomputation
+    pipeline = stages > 1 and ipu.execution == "pipelined"
+    alone = "one IPU" if stages == 1 else "ipu.execution=sharded"
+    if kind == PIPELINE and not pipeline:
         raise UserError(
-            f"ipu.recomputation_checkpoints={config.ipu.recomputation_checkpoints}: only a "
-            f"pipeline of several stages recomputes; add ipu.splits, or leave the checkpoints out"
+            f"ipu.recomputation={kind}: on {alone} there is no pipeline to recompute; set it to "
+            f"standard, norm-only or all, or leave it out"
+        )
+    if pipeline and kind not in (None, NONE, PIPELINE):
+        raise UserError(
+            f"ipu.recomputation={kind}: in a pipeline PopART recomputes stages or nothing; leave "
+            f"it out, or set ipu.recomputation=none"
+        )
+    if not ipu.recomputation_checkpoints:
+        return
+    given = f"ipu.recomputation_checkpoints={ipu.recomputation_checkpoints}"
+    if kind is None and not pipeline:
+        raise UserError(
+            f"{given}: on {alone} PopTorch recomputes nothing by itself; set ipu.recomputation="
+            f"{ALL}, or leave the checkpoints out"
+        )
+    if kind is not None and not RECOMPUTATIONS[kind].checkpoints:
+        raise UserError(
+            f"{given}: ipu.recomputation={kind} ({RECOMPUTATIONS[kind].note}) pays no heed to "
+            f"them; set ipu.recomputation={PIPELINE if pipeline else ALL}, or leave them out"
+        )
+
+
+def check_compiler(ipu: IPUConfig) -> None:
+    """Refuse session and engine options that there are not, and such as do not go together."""
+    check_options(ipu.popart, ipu.engine, ipu.deterministic_workers)
+    if ipu.overlap_io and ipu.io_tiles is None:
+        raise UserError(
+            "ipu.overlap_io=True: it needs tiles set aside for input and output; set "
+            "ipu.io_tiles, e.g. 32"
+        )
+    if ipu.overlap_io and ipu.execution == "pipelined":
+        raise UserError(
+            "ipu.overlap_io=True: PopTorch overlaps input and output with no pipeline, not even "
+            "of one stage; set ipu.execution=sharded, or leave it out"
+        )
+    if ipu.merge_all_reduce and ipu.replication_factor == 1:
+        raise UserError(
+            "ipu.merge_all_reduce=True: one replica has no gradients to sum with others; set "
+            "ipu.replication_factor=2 or more, or leave it out"
+        )
+    schedule = ipu.popart.get("accumulateOuterFragmentSettings.schedule")
+    if ipu.merge_all_reduce and schedule == 1:
+        raise UserError(
+            "ipu.popart.accumulateOuterFragmentSettings.schedule=1: ipu.merge_all_reduce needs "
+            "another schedule than Serial; set it to 0, 2 or 3, or leave it out"
         )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple, Union, cast
+from typing import Any, Dict, FrozenSet, List, Sequence, Tuple, Union, cast
 
 import omegaconf
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from ipu_proxynorm import session_names
 from ipu_proxynorm.config.check import check
+from ipu_proxynorm.config.compiler_options import flattened
 from ipu_proxynorm.config.schema import RunConfig, documentation
 from ipu_proxynorm.config.shipped import located, recipe_names
 from ipu_proxynorm.errors import UserError, nearest
@@ -20,6 +22,11 @@ from ipu_proxynorm.errors import UserError, nearest
 DEFAULTS = "defaults"
 #: Keys that are lists with one value a stage; a number stands for a list of it alone.
 NUMBER_OR_LIST = (("ipu", "available_memory_proportion"),)
+#: Keys that are mappings of options by name, and the options that are mappings themselves.
+BY_NAME: Tuple[Tuple[str, str, FrozenSet[str]], ...] = (
+    ("ipu", "popart", session_names.MAPPING),
+    ("ipu", "engine", frozenset()),
+)
 
 
 def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> RunConfig:
@@ -148,6 +155,9 @@ def _build(
         texts = {key.name: key.text for key in documentation()}
         raise UserError(f"{source}: {missing[0]} is not set: expected {texts[missing[0]]}")
     config = cast(RunConfig, OmegaConf.to_object(merged))
+    for options in (config.ipu.popart, config.ipu.engine):
+        for name in [name for name, value in options.items() if value is None]:
+            del options[name]
     check(config)
     return config
 
@@ -170,6 +180,12 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
         value = OmegaConf.select(layer, f"{name}.{last}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             layer = OmegaConf.merge(layer, {name: {last: [value]}})
+    for name, last, known in BY_NAME:
+        value = OmegaConf.select(layer, f"{name}.{last}")
+        if isinstance(value, DictConfig):
+            written = cast(Dict[str, Any], OmegaConf.to_container(layer))
+            written[name][last] = flattened(written[name][last], known)
+            layer = OmegaConf.create(written)
     try:
         return OmegaConf.merge(base, layer)
     except omegaconf.errors.OmegaConfBaseException as error:

@@ -7,6 +7,7 @@ import math
 from typing import (
     Any,
     Collection,
+    Dict,
     Iterator,
     List,
     Mapping,
@@ -20,8 +21,10 @@ from omegaconf import MISSING
 from ipu_proxynorm.chip import CHIPS
 from ipu_proxynorm.config.optimizer_kinds import OPTIMIZERS
 from ipu_proxynorm.errors import UserError, unknown_name
+from ipu_proxynorm.norm.grouping import GROUPINGS
 from ipu_proxynorm.placement import ON_CHIP, PLACEMENTS
 from ipu_proxynorm.precision import PRECISIONS
+from ipu_proxynorm.recomputation import RECOMPUTATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,14 @@ class Limits:
         least: the smallest number.
         above: the number that it must exceed.
         most: the largest number.
+        step: what the number must be a multiple of.
     """
 
     choices: Optional[Collection[str]] = None
     least: Optional[float] = None
     above: Optional[float] = None
     most: Optional[float] = None
+    step: int = 1
 
     def refuse(self, name: str, value: Any) -> None:
         """Refuse a value of the key ``name`` that is beyond them.
@@ -59,11 +64,13 @@ class Limits:
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)
+            and (self.step == 1 or value % self.step == 0)
         )
 
     def _numbers(self) -> str:
         if self.least is not None and self.most is not None:
-            return f"a number from {self.least} to {self.most}"
+            which = "a number" if self.step == 1 else f"a multiple of {self.step}"
+            return f"{which} from {self.least} to {self.most}"
         if self.least is not None:
             return f"a finite number from {self.least} up"
         return f"a finite number above {self.above}"
@@ -85,11 +92,12 @@ class Limits:
 def key(default: Any, text: str, **limits: Any) -> Any:
     """Return a dataclass field with its documentation and its `Limits`.
 
-    Lists are copied for each instance. The documentation ends in the choices, where there are any.
+    Lists and mappings are copied for each instance. The documentation ends in the choices, where
+    there are any.
     """
     metadata = {"help": text, "limits": Limits(**limits)}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -124,6 +132,11 @@ class ModelConfig:
         None,
         "added to the variance by every norm; null: the network's own (1e-5; 1e-3 in EfficientNet)",
         above=0,
+    )
+    channel_grouping: str = key(
+        "contiguous",
+        "which channels of gn<groups> form a group; weights of one are wrong with the other",
+        choices=dict(zip(GROUPINGS, ("PyTorch's", "channel c in group c mod G, faster"))),
     )
     width: Optional[int] = key(
         None,
@@ -222,6 +235,12 @@ class IPUConfig:
         "layers whose outputs a pipeline keeps for all micro-batches in flight, so that less is "
         "recomputed at once; []: the stages' inputs only",
     )
+    recomputation: Optional[str] = key(
+        None,
+        "what is computed again in the backward pass instead of kept; null: PopTorch's default, "
+        "the stages of a pipeline but for the last, on one IPU nothing",
+        choices=RECOMPUTATIONS,
+    )
     optimizer_state: str = key(ON_CHIP, "where the optimiser's state is", choices=PLACEMENTS)
     chip: str = key("mk2", "IPUs that memory is predicted for", choices=CHIPS)
     check_memory: bool = key(
@@ -243,6 +262,37 @@ class IPUConfig:
     stochastic_rounding: bool = key(False, "round float16 results stochastically")
     floating_point_exceptions: bool = key(
         False, "stop at the first operator that overflows, divides by zero or makes a NaN"
+    )
+    stable_norm: bool = key(
+        False, "take a norm's variance in two passes: slower, without cancellation in the sums"
+    )
+    deterministic_workers: bool = key(
+        False, "let every IPU round alike, so that replicas do not drift apart (portable)"
+    )
+    merge_all_reduce: bool = key(
+        False, "sum the gradients of all replicas in few large exchanges instead of many small"
+    )
+    io_tiles: Optional[int] = key(
+        None,
+        "tiles of each IPU set aside for input and output; null: none",
+        least=32,
+        most=192,
+        step=2,
+    )
+    overlap_io: bool = key(
+        False, "send images while the IPU computes; needs io_tiles and execution=sharded"
+    )
+    auto_round_ipus: bool = key(
+        False, "reserve a power of two of IPUs where the run needs another number"
+    )
+    executable_cache: Optional[str] = key(
+        None, "folder in which compiled programs are kept; null: POPTORCH_CACHE_DIR, or none"
+    )
+    popart: Dict[str, Any] = key(
+        {}, "further session options of PopART by name, e.g. {enableOutlining: false}; null: unset"
+    )
+    engine: Dict[str, Any] = key(
+        {}, "options of the Poplar engine by name, e.g. {target.hostSyncTimeout: 600}; null: unset"
     )
 
     @property
@@ -449,6 +499,8 @@ def type_name(hint: Any) -> str:
     arguments = getattr(hint, "__args__", None)
     if getattr(hint, "__origin__", None) is list and arguments:
         return f"list of {type_name(arguments[0])}"
+    if getattr(hint, "__origin__", None) is dict:
+        return "mapping"
     if arguments and type(None) in arguments:
         return f"{type_name(arguments[0])} or null"
     return str(getattr(hint, "__name__", hint))

@@ -8,6 +8,7 @@ from typing import Tuple
 from ipu_proxynorm.config import ModelConfig
 from ipu_proxynorm.errors import blame
 from ipu_proxynorm.models import Network, check_resolution, create_model
+from ipu_proxynorm.norm import GroupNormAct
 
 
 def create_network(
@@ -32,10 +33,14 @@ def create_network(
     """
     options = dataclasses.asdict(config)
     name, norm, activation = (options.pop(key) for key in ("name", "norm", "activation"))
+    grouping = options.pop("channel_grouping")
     with blame("model", f"({name}, norm={norm})"):
         model = create_model(
             name, norm, num_classes, channels, activation, shallow=shallow, **options
         )
+    for layer in model.modules():
+        if isinstance(layer, GroupNormAct):
+            layer.channel_grouping = grouping
     with blame("data.image_size", min(image_size)):
         check_resolution(name, min(image_size))
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,9 @@ class Classification(nn.Module):
         label_smoothing: share of the target that is spread over all classes.
         mixing: which ways of mixing images the third input of ``forward`` serves.
         activations: type of the images that the network sees, and so of its activations.
+        channel_grouping: how the device's own Group Norm groups channels.
+        overlap_io: let the next micro-batch's inputs, and the last one's outputs, travel while the
+            network computes. Only where the program is the whole model, not a part of another.
     """
 
     mean: Tensor
@@ -67,8 +70,11 @@ class Classification(nn.Module):
         label_smoothing: float = 0.0,
         mixing: Optional[Mixing] = None,
         activations: torch.dtype = torch.float32,
+        channel_grouping: str = "contiguous",
+        overlap_io: bool = False,
     ) -> None:
         super().__init__()
+        self.channel_grouping, self.overlap_io = channel_grouping, overlap_io
         self.model = model
         self.label_smoothing = label_smoothing
         self.mixing = mixing or Mixing()
@@ -92,10 +98,24 @@ class Classification(nn.Module):
             micro-batch, 0-d, the program's loss; number of right answers, 0-d float. A mixed
             image counts as right by the label of its own part.
         """
+        if not self.overlap_io:
+            return self._compute(images, labels, mixing)
+        mode = poptorch.OverlapMode.OverlapAccumulationLoop
+        given: Dict[str, Tensor] = {"images": images}
+        given.update({} if labels is None else {"labels": labels})
+        given.update({} if mixing is None else {"mixing": mixing})
+        arriving = poptorch.set_overlap_for_input(given, mode)
+        return poptorch.set_overlap_for_output(self._compute(**arriving), mode)
+
+    def _compute(
+        self, images: Tensor, labels: Optional[Tensor] = None, mixing: Optional[Tensor] = None
+    ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         pixels = ((images.to(self.mean.dtype) - self.mean) / self.std).to(self.activations)
         if mixing is not None:
             pixels = mix_images(pixels, mixing, self.mixing)
-        with plain_operators():  # no autograd.Function exists on the IPU
+        # No autograd.Function exists on the IPU; and its Group Norm, not the host's, is as told.
+        grouping = self.channel_grouping if poptorch.isRunningOnIpu() else None
+        with plain_operators(grouping):
             logits = self.model(pixels)
         if labels is None:
             return logits

@@ -15,6 +15,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.blocks import Block, blocks_begun, blocks_of, placement
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.operators import torch_operators
+from ipu_proxynorm.memory.options import grouping_of
 from ipu_proxynorm.memory.recorder import CaptureRecorder, tensors_in
 from ipu_proxynorm.norm import plain_operators
 
@@ -156,7 +157,8 @@ def _trace(
     elif precision == "32.32":
         given = [t.float() if t.is_floating_point() else t for t in given]
     recorder = CaptureRecorder(copied, given, micro_batch, placement(options))
-    with plain_operators(), torch.device("meta"), torch.set_grad_enabled(training):
+    grouping = grouping_of(options)
+    with plain_operators(grouping), torch.device("meta"), torch.set_grad_enabled(training):
         with _half_attention(), torch_operators(), _layers_entered(copied, recorder), blocks_begun(
             recorder
         ), recorder.recording():

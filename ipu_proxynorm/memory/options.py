@@ -75,6 +75,19 @@ def read_options(options: Any) -> Layout:
     )
 
 
+def grouping_of(options: Any) -> str:
+    """Return how Group Norm groups channels where ``poptorch.Options`` hold; None: contiguous.
+
+    Raises:
+        UserError: the options lack what theirs have.
+    """
+    if options is None:
+        return "contiguous"
+    with as_in_poptorch("its options"):
+        strided = options._Popart.options.get("groupNormStridedChannelGrouping", False)
+    return "strided" if strided else "contiguous"
+
+
 def _location(settings: Dict[str, Any]) -> str:
     if settings.get("useReplicatedTensorSharding"):
         return SHARDED

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Iterator, Optional
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +27,19 @@ _state = _State()
 
 
 @contextmanager
-def plain_operators(device_grouping: str = "contiguous") -> Iterator[None]:
+def plain_operators(device_grouping: Optional[str] = "contiguous") -> Iterator[None]:
     """Make every norm in this thread use plain aten operators only, as on an IPU.
 
     Whoever builds a PopTorch program around a network enters it. Nestable.
 
     Args:
         device_grouping: how the device's own Group Norm groups channels, ``contiguous`` or
-            ``strided``; layers of the other grouping permute their channels.
+            ``strided``; layers of the other grouping permute their channels. None: as it is
+            outside.
 
     """
-    grouping, previous = check_grouping(device_grouping), _state.grouping
+    previous = _state.grouping
+    grouping = previous if device_grouping is None else check_grouping(device_grouping)
     _state.forced += 1
     _state.grouping = grouping
     try:

@@ -57,7 +57,7 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     batch = ipu.images_per_update
     with torch.device("meta"):
         model, _, program, optimizer = create_program(config, data, batch)
-    options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)
+    options = training_options(config)
     layout = run_layout(ipu, options, optimizer)
     captured = capture(
         program,

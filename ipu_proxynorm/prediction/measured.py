@@ -43,7 +43,7 @@ def measure(config: RunConfig) -> List[int]:
     ipu = config.ipu
     images = ipu.images_per_update
     _, _, program, optimizer = create_program(config, data, images)
-    options = training_options(ipu, config.seed, config.optimizer.auto_loss_scaling)
+    options = training_options(config)
     options.useOfflineIpuTarget()
     times = images * ipu.device_iterations // ipu.micro_batch_size
     inputs = [

@@ -123,19 +123,18 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
         torch.zeros_like(t, device="cpu")
         for t in micro_batch(ipu.micro_batch_size, config.training, data)
     ]
-    scaling = config.optimizer.auto_loss_scaling
 
     def trained() -> Any:
-        options = training_options(ipu, config.seed, scaling)
+        options = training_options(config)
         return poptorch.trainingModel(program, options, optimizer)
 
     def validated() -> Any:
-        return poptorch.inferenceModel(program, inference_options(ipu, config.seed))
+        return poptorch.inferenceModel(program, inference_options(config))
 
     steps = batch // ipu.micro_batch_size * ipu.device_iterations
     flights = [preflight("training", trained, *repeated(inputs, steps))]
     model.eval()
-    executor_steps = inference_options(ipu, config.seed)
+    executor_steps = inference_options(config)
     steps = int(executor_steps.device_iterations) * int(executor_steps.replication_factor)
     flights.append(preflight("validation", validated, *repeated(inputs[:2], steps)))
     return Preflight(flights, predicted(config) if memory else None)

@@ -205,6 +205,8 @@ def create_program(
         config.training.label_smoothing,
         mixing_of(config.training),
         precision.activations,
+        config.model.channel_grouping,
+        config.ipu.overlap_io,
     )
     return model, stages, program, create_optimizer(config.optimizer, model, global_batch)
 

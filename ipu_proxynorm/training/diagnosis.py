@@ -111,9 +111,10 @@ def find_overflow(
         replication_factor=1,
         floating_point_exceptions=False,
     )
-    options = inference_options(config, run.config.seed)
+    options = inference_options(dataclasses.replace(run.config, ipu=config))
     options.deviceIterations(1)
     limit = torch.finfo(precision_of(config.precision).activations).max
+    run.program.overlap_io = False  # the probe returns other outputs
     probe = ActivationProbe(run.program)
     executor = poptorch.inferenceModel(probe, options)
     size, best = config.micro_batch_size, None

@@ -31,9 +31,7 @@ class HostCalls:
     def __init__(self, run: Run, progress: Progress, streams: Optional[Tensor]) -> None:
         self.run, self.progress, self.processes = run, progress, run.processes
         config = run.config
-        options = training_options(
-            config.ipu, config.seed, config.optimizer.auto_loss_scaling, run.processes.instance
-        )
+        options = training_options(config, run.processes.instance)
         self.share = training_share(options, config.ipu.micro_batch_size)
         self.loader = training_loader(
             run.data.train,

@@ -58,6 +58,7 @@ class OnDevice(nn.Module):
     def __init__(self, program: Classification, num_classes: int) -> None:
         super().__init__()
         self.program, self.last_class = program, num_classes - 1
+        program.overlap_io = False  # nothing travels
 
     def forward(
         self, images: Tensor, labels: Tensor, mixing: Optional[Tensor] = None
@@ -82,7 +83,7 @@ def time_on_images(config: RunConfig, calls: int) -> Timing:
     """
     run = build(config)
     set_training_mode(run.model, config.training.trainable)
-    options = training_options(config.ipu, config.seed, config.optimizer.auto_loss_scaling)
+    options = training_options(config)
     check = memory_check(config, run.program, options, run.optimizer)
     executor = TrainingExecutor(run.program, options, run.optimizer, config.seed, check=check)
     batches = _host_batches(config, run.data, options)
@@ -103,7 +104,7 @@ def time_on_device(config: RunConfig, calls: int) -> Timing:
     torch.manual_seed(config.seed)
     model, _, program, optimizer = create_program(config, data, arithmetic.global_batch)
     set_training_mode(model, config.training.trainable)
-    options = training_options(config.ipu, config.seed, config.optimizer.auto_loss_scaling)
+    options = training_options(config)
     options.enableSyntheticData(True)
     check = memory_check(config, program, options, optimizer)
     executor = TrainingExecutor(

@@ -45,7 +45,7 @@ class Validator:
         self.run = run
         self.interruption = interruption or Interruption()
         config = run.config
-        options = inference_options(config.ipu, config.seed, run.processes.instance)
+        options = inference_options(config, run.processes.instance)
         self.loader = validation_loader(
             run.data.validation, options, config.ipu.micro_batch_size, config.data.workers
         )

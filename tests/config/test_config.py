@@ -43,6 +43,34 @@ def test_dump_reads_back_equal():
     assert loads(dump(config)) == config
 
 
+def test_options_by_their_own_names_are_mappings_that_files_and_overrides_add_to():
+    text = MINIMAL.replace(
+        "gradient_accumulation: 4}",
+        "gradient_accumulation: 4, engine: {target.hostSyncTimeout: 600, debug: {cbor: true}},\n"
+        "  popart: {convolutionOptions: {enableConvDithering: true}, outlineThreshold: 10}}",
+    )
+    config = loads(
+        text,
+        [
+            "ipu.engine.target.deterministicWorkers=true",
+            "ipu.engine.debug.cbor=null",
+            "ipu.popart.accumulateOuterFragmentSettings.schedule=3",
+        ],
+    )
+    assert config.ipu.engine == {
+        "target.hostSyncTimeout": 600,
+        "target.deterministicWorkers": True,
+    }
+    assert config.ipu.popart == {
+        "convolutionOptions": {"enableConvDithering": True},
+        "outlineThreshold": 10,
+        "accumulateOuterFragmentSettings.schedule": 3,
+    }
+    assert loads(dump(config)) == config
+    config.ipu.engine.clear()
+    assert loads(text).ipu.engine
+
+
 @pytest.mark.parametrize("path", recipe_names())
 def test_shipped_configurations_are_valid(path):
     load(path)
@@ -53,10 +81,42 @@ def test_every_key_says_what_it_is():
     assert {"name", "model.norm", "ipu.splits", "training.epochs"} <= {key.name for key in keys}
     for key in keys:
         assert len(key.text) > 8, key.name
-        assert key.type in ("str", "int", "float", "bool", "list of str") or "or null" in key.type
+        plain = ("str", "int", "float", "bool", "list of str", "mapping")
+        assert key.type in plain or "or null" in key.type
 
 
 WRONG = [
+    ("model.channel_grouping=stride", "model.channel_grouping", "'stride'", "'strided'"),
+    ("ipu.recomputation=norms", "ipu.recomputation", "'norms'", "standard, norm-only"),
+    ("ipu.io_tiles=33", "ipu.io_tiles", "33", "a multiple of 2 from 32 to 192"),
+    ("ipu.io_tiles=194", "ipu.io_tiles", "194", "a multiple of 2 from 32 to 192"),
+    ("ipu.popart=3", "ipu.popart", "3", "expected mapping"),
+    (
+        "ipu.popart.enableOutlinning=false",
+        "ipu.popart.enableOutlinning",
+        "False",
+        "enableOutlining",
+    ),
+    ("ipu.popart.enableOutlining=1", "ipu.popart.enableOutlining", "1", "true or false"),
+    ("ipu.popart.outlineThreshold=true", "ipu.popart.outlineThreshold", "True", "a number"),
+    ("ipu.popart.swapLimitScheduler=-1", "swapLimitScheduler", "-1", "whole number from 0 up"),
+    ("ipu.popart.swapLimitScheduler=2.5", "swapLimitScheduler", "2.5", "whole number from 0 up"),
+    ("ipu.popart.mergeVarUpdate=4", "mergeVarUpdate", "4", "0 to 3, a value of MergeVarUpdateType"),
+    ("ipu.popart.kahnTieBreaker=3", "ipu.popart.kahnTieBreaker", "3", "a string"),
+    ("ipu.popart.dotChecks=Final", "ipu.popart.dotChecks", "Final", "a list"),
+    ("ipu.popart.gclOptions=x", "ipu.popart.gclOptions", "x", "names with values"),
+    ("ipu.popart.autoRecomputation=1", "ipu.popart.autoRecomputation", "1", "ipu.recomputation"),
+    ("ipu.popart.random_seed=1", "ipu.popart.random_seed", "1", "PopTorch sets it by itself"),
+    ("ipu.popart.engineOptions={a: b}", "ipu.popart.engineOptions", "b", "set ipu.engine instead"),
+    ("ipu.engine.target.hostSyncTimout=9", "target.hostSyncTimout", "9", "target.hostSyncTimeout"),
+    ("ipu.engine.target.hostSyncTimeout=x", "target.hostSyncTimeout", "x", "whole number"),
+    ("ipu.engine.debug.cbor=2", "ipu.engine.debug.cbor", "2", "true or false"),
+    (
+        "ipu.engine.exchange.streamBufferOverlap=all",
+        "ipu.engine.exchange.streamBufferOverlap",
+        "all",
+        "none, any, hostRearrangeOnly",
+    ),
     ("model.nrom=ln", "model.nrom", "'ln'", "model.norm"),
     ("epochs=3", "'epochs'", "3", "training.epochs"),
     ("ipu.splitz=[a]", "ipu.splitz", "a", "ipu.splits"),
@@ -107,6 +167,41 @@ def test_a_wrong_value_is_named_with_what_was_expected(override, key, value, fix
 
 
 PAIRS = [
+    (["ipu.recomputation=pipeline"], "on one IPU there is no pipeline to recompute; set it to"),
+    (
+        ["ipu.recomputation=all", "ipu.splits=[layer2.0]"],
+        "ipu.recomputation=all: in a pipeline PopART recomputes stages or nothing",
+    ),
+    (
+        ["ipu.recomputation=standard", "ipu.recomputation_checkpoints=[stem]"],
+        "pays no heed to them; set ipu.recomputation=all",
+    ),
+    (
+        [
+            "ipu.recomputation=none",
+            "ipu.recomputation_checkpoints=[stem]",
+            "ipu.splits=[layer2.0]",
+        ],
+        "ipu.recomputation=none (nothing) pays no heed to them; set ipu.recomputation=pipeline",
+    ),
+    (["ipu.overlap_io=true", "ipu.execution=sharded"], "ipu.overlap_io=True: it needs tiles"),
+    (["ipu.overlap_io=true", "ipu.io_tiles=32"], "with no pipeline, not even of one stage"),
+    (["ipu.merge_all_reduce=true"], "one replica has no gradients to sum with others"),
+    (
+        [
+            "ipu.merge_all_reduce=true",
+            "ipu.replication_factor=2",
+            "ipu.popart.accumulateOuterFragmentSettings.schedule=1",
+        ],
+        "schedule=1: ipu.merge_all_reduce needs another schedule than Serial",
+    ),
+    (
+        [
+            "ipu.deterministic_workers=true",
+            "ipu.engine.target.deterministicWorkers=false",
+        ],
+        "ipu.deterministic_workers sets it; leave one of them out",
+    ),
     (["optimizer.name=adam", "optimizer.momentum=0.9"], "adam does not have it (sgd, sgd_combined"),
     (["optimizer.name=adam", "optimizer.betas=[0.9]"], "two numbers from 0 to below 1"),
     (["optimizer.momentum=0", "optimizer.nesterov=true"], "momentum above 0"),
@@ -154,7 +249,10 @@ PAIRS = [
         "leave one of it and auto_loss_scaling out",
     ),
     (["ipu.optimizer_state=sharded"], "there is one replica, and nothing to shard over"),
-    (["ipu.recomputation_checkpoints=[stem]"], "only a pipeline of several stages recomputes"),
+    (
+        ["ipu.recomputation_checkpoints=[stem]"],
+        "PopTorch recomputes nothing by itself; set ipu.recomputation=all",
+    ),
 ]
 
 

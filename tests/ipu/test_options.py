@@ -1,13 +1,15 @@
 """The configuration's layout arrives in PopTorch's options."""
 
+import dataclasses
+
 import pytest
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.config import IPUConfig
+from ipu_proxynorm.config import IPUConfig, ModelConfig, OptimizerConfig, RunConfig
 from ipu_proxynorm.ipu import inference_options, training_options
 
 
-def config(**changes):
+def config(seed=0, **changes):
     values = {
         "micro_batch_size": 2,
         "replication_factor": 3,
@@ -15,11 +17,11 @@ def config(**changes):
         "device_iterations": 7,
         "splits": ["layer2.0", "layer3.0"],
     }
-    return IPUConfig(**{**values, **changes})
+    return RunConfig(seed=seed, ipu=IPUConfig(**{**values, **changes}))
 
 
 def test_training():
-    options = training_options(config(), seed=11)
+    options = training_options(config(seed=11))
     assert options.replication_factor == 3
     assert options.device_iterations == 7
     assert options.Training.gradient_accumulation == 5
@@ -30,7 +32,7 @@ def test_training():
 
 @pytest.mark.parametrize(("asked", "used"), [(1, 3), (8, 8)])
 def test_inference_has_a_device_iteration_for_each_stage(asked, used):
-    options = inference_options(config(inference_device_iterations=asked), seed=0)
+    options = inference_options(config(inference_device_iterations=asked))
     assert options.device_iterations == used
     assert options.replication_factor == 3
     assert options.Training.gradient_accumulation == 1
@@ -42,7 +44,7 @@ def test_inference_has_a_device_iteration_for_each_stage(asked, used):
     [("pipelined", "PipelinedExecution"), ("sharded", "ShardedExecution")],
 )
 def test_execution(execution, strategy):
-    options = training_options(config(execution=execution), seed=0)
+    options = training_options(config(execution=execution))
     assert type(options._execution_strategy) is getattr(poptorch, strategy)
 
 
@@ -55,7 +57,7 @@ def test_each_ipu_has_its_memory_proportion(given, expected, monkeypatch):
     monkeypatch.setattr(
         poptorch.Options, "setAvailableMemoryProportion", lambda self, value: seen.update(value)
     )
-    training_options(config(available_memory_proportion=given), seed=0)
+    training_options(config(available_memory_proportion=given))
     assert seen == {f"IPU{ipu}": proportion for ipu, proportion in enumerate(expected)}
 
 
@@ -64,7 +66,7 @@ def test_each_ipu_has_its_memory_proportion(given, expected, monkeypatch):
     [("off-chip", 0, 0), ("sharded", 1, 1), ("on-chip", None, None)],
 )
 def test_the_optimiser_state_has_its_place(state, on_chip, sharded):
-    options = training_options(config(optimizer_state=state), seed=0)
+    options = training_options(config(optimizer_state=state))
     location = options.TensorLocations._values.get("location_optimizer", {})
     assert location.get("onChip") == on_chip
     assert location.get("useReplicatedTensorSharding") == sharded
@@ -72,11 +74,10 @@ def test_the_optimiser_state_has_its_place(state, on_chip, sharded):
 
 @pytest.mark.simulator  # the names of the options are those that the simulator keeps
 def test_what_float16_needs_is_set_only_where_it_is_asked_for():
-    plain = training_options(config(), seed=0).toDict()
+    plain = training_options(config()).toDict()
+    run = config(precision="16.16", half_partials=True, floating_point_exceptions=True)
     asked = training_options(
-        config(precision="16.16", half_partials=True, floating_point_exceptions=True),
-        seed=0,
-        auto_loss_scaling=True,
+        dataclasses.replace(run, optimizer=OptimizerConfig(auto_loss_scaling=True))
     ).toDict()
     changed = {
         name for name in asked if asked[name] != plain.get(name) and not callable(asked[name])
@@ -87,5 +88,88 @@ def test_what_float16_needs_is_set_only_where_it_is_asked_for():
         "enableFloatingPointChecks",
         "automaticLossScalingSettings.enabled",
     }
-    inference = inference_options(config(half_partials=True), seed=0).toDict()
+    inference = inference_options(config(half_partials=True)).toDict()
     assert inference["partialsTypeMatMuls"] == "half"
+
+
+def changed(run, options=training_options, **base):
+    """Return the options of a run that others, of the same splits, do not have."""
+    plain, asked = options(config(**base)).toDict(), options(run).toDict()
+    return {
+        name: value
+        for name, value in asked.items()
+        if value != plain.get(name) and not callable(value)
+    }
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"stable_norm": True}, {"enableStableNorm": True}),
+        (
+            {"deterministic_workers": True},
+            {"engineOptions": {"target.deterministicWorkers": "portable"}},
+        ),
+        ({"io_tiles": 32}, {"numIOTiles": 32}),
+        ({"auto_round_ipus": True}, {"auto_round_num_ipus": True}),
+        ({"executable_cache": "here"}, {"enableEngineCaching": True, "cachePath": "here"}),
+        ({"recomputation": "none"}, {"autoRecomputation": 0}),
+        ({"recomputation": "pipeline"}, {"autoRecomputation": 3}),
+        (
+            {"merge_all_reduce": True},
+            {
+                "accumulateOuterFragmentSettings.schedule": 3,
+                "replicatedCollectivesSettings.prepareScheduleForMergingCollectives": True,
+                "replicatedCollectivesSettings.mergeAllReduceCollectives": True,
+            },
+        ),
+        (
+            {
+                "merge_all_reduce": True,
+                "popart": {"accumulateOuterFragmentSettings.schedule": 2, "outlineThreshold": 10},
+            },
+            {
+                "accumulateOuterFragmentSettings.schedule": 2,
+                "replicatedCollectivesSettings.prepareScheduleForMergingCollectives": True,
+                "replicatedCollectivesSettings.mergeAllReduceCollectives": True,
+                "outlineThreshold": 10.0,
+            },
+        ),
+        (
+            {"engine": {"target.hostSyncTimeout": 600, "debug.allowOutOfMemory": True}},
+            {"engineOptions": {"target.hostSyncTimeout": "600", "debug.allowOutOfMemory": "true"}},
+        ),
+        (
+            {
+                "precision": "16.16",
+                "half_partials": True,
+                "popart": {"convolutionOptions": {"enableConvDithering": True}},
+            },
+            {
+                "partialsTypeMatMuls": "half",
+                "convolutionOptions": {"partialsType": "half", "enableConvDithering": "true"},
+            },
+        ),
+    ],
+)
+def test_keys_become_options_by_popart_and_poplar_names(asked, expected):
+    assert changed(config(**asked)) == expected
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("kind", "value"), [("none", 0), ("standard", 1), ("norm-only", 2), ("all", 4)]
+)
+@pytest.mark.parametrize("layout", [{"splits": []}, {"execution": "sharded"}])
+def test_without_a_pipeline_recomputation_is_part_of_the_program(kind, value, layout):
+    run = config(recomputation=kind, **layout)
+    assert changed(run, **layout) == {"autoRecomputation": value, "explicitRecomputation": True}
+    assert changed(run, inference_options, **layout) == {}
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("options", [training_options, inference_options])
+def test_the_device_groups_channels_as_the_layers_do(options):
+    run = dataclasses.replace(config(), model=ModelConfig(channel_grouping="strided"))
+    assert changed(run, options) == {"groupNormStridedChannelGrouping": True}

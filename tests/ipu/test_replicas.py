@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.config import IPUConfig
+from ipu_proxynorm.config import IPUConfig, RunConfig
 from ipu_proxynorm.ipu import Classification, training_options
 from ipu_proxynorm.models import create_model
 
@@ -37,7 +37,7 @@ def weights_after_a_step(norm, layout):
     )
     program = Classification(model, (0.5,), (0.25,)).train()
     optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1)
-    executor = poptorch.trainingModel(program, training_options(config, seed=0), optimizer)
+    executor = poptorch.trainingModel(program, training_options(RunConfig(ipu=config)), optimizer)
     executor(IMAGES, LABELS)
     executor.copyWeightsToHost()
     return {name: p.detach().clone().double() for name, p in model.named_parameters()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ipu_proxynorm import memory
+from ipu_proxynorm import memory, norm
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.liveness import stage_tensors
@@ -230,3 +230,17 @@ def test_poptorchs_operators_need_no_derivative_on_meta(monkeypatch):
     assert {name: getattr(operators, name) for name in bare} == bare  # put back
     assert captured.checkpoints
     assert captured.macs(backward=True) == expected.macs(backward=True)
+
+
+def test_strided_groups_cost_nothing_on_a_device_that_groups_so():
+    def operators(layers, device):
+        options = poptorch.Options()
+        options._Popart.set("groupNormStridedChannelGrouping", device == "strided")
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), norm.create_norm_act("gn4", 8, channel_grouping=layers)
+        )
+        found = memory.capture(model, [torch.zeros(2, 3, 8, 8)], training=True, options=options)
+        return [operator.name for operator in found.operators]
+
+    assert operators("strided", "strided") == operators("contiguous", "contiguous")
+    assert len(operators("strided", "contiguous")) > len(operators("strided", "strided"))

@@ -38,7 +38,7 @@ def executor(overrides):
     config = load(QUICKSTART, overrides)
     data = described_data(config.data.name, config.data.path, config.data.image_size)
     _, _, program, optimizer = create_program(config, data, 64)
-    options = training_options(config.ipu, config.seed)
+    options = training_options(config)
     check = memory_check(config, program, options, optimizer)
     batch = config.ipu.micro_batch_size * config.ipu.gradient_accumulation
     images = torch.zeros(

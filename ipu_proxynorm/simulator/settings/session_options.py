@@ -4,96 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, FrozenSet
 
+from ipu_proxynorm import session_names as names
+
 from .._errors import Error, createError
 from .._logging import logger
 
-
-def _names(text: str) -> FrozenSet[str]:
-    return frozenset(text.split())
-
-
-_BOOL = _names("""
-    auto_round_num_ipus use_model serial_phases_execution separate_backward_phase
-    broadcast_buffers enableExplicitIR enableInplaceAmbiguityChecking enableLoadAndOffloadRNGState
-    batchSerializationSettings.concatOnVirtualGraphChange
-    batchSerializationSettings.concatOnExecutionPhaseChange
-    batchSerializationSettings.concatOnPipelineStageChange
-    strictOpVersions opxAliasChecking opxModifyChecking dotOpNames exportPoplarComputationGraph
-    exportPoplarVertexGraph separateCallOpPdfs enableOutlining enableOutliningCopyCostPruning
-    rearrangeAnchorsOnHost rearrangeStreamsOnHost enablePrefetchDatastreams enableNonStableSoftmax
-    enableReplicatedGraphs enableGradientAccumulation instrumentWithHardwareCycleCounter
-    enablePipelining disableGradAccumulationTensorStreams disableOptimizerStateTensorStreams
-    compileEngine constantWeights enableEngineCaching enableMergeExchange
-    enableFloatingPointChecks enableStochasticRounding ensureFp32LossScaleTensor
-    explicitRecomputation enableExplicitMainLoops useHostCopyOps aliasZeroCopy delayVarUpdates
-    enableFullyConnectedPass enableSerializedMatmuls enableStableNorm decomposeGradSum
-    enableDistributedReplicatedGraphs groupHostSync automaticLossScalingSettings.enabled
-    enableSupportedDataTypeCasting groupNormStridedChannelGrouping
-    scheduleNonWeightUpdateGradientConsumersEarly
-    replicatedCollectivesSettings.prepareScheduleForMergingCollectives
-    replicatedCollectivesSettings.mergeAllReduceCollectives
-""")
-_INT = _names("""
-    device_iterations num_distributed_processes distributed_process_id ipu_version ipu_id
-    gradient_accumulation output_return_period replication_factor input_group_size input_cgt
-    execution_mode tensors_liveness output_mode connection_type max_repeat_logs
-    accumulateOuterFragmentSettings.schedule accumulation_and_replication_reduction_type
-    sync_pattern random_seed autodiffSettings.stitchStrategy
-    batchSerializationSettings.transformContext batchSerializationSettings.method
-    batchSerializationSettings.batchSchedule autoRecomputation mergeVarUpdate virtualGraphMode
-    syntheticDataMode subgraphCopyingStrategy accumulationAndReplicationReductionType
-    meanAccumulationAndReplicationReductionStrategy
-    automaticLossScalingSettings.gradientTensorTrackingMethod
-    executionPhaseSettings.phases executionPhaseSettings.stages batchSerializationSettings.factor
-    firstDotOp finalDotOp numIOTiles mergeVarUpdateMemThreshold looseThresholdAtPeak
-    accumulationFactor swapLimitScheduler globalReplicationFactor globalReplicaOffset
-    defaultBufferingDepth defaultPrefetchBufferingDepth compilationProgressTotal
-    transitiveClosureOptimizationThreshold automaticLossScalingSettings.updatePeriod
-""")
-_FLOAT = _names("""
-    outlineSequenceBreakCost outlineThreshold timeLimitScheduler
-    automaticLossScalingSettings.thresholdUpperCountProportion
-    automaticLossScalingSettings.binEdgeLocation
-""")
-_STRING = _names("""
-    log_dir saveInitializersToFile logDir model_name cachePath partialsTypeMatMuls
-    customCodeletCompileFlags serializedPoprithmsShiftGraphsDir kahnTieBreaker
-""")
-_CONTAINER = _names("""
-    accumulateOuterFragmentSettings.excludedVirtualGraphs dotChecks hardwareInstrumentations
-    customCodelets engineOptions reportOptions convolutionOptions matmulOptions lstmOptions
-    gclOptions updatableNamedBuffers
-""")
-_LOCATION = _names("""
+_BOOL = names.BOOL | names.POPTORCH_BOOL
+_INT = names.INT | names.POPTORCH_INT
+_STRING = names.STRING | names.POPTORCH_STRING
+_CONTAINER = names.LIST | names.MAPPING
+_LOCATION = names.words("""
     location_activation location_weight location_optimizer location_accumulator
 """)
-_LOCATION_KEYS = _names("""
+_LOCATION_KEYS = names.words("""
     minElementsForOffChip minElementsForReplicatedTensorSharding onChip
     useReplicatedTensorSharding useIOTilesToLoad useIOTilesToStore
 """)
 
-# PopART's enumerations and how many values each has (SessionOptions.cpp:287-292, 313-330).
-_VALUES = {
-    "accumulateOuterFragmentSettings.schedule": ("popart::AccumulateOuterFragmentSchedule", 4),
-    "autodiffSettings.stitchStrategy": ("AutodiffStitchStrategy", 4),
-    "batchSerializationSettings.transformContext": ("BatchSerializationTransformContext", 2),
-    "batchSerializationSettings.method": ("BatchSerializationMethod", 3),
-    "batchSerializationSettings.batchSchedule": ("BatchSerializationBatchSchedule", 4),
-    "autoRecomputation": ("RecomputationType", 5),
-    "mergeVarUpdate": ("MergeVarUpdateType", 4),
-    "virtualGraphMode": ("VirtualGraphMode", 4),
-    "syntheticDataMode": ("SyntheticDataMode", 4),
-    "subgraphCopyingStrategy": ("SubgraphCopyingStrategy", 2),
-    "accumulationAndReplicationReductionType": ("ReductionType", 3),
-    "meanAccumulationAndReplicationReductionStrategy": ("MeanReductionStrategy", 2),
-    "automaticLossScalingSettings.gradientTensorTrackingMethod": (
-        "GradientTensorTrackingMethod",
-        3,
-    ),
-}
-
 # Used on the Python side only.
-_SKIPPED = _names("patterns_level anchored_tensors compilation_progress_bar_fn")
+_SKIPPED = ("patterns_level", "anchored_tensors", "compilation_progress_bar_fn")
 
 
 def _error(message: str) -> Error:
@@ -112,7 +41,7 @@ def _requireText(value: Any) -> None:
 
 
 def _requireInRange(name: str, value: int) -> None:
-    kind, count = _VALUES.get(name, ("", 0))
+    kind, count = names.ENUMERATIONS.get(name, ("", 0))
     if kind and not 0 <= int(value) < count:
         raise _error(
             f"Value for {kind} out of range: {name} is {int(value)}, expected 0 to {count - 1}"
@@ -148,7 +77,7 @@ def validate(options: Dict[str, Any]) -> None:
     scalar_kinds: Dict[type, Any] = {
         bool: (_BOOL, "bool"),
         int: (_INT, "uint64"),
-        float: (_FLOAT, "floating point"),
+        float: (names.FLOAT, "floating point"),
         str: (_STRING, "string"),
     }
     log: Callable[..., None] = logger.debug

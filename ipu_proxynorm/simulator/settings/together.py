@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, Mapping, Optional
 
-from .. import poptorch_core
-from .._errors import Error
+from .._errors import Error, createError
 
 # PopART's AccumulateOuterFragmentSchedule, RecomputationType, BatchSerializationMethod and
 # BatchSerializationTransformContext, where a value is named below.
@@ -16,7 +15,12 @@ _FORWARD = 0
 
 
 def refusals(
-    popart: Mapping[str, Any], *, ipus: int, pipelined: bool, phased: bool, training: bool,
+    popart: Mapping[str, Any],
+    *,
+    ipus: int,
+    pipelined: bool,
+    phased: bool,
+    training: bool,
     accumulation: int,
 ) -> Iterator[Error]:
     """Yield what PopART refuses of options that it takes one by one.
@@ -65,7 +69,7 @@ def refusals(
 
 
 def _error(message: str) -> Error:
-    return poptorch_core.createError(message, layer="popart_exception")
+    return createError(message, layer="popart_exception")
 
 
 def _collectives(options: Mapping[str, Any], phased: bool, training: bool) -> Optional[str]:

@@ -148,10 +148,8 @@ class DtypeRules:
             return strided_norms.regrouped(self._recorder.emit, self._ruled, function, args)
         return self._ruled(function, args, kwargs)
 
-    def _ruled(
-        self, function: Any, args: List[Any], kwargs: Optional[Dict[str, Any]] = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def _ruled(self, function: Any, args: List[Any], given: Optional[Dict[str, Any]] = None) -> Any:
+        kwargs = given or {}
         targets = written(function, args, kwargs)
         wide = _StandIns()
         args, kwargs = self._widen_indices(function, args, kwargs, wide)

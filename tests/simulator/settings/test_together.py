@@ -98,12 +98,13 @@ def model(splits=0):
 def test_refused_when_a_model_compiles(training):
     options = Options()
     options._Popart.set(PREPARE, True)
+    module = model()
+    if training:
+        wrapped = trainingModel(module, options, SGD(module.parameters(), lr=0.1))
+    else:
+        wrapped = inferenceModel(module.layers, options)
     with pytest.raises(Error, match="AccumulateOuterFragmentSchedule::Serial"):
-        if training:
-            module = model()
-            trainingModel(module, options, SGD(module.parameters(), lr=0.1))(torch.ones(1, 2))
-        else:
-            inferenceModel(nn.ReLU(), options)(torch.ones(1, 2))
+        wrapped(torch.ones(1, 2))
 
 
 def test_recomputation_of_a_pipeline_is_none_of_shards():
