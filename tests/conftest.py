@@ -1,9 +1,10 @@
-"""One suite for every backend: ``pytest --backend sim|ipu-model|ipu``."""
+"""One suite for every backend: ``pytest --backend sim|double|ipu-model|ipu``."""
 
 from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
 
-BACKENDS = ("sim", "ipu-model", "ipu")
+BACKENDS = ("sim", "double", "ipu-model", "ipu")
+DOUBLE = str(Path(__file__).resolve().parent / "double")
 LEFT_OUT = {
     "hardware": "needs IPUs (make test-ipu)",
     "simulator": "shows what only the simulator can",
@@ -26,8 +28,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--backend",
         choices=BACKENDS,
-        help="sim: the simulator; ipu-model: the SDK's IPU Model; ipu: IPUs. Default: the best "
-        "that this machine has",
+        help="sim: the simulator; double: the real API's names, simulated underneath; ipu-model: "
+        "the SDK's IPU Model; ipu: IPUs. Default: the best that this machine has",
     )
 
 
@@ -37,6 +39,10 @@ def pytest_configure(config):
     asked = config.getoption("--backend")
     if asked is not None:
         os.environ["IPU_PROXYNORM_BACKEND"] = "simulator" if asked == "sim" else "sdk"
+    if asked == "double":
+        sys.path.insert(0, DOUBLE)
+        paths = [DOUBLE, os.environ.get("PYTHONPATH", "")]  # of the processes that tests start
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if asked == "ipu-model":
         os.environ["POPTORCH_IPU_MODEL"] = "1"
     try:
@@ -62,6 +68,7 @@ def pytest_report_header(config):
 def pytest_collection_modifyitems(config, items):
     unavailable = {
         "sim": ["hardware"],
+        "double": ["hardware", "simulator"],
         "ipu-model": ["hardware", "simulator"],
         "ipu": ["simulator"],
     }

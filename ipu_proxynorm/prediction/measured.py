@@ -34,10 +34,19 @@ def refuse_without_sdk() -> None:
 def measure(config: RunConfig) -> List[int]:
     """Compile the run's training program with profiling; return the bytes of each IPU.
 
-    Written after the documentation of PopVision's analysis library (``pva``), and not run: there is
-    no SDK where this project is developed.
+    A program that does not fit is measured, too. Written after the documentation of PopVision's
+    analysis library (``pva``), and not run: there is no SDK where this project is developed.
+
+    Raises:
+        UserError: the library is missing, or the compiler has left no profile.
     """
-    import pva
+    try:
+        import pva
+    except ImportError as error:
+        raise UserError(
+            f"--measured: the compiler's profile is read with pva, which cannot be imported "
+            f"({error}); enable the Poplar SDK's PopVision, or leave --measured out"
+        ) from error
 
     data = run_data(config.data, config.model.name)
     ipu = config.ipu
@@ -51,7 +60,8 @@ def measure(config: RunConfig) -> List[int]:
         for t in micro_batch(ipu.micro_batch_size, config.training, data)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        engine = {"autoReport.all": "true", "autoReport.directory": folder}
+        engine = {"autoReport.all": "true", "autoReport.directory": folder,
+                  "debug.allowOutOfMemory": "true"}  # fmt: skip
         before = os.environ.get("POPLAR_ENGINE_OPTIONS")
         os.environ["POPLAR_ENGINE_OPTIONS"] = json.dumps(engine)
         try:
@@ -61,7 +71,12 @@ def measure(config: RunConfig) -> List[int]:
                 del os.environ["POPLAR_ENGINE_OPTIONS"]
             else:
                 os.environ["POPLAR_ENGINE_OPTIONS"] = before
-        (path,) = sorted(Path(folder).rglob("profile.pop"))[:1]
+        path = next(iter(sorted(Path(folder).rglob("profile.pop"))), None)
+        if path is None:
+            raise UserError(
+                f"--measured: the compiler has left no profile.pop in {folder}; expected one by "
+                f"autoReport.all in POPLAR_ENGINE_OPTIONS: is another profiler set?"
+            )
         report = pva.openReport(str(path))
         ipus = report.compilation.ipus
         return [sum(tile.memory.total.excludingGaps for tile in one.tiles) for one in ipus]

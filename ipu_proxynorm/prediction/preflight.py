@@ -102,7 +102,7 @@ def preflight(name: str, wrap: Callable[[], Any], *inputs: Any) -> Flight:
     return Flight(name, refused, found.kinds, operators, found.ipus, found.complete)
 
 
-def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
+def preflight_run(config: RunConfig, memory: bool = True, shallow: bool = False) -> Preflight:
     """Hold a run's training and validation programs against what PopTorch 3.4 accepts.
 
     Neither data nor IPUs are needed; a micro-batch of each program is computed on the CPU.
@@ -110,6 +110,7 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
     Args:
         config: the configuration of the run.
         memory: predict the memory of the training program too.
+        shallow: with a network of few blocks, whose splits the configuration then names.
 
     Raises:
         UserError: what the configuration describes cannot be built, or the backend is not the
@@ -118,7 +119,7 @@ def preflight_run(config: RunConfig, memory: bool = True) -> Preflight:
     ipu = config.ipu
     data = run_data(config.data, config.model.name)
     batch = ipu.images_per_update
-    model, _, program, optimizer = create_program(config, data, batch)
+    model, _, program, optimizer = create_program(config, data, batch, shallow)
     inputs = [
         torch.zeros_like(t, device="cpu")
         for t in micro_batch(ipu.micro_batch_size, config.training, data)
