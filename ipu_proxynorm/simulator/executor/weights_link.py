@@ -28,7 +28,7 @@ class WeightsLink:
     def _tensors(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
         if not isinstance(self._model, torch.nn.Module):
             return {}, {}
-        return model_state.unique_tensors(self._model)
+        return model_state.variables(self._model)
 
     def parameters(self) -> Dict[str, torch.Tensor]:
         """Return the host's parameters by name."""

@@ -1,4 +1,9 @@
-"""A model's parameters and buffers: swapped for the device's while it is traced, then checked."""
+"""A model's parameters and buffers: swapped for the device's while it is traced, then checked.
+
+Those of integers and truth values are constants of the program, with the values that they have when
+it is compiled (``dispatchers/JitDispatch.cpp:108-113``): the host's later values do not reach the
+device, and what the model writes to them lasts until the end of the micro-batch.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +35,19 @@ def _places(model: torch.nn.Module) -> Iterator[_Place]:
                     yield _Place(module, name, f"{prefix}.{name}" if prefix else name, kind, tensor)
 
 
-def unique_tensors(
+def is_variable(tensor: torch.Tensor) -> bool:
+    """Tell whether a parameter or buffer is the device's own, rather than a constant."""
+    return tensor.is_floating_point()
+
+
+def variables(
     model: torch.nn.Module,
 ) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
-    """Return parameters and buffers by name, shared ones under their first name."""
+    """Return parameters and buffers of floats by name, shared ones under their first name."""
     found: Dict[str, Dict[str, torch.Tensor]] = {"Parameter": {}, "Buffer": {}}
     seen = set()
     for place in _places(model):
-        if id(place.tensor) not in seen:
+        if id(place.tensor) not in seen and is_variable(place.tensor):
             seen.add(id(place.tensor))
             found[place.kind][place.full_name] = place.tensor
     return found["Parameter"], found["Buffer"]

@@ -125,7 +125,7 @@ class _Bound:
         self._view_parameter = view_parameter
         self._slots: Dict[str, Slot] = {}
         self._tensors: Dict[str, torch.Tensor] = {}
-        parameters, buffers = model_state.unique_tensors(module)
+        parameters, buffers = model_state.variables(module)
         self.parameter_names = list(parameters)
         self.buffer_names = list(buffers)
         recorder = trace.recorder
@@ -154,13 +154,22 @@ class _Bound:
         recorder = self._trace.recorder
         if refusals.is_unsupported(tensor.dtype):
             raise refusals.unsupported_type(tensor.dtype, name, tensor.shape, recorder.where())
+        if not model_state.is_variable(tensor):
+            return self._constant(tensor)
         parameter = name in self.parameter_names
         viewed = self._view_parameter(name, tensor) if parameter else tensor
         copied = self._trace.on_device(viewed, parameter)
         self._slots[name] = recorder.new_slot(copied)
-        if not copied.is_floating_point():
-            recorder.compile_time.add(self._slots[name])
         return copied
+
+    def _constant(self, tensor: torch.Tensor) -> torch.Tensor:
+        recorder = self._trace.recorder
+        constant = recorder.constant(tensor)
+        if isinstance(tensor, torch.nn.Parameter):
+            parameter = torch.nn.Parameter(constant, requires_grad=False)
+            recorder.same_slot(parameter, constant)
+            return parameter
+        return constant
 
     @property
     def parameters(self) -> Dict[str, torch.Tensor]:
@@ -275,11 +284,12 @@ def compile_program(
 
 
 def _check_updatable(options: Options, buffer_names: Sequence[str]) -> None:
+    # popart/willow/src/popx/irlowering.cpp:3071
     for name in options._popart.options.get("updatableNamedBuffers", ()):
         if name not in buffer_names:
             raise _impl.createPoptorchError(
-                f"updatableNamedBuffers: the model has no buffer {name}; it has "
-                f"{', '.join(buffer_names) or 'none'}."
+                f"updatableNamedBuffers: the model has no buffer {name} that can change; it has "
+                f"{', '.join(buffer_names) or 'none'}. Those of integers are constants."
             )
 
 
@@ -306,7 +316,7 @@ def _assemble(
     recorder.release()
     recorder.block.results = [slot for slot in outputs if slot is not None]
     recorder.block.results += list(gradients.values())
-    block = without_dead_code(recorder.block)
+    block = without_dead_code(recorder.block, set(recorder.constants))
     handlers.check_unread(block)
     known = {slot: Traced.of(tensor) for slot, tensor in recorder.constants.items()}
     consistency.check_program(block, {**known, **dict(zip(bound.slots, arguments))})

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import os
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -106,8 +106,6 @@ class Recorder(TorchDispatchMode):
         self._watches = watches
         self.block = Block()
         self.constants: Dict[Slot, torch.Tensor] = {}
-        # Arguments of the program whose values the compiler takes in: integers of the module's.
-        self.compile_time: Set[Slot] = set()
         self.training = training
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
         self.user_code = True

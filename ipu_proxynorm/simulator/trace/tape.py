@@ -168,11 +168,40 @@ def depends_on(block: Block, sources: Set[Slot], targets: Set[Slot]) -> bool:
     return bool(reached & targets)
 
 
-def without_dead_code(block: Block) -> Block:
-    """Return the block without operations whose results nothing needs."""
+def _write_only(block: Block, constants: Set[Slot]) -> Set[Slot]:
+    """Return the constants that the block writes to and nothing of it reads, not even a view."""
+    read = set(block.results)
+    for step in block.operations:
+        slots = list(slots_in((step.args, step.kwargs))) if isinstance(step, Operation) else []
+        if _writes_to_first(step) and slots.count(slots[0]) == 1:
+            slots = slots[1:]
+        read.update(slots if isinstance(step, Operation) else uses(step))
+    return constants - read
+
+
+def _writes_to_first(step: Step) -> bool:
+    """Tell whether all that a step does is write to its first argument."""
+    if not isinstance(step, Operation) or not step.keeps or step.random:
+        return False
+    has_effect = getattr(step.function, "has_effect", False)
+    in_place = step.name.endswith("_") and not has_effect and not any(slots_in(step.outputs))
+    return in_place and bool(step.args) and isinstance(step.args[0], Slot)
+
+
+def without_dead_code(block: Block, constants: Optional[Set[Slot]] = None) -> Block:
+    """Return the block without operations whose results nothing needs.
+
+    Args:
+        block: the program.
+        constants: what each micro-batch finds as it was: what is written there alone is not needed.
+
+    """
     needed = set(block.results)
+    unread = _write_only(block, constants or set())
     kept: List[Step] = []
     for step in reversed(block.operations):
+        if _writes_to_first(step) and step.args[0] in unread:  # type: ignore[union-attr]
+            continue
         structured = not isinstance(step, Operation)
         if structured or step.keeps or needed.intersection(slots_in(step.outputs)):  # type: ignore[union-attr]
             kept.append(step)

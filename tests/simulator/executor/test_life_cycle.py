@@ -193,7 +193,7 @@ def test_a_buffer_may_be_added_to_but_not_replaced():
     executor(X)
     executor.copyWeightsToHost()
     assert model.count == 6
-    assert model.norm.num_batches_tracked == 2
+    assert model.norm.num_batches_tracked == 0  # an integer: JitDispatch.cpp:111
     torch.testing.assert_close(model.norm.running_mean, X.mean(0))
 
 

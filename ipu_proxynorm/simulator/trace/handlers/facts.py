@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Protocol, Set
+from typing import Dict, Mapping, Optional, Protocol
 
 import torch
 
@@ -18,7 +18,6 @@ class RecordedProgram(Protocol):
 
     block: Block
     constants: Dict[Slot, torch.Tensor]
-    compile_time: Set[Slot]
     training: bool
 
     @property
@@ -59,8 +58,6 @@ class ProgramFacts:
         while pending:
             slot = pending.pop()
             if slot is None or slot in self._program.constants:
-                continue
-            if slot in self._program.compile_time:
                 continue
             made = makers.get(slot)
             if made is None or made.random:

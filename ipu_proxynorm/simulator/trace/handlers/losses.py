@@ -24,8 +24,8 @@ ROWS = [
             and call["reduction"] in ("mean", 1)
             and not call["target"].is_floating_point()
         ),
-        "dispatch_tracer/RegisterOptionalAtenOps.cpp.inc: torch 2.0 makes a masked_select of it, "
-        "whose shape depends on values",
+        "dispatch_tracer/TypeInferenceHandler.cpp:34: torch 2.0 makes a masked_select of it, which "
+        "has no Meta kernel",
         "use reduction='sum' and divide by the number of targets, in poptorch.identity_loss",
         functions="cross_entropy",
     ),
