@@ -18,6 +18,7 @@ from .anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from .batching import BatchLayout, OutputCollector, Position
 from .latency import Transfer
 from .lockstep import run_together
+from .memory import keep_freed_memory
 from .random_streams import RandomStreams
 from .reduction import Accumulation, Gradients, Reduction
 from .synthetic import inputsInstead, isEnabled
@@ -59,6 +60,8 @@ class Device:
         self._scaling_value = 1.0
         self._anchors = Anchors(options.anchored_tensors, program, self._layout)
         self._exchanges = program.exchanges
+        if program.device == compute_device.HOST:
+            keep_freed_memory()
 
     # ---- weights ----------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from ..trace.program import Program
 from ..trace.together.program import Together
 from ..trace.together.values import NotTogether
 from .batching import BatchLayout, Position
+from .memory import free_memory
 
 VARIABLE = "POPTORCH_SIM_TOGETHER"
 #: Bytes of the largest tensor of a program up to which more micro-batches at once are faster.
@@ -68,18 +69,6 @@ def reason_against(
         return "tensors of single micro-batches are anchored"
     if program.written_inputs:
         return "the model changes its inputs in place"
-    return None
-
-
-def free_memory() -> Optional[int]:
-    """Return how many bytes of memory the machine has free, None where it does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     return None
 
 

@@ -16,16 +16,18 @@ NORMS = frozenset({"native_group_norm", "native_layer_norm"})
 
 
 def _group_statistics(x: torch.Tensor, groups: int, eps: float) -> Sequence[torch.Tensor]:
-    """Return mean and 1/sigma of the groups of x (N, C, *), each (N, groups)."""
-    variance, mean = torch.var_mean(x.reshape(x.shape[0], groups, -1), 2, unbiased=False)
-    return mean, torch.rsqrt(variance + eps)
+    """Return mean and 1/sigma of the groups of x (N, C, *), each (N, groups).
+
+    By the norm itself: torch's variance over part of a tensor takes 20 times as long on a CPU.
+    """
+    count, channels = x.shape[:2]
+    each = x[0, 0].numel()
+    return aten.native_group_norm(x, None, None, count, channels, each, groups, eps)[1:]
 
 
 def _layer_statistics(x: torch.Tensor, dimensions: int, eps: float) -> Sequence[torch.Tensor]:
     """Return mean and 1/sigma over the last dimensions of x, which become 1."""
-    dims = tuple(range(-dimensions, 0))
-    variance, mean = torch.var_mean(x, dims, unbiased=False, keepdim=True)
-    return mean, torch.rsqrt(variance + eps)
+    return aten.native_layer_norm(x, list(x.shape[-dimensions:]), None, None, eps)[1:]
 
 
 _group_statistics.runs_anywhere = True  # type: ignore[attr-defined]

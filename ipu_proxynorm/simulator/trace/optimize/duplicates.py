@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, List, Tuple
 
 from ..tape import Block, Operation, Slot, Step, slots_in, uses
-from .graph import Graph, is_named, is_pure, with_arguments
+from .graph import Graph, is_named, is_pure, is_shared, with_arguments
 
 # x + 0, x - 0, x * 1, x / 1 and x ** 1, which the closed forms of moments and autograd leave.
 _NEUTRAL = {
@@ -26,12 +26,12 @@ def without_duplicates(block: Block, held: Iterable[Slot]) -> Block:
     for step in block.operations:
         if not isinstance(step, Operation):
             # Its blocks read the tensors by their own names.
-            if not _reads_any(step, instead):
+            if not uses(step) & set(instead):
                 steps.append(step)
                 continue
             return block
         step = with_arguments(step, instead)
-        if is_pure(step) and not _is_shared(step, graph):
+        if is_pure(step) and not is_shared(step, graph):
             source = _same_tensor(step, graph)
             if source is not None:
                 instead[step.outputs] = source
@@ -44,18 +44,6 @@ def without_duplicates(block: Block, held: Iterable[Slot]) -> Block:
                 known[key] = step
         steps.append(step)
     return Block(steps, list(block.results))
-
-
-def _reads_any(step: Step, instead: Dict[Slot, Slot]) -> bool:
-    return bool(uses(step) & set(instead))
-
-
-def _is_shared(step: Operation, graph: Graph) -> bool:
-    """Tell whether what an operation reads or makes is written to, or leaves the program."""
-    slots = [*slots_in((step.args, step.kwargs)), *slots_in(step.outputs)]
-    return any(graph.is_written(slot) for slot in slots) or any(
-        graph.is_returned(slot) for slot in slots_in(step.outputs)
-    )
 
 
 def _same_tensor(step: Operation, graph: Graph) -> Any:

@@ -147,6 +147,14 @@ def is_pure(step: Step) -> bool:
     )
 
 
+def is_shared(step: Operation, graph: Graph) -> bool:
+    """Tell whether what an operation reads or makes is written to, or what it makes leaves."""
+    slots = [*slots_in((step.args, step.kwargs)), *slots_in(step.outputs)]
+    return any(graph.is_written(slot) for slot in slots) or any(
+        graph.is_returned(slot) for slot in slots_in(step.outputs)
+    )
+
+
 def substituted(tree: Any, instead: Mapping[Slot, Slot]) -> Any:
     """Return nested arguments with other tensors in some tensors' places."""
     if isinstance(tree, Slot):

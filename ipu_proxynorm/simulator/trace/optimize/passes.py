@@ -16,7 +16,9 @@ from ..tape import Block, Slot, operations_in, slots_in, to_function, uses, with
 from .duplicates import without_duplicates
 from .functional import functional
 from .in_place import in_place
+from .linear import moved_to_few
 from .once import parted
+from .roundings import without_idle_roundings
 from .selects import vectorised_selects
 
 VARIABLE = "POPTORCH_SIM_OPTIMIZE"
@@ -99,7 +101,9 @@ def rewritten(block: Block, held: Sequence[Slot]) -> Block:
     """
     block = functional(block, held, numbers_after(block, held))
     block = without_dead_code(without_duplicates(block, held))
-    return without_dead_code(vectorised_selects(block, held, numbers_after(block, held)))
+    block = without_dead_code(without_idle_roundings(block, held))
+    block = without_dead_code(vectorised_selects(block, held, numbers_after(block, held)))
+    return without_dead_code(moved_to_few(block, held, numbers_after(block, held)))
 
 
 def numbers_after(block: Block, held: Sequence[Slot]) -> Callable[[], Slot]:

@@ -6,16 +6,17 @@ a select of half a million numbers takes 1.3 ms, a clamp 0.05 ms.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set
 
 import torch
 
 from ..tape import Block, Operation, Slot, Step
-from .graph import Graph, is_named
+from .graph import Graph, is_named, with_arguments
 
 aten = torch.ops.aten
 _BELOW = ("le.Tensor", "lt.Tensor")
 _ABOVE = ("ge.Tensor", "gt.Tensor")
+_NOT, _CAST = "logical_not.default", "_to_copy.default"
 _FEW = 4096  # elements: below, a kernel costs nothing anyway
 
 
@@ -96,11 +97,18 @@ class _Select:
             if not isinstance(user, Operation) or not self._has_form(user):
                 return None
             found.append(user)
-            if user.args[1] == self.bound:
+            if is_named(user, "where.self") and user.args[1] == self.bound:
                 self.clamped = user
+            if is_named(user, _NOT):
+                found += self._graph.read_by(user.outputs)  # type: ignore[arg-type]
         return found
 
     def _has_form(self, user: Operation) -> bool:
+        if is_named(user, _NOT):
+            numbers = self._graph.read_by(user.outputs)
+            return all(isinstance(n, Operation) and self._is_number(n) for n in numbers)
+        if self._is_number(user):
+            return True
         if not is_named(user, "where.self") or user.args[0] != self.condition:
             return False
         _, chosen, other = user.args
@@ -109,8 +117,22 @@ class _Select:
         values = [v for v in (chosen, other) if not _is_zero(self._graph, v)]
         return len(values) == 1 and self._graph.same_kind(values[0], self.y)
 
+    def _is_number(self, user: Operation) -> bool:
+        """Tell whether an operation makes numbers, of y's type, of the condition."""
+        graph, number = self._graph, user.outputs
+        return (
+            is_named(user, _CAST)
+            and set(user.kwargs) == {"dtype"}
+            and graph.same_kind(number, self.y)
+            # One mask stands for all of them.
+            and not (graph.is_written(number) or graph.is_returned(number))
+            and all(isinstance(reader, Operation) for reader in graph.read_by(number))
+        )
+
     def rewritten(self, user: Operation, mask: Slot) -> Operation:
         """Return a use of the condition in its vectorised form."""
+        if is_named(user, _CAST):  # of the condition's opposite, which 1 - mask is
+            return _call(aten.rsub.Scalar, [mask, 1], user, user.outputs, self._graph)
         _, chosen, other = user.args
         if user is self.clamped:
             clamp = clamp_below if is_named(self.step, *_BELOW) else clamp_above
@@ -126,9 +148,10 @@ class _Select:
 def vectorised_selects(block: Block, held: Iterable[Slot], new_slot: Callable[[], Slot]) -> Block:
     """Return the block with clamps and masks of floats for selects by a comparison.
 
-    ``where(y <= b, b, y)`` becomes a clamp, and in its gradients, ``where(y <= b, 0, g)`` and
-    ``where(y <= b, g, 0)``, the condition becomes a float tensor. Bit for bit the same, infinite
-    and undefined numbers included, but for the sign of zeros.
+    ``where(y <= b, b, y)`` becomes a clamp. In its gradients, torch's ``where(y <= b, 0, g)`` and
+    ``where(y <= b, g, 0)`` and PopART's ``g * (y <= b)`` and ``g * not (y <= b)``, the condition
+    becomes a float tensor. Bit for bit the same, infinite and undefined numbers included, but for
+    the sign of zeros.
 
     Args:
         block: operations.
@@ -138,49 +161,79 @@ def vectorised_selects(block: Block, held: Iterable[Slot], new_slot: Callable[[]
     """
     graph = Graph(block, held)
     selects: Dict[Slot, _Select] = {}
+    uses_of: Dict[Slot, _Select] = {}  # by what the use returns
     for step in block.operations:
-        if not isinstance(step, Operation) or not _compares(graph, step):
-            continue
-        select = _Select(graph, step)
-        if select.forms():
-            selects[select.condition] = select
-    steps: List[Step] = []
-    masks: Dict[Slot, Slot] = {}
-    clamps: Set[Slot] = set()
+        if isinstance(step, Operation) and _compares(graph, step):
+            select = _Select(graph, step)
+            users = select.forms()
+            if users:
+                selects[select.condition] = select
+                uses_of.update((user.outputs, select) for user in users)
+    return Block(list(_Rewriter(graph, selects, uses_of, new_slot).steps(block)), block.results)
 
-    def mask_of(select: _Select, user: Operation) -> Slot:
+
+class _Rewriter:
+    """Puts the vectorised forms in the places of comparisons and of what uses them.
+
+    Args:
+        graph: of the block.
+        selects: by condition.
+        uses_of: selects by what an operation that uses their condition returns.
+        new_slot: gives numbers to new tensors.
+
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        selects: Dict[Slot, _Select],
+        uses_of: Dict[Slot, _Select],
+        new_slot: Callable[[], Slot],
+    ) -> None:
+        self._graph = graph
+        self._selects, self._uses_of = selects, uses_of
+        self._new_slot = new_slot
+        self._masks: Dict[Slot, Slot] = {}
+        self._clamped: Set[Slot] = set()  # conditions whose clamp has been computed
+
+    def steps(self, block: Block) -> Iterator[Step]:
+        """Yield the steps, rewritten."""
+        instead: Dict[Slot, Slot] = {}  # masks in the places of conditions as numbers
+        for step in block.operations:
+            if not isinstance(step, Operation) or not isinstance(step.outputs, Slot):
+                yield with_arguments(step, instead) if isinstance(step, Operation) else step
+            elif step.outputs in self._selects:
+                select = self._selects[step.outputs]
+                if not _from_result(select):
+                    yield from self._mask_of(select, step)
+            elif step.outputs in self._uses_of:
+                select = self._uses_of[step.outputs]
+                if step is select.clamped:
+                    yield select.rewritten(step, step.outputs)
+                    self._clamped.add(select.condition)
+                elif not is_named(step, _NOT):
+                    yield from self._mask_of(select, step)
+                    mask = self._masks[select.condition]
+                    if is_named(step, _CAST) and step.args[0] == select.condition:
+                        instead[step.outputs] = mask
+                    else:
+                        yield with_arguments(select.rewritten(step, mask), instead)
+            else:
+                yield with_arguments(step, instead)
+
+    def _mask_of(self, select: _Select, user: Operation) -> Iterator[Operation]:
+        """Yield what computes the mask, unless it has been computed."""
         condition = select.condition
-        if condition not in masks:
-            y = select.y
-            # y <= b where max(y, b) <= b: one tensor less to keep for the backward pass.
-            if is_named(select.step, "le.Tensor", "ge.Tensor") and condition in clamps:
-                y = select.clamped.outputs  # type: ignore[union-attr]
-            mask = masks[condition] = new_slot()
-            graph.traced[mask] = graph.traced[select.y]
-            compare = _COMPARISONS[f"{select.step.name}.Tensor"]
-            steps.append(_call(compare, [y, select.bound], user, mask, graph))
-        return masks[condition]
-
-    for step in block.operations:
-        if isinstance(step, Operation) and _condition(step) in selects:
-            assert isinstance(step.outputs, Slot)
-            select = selects[step.outputs]
-            if not _from_result(select):
-                mask_of(select, step)
-            continue
-        select = selects.get(step.args[0]) if is_named(step, "where.self") else None  # type: ignore
-        if select is None or not isinstance(step, Operation):
-            steps.append(step)
-        elif step is select.clamped:
-            steps.append(select.rewritten(step, step.outputs))
-            clamps.add(select.condition)
-        else:
-            steps.append(select.rewritten(step, mask_of(select, step)))
-    return Block(steps, list(block.results))
-
-
-def _condition(step: Operation) -> Optional[Slot]:
-    return step.outputs if isinstance(step.outputs, Slot) else None
+        if condition in self._masks:
+            return
+        y = select.y
+        # y <= b where max(y, b) <= b: one tensor less to keep for the backward pass.
+        if _from_result(select) and condition in self._clamped:
+            y = select.clamped.outputs  # type: ignore[union-attr]
+        mask = self._masks[condition] = self._new_slot()
+        self._graph.traced[mask] = self._graph.traced[select.y]
+        compare = _COMPARISONS[f"{select.step.name}.Tensor"]
+        yield _call(compare, [y, select.bound], user, mask, self._graph)
 
 
 def _from_result(select: _Select) -> bool:

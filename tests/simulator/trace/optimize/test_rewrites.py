@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.norm import create_norm_act
 from ipu_proxynorm.simulator.trace.consistency import Traced
 from ipu_proxynorm.simulator.trace.optimize import passes
 from ipu_proxynorm.simulator.trace.optimize.duplicates import without_duplicates
 from ipu_proxynorm.simulator.trace.optimize.graph import Graph
 from ipu_proxynorm.simulator.trace.optimize.in_place import in_place
 from ipu_proxynorm.simulator.trace.optimize.once import parted
+from ipu_proxynorm.simulator.trace.optimize.roundings import without_idle_roundings
 from ipu_proxynorm.simulator.trace.optimize.selects import vectorised_selects
 from ipu_proxynorm.simulator.trace.tape import Block, Operation, Origin, Slot, to_function
 from ipu_proxynorm.simulator.trace.tape import without_dead_code as alive
@@ -195,3 +198,96 @@ def test_views_share_and_what_is_written_counts_for_all():
     assert [graph.is_held(slot) for slot in (view, own)] == [True, False]
     assert [graph.is_written(slot) for slot in (X, own)] == [True, False]
     assert [graph.owns_memory(slot) for slot in (own, view)] == [True, False]
+
+
+def popart_clamp(compare, x, b, g):
+    """Return a clamp with its gradients as PopART has them: products with the condition."""
+    tape = Tape(x, b, g)
+    condition = tape(compare, X, B)
+    clamped = tape(aten.where.self, condition, B, X)
+    opposite = tape(aten.logical_not.default, condition)
+    inner = tape(aten.mul.Tensor, tape(aten._to_copy.default, opposite, dtype=torch.float32), G)
+    outer = tape(aten.mul.Tensor, G, tape(aten._to_copy.default, condition, dtype=torch.float32))
+    total = tape(aten.sum.dim_IntList, outer, [0, 2, 3], True)
+    tape.block.results = [clamped, inner, outer, total]
+    return tape
+
+
+@pytest.mark.parametrize("compare", ["le", "lt", "ge", "gt"])
+@pytest.mark.parametrize("bound", [0.5, torch.nan, torch.inf])
+def test_gradients_as_products_with_the_condition_become_products_with_a_mask(compare, bound):
+    x, b, g = arguments()
+    b[0, 1] = bound
+    tape = popart_clamp(getattr(aten, compare).Tensor, x, b, g)
+    block = passes.rewritten(tape.block, tape.arguments)
+    assert not {"where", "logical_not", "_to_copy", compare} & set(tape.names(block))
+    assert tape.same(block, x, b, g)
+
+
+def test_a_condition_that_is_returned_as_a_number_stays():
+    x, b, g = arguments()
+    tape = popart_clamp(aten.lt.Tensor, x, b, g)
+    number = next(s for s in tape.block.operations[::-1] if s.name == "_to_copy").outputs
+    tape.block.results.append(number)
+    block = passes.rewritten(tape.block, tape.arguments)
+    assert "where" in tape.names(block)
+    assert tape.same(block, x, b, g)
+
+
+def test_signs_and_numbers_act_on_few():
+    x, b, g = arguments()
+    tape = Tape(x, b, g)
+    total = tape(aten.sum.dim_IntList, tape(aten.neg.default, X), [0, 2, 3], True)
+    spread = tape(aten.div.Scalar, tape(aten.expand.default, B, list(SHAPE)), 9)
+    viewed = tape(aten.div.Scalar, tape(aten.expand.default, B, list(SHAPE)), 7)
+    tape.block.results = [
+        total,
+        tape(aten.add.Tensor, G, spread),
+        tape(aten.view.default, viewed, [-1]),
+    ]
+    block = passes.rewritten(tape.block, tape.arguments)
+    assert tape.names(block) == ["sum", "neg", "expand", "div", "expand", "div", "add", "view"]
+    assert tape.same(block, x, b, g)
+
+
+def test_roundings_of_what_float16_has_leave():
+    x, b, g = (tensor.half() for tensor in arguments())
+    tape = Tape(x, b, g)
+
+    def cast(slot, dtype):
+        return tape(aten._to_copy.default, slot, dtype=dtype)
+
+    def rounded(slot):
+        return cast(cast(slot, torch.float16), torch.float32)
+
+    y, bound, gradient = (cast(slot, torch.float32) for slot in (X, B, G))
+    condition = tape(aten.lt.Tensor, y, bound)
+    clamped = rounded(tape(aten.where.self, condition, bound, y))
+    factor = cast(cast(condition, torch.float16), torch.float32)
+    inner = rounded(tape(aten.mul.Tensor, gradient, factor))
+    padded = rounded(tape(aten.constant_pad_nd.default, inner, [1, 1], 0.1))
+    scaled = rounded(tape(aten.mul.Tensor, inner, bound))
+    tape.block.results = [cast(clamped, torch.float16), scaled, padded]
+    block = alive(without_idle_roundings(tape.block, tape.arguments))
+    names = tape.names(block)
+    # Those of the arguments, of a result, of the condition, and of what is rounded: 0.1, products.
+    assert names.count("_to_copy") == 3 + 1 + 1 + 2 * 2
+    assert tape.same(block, x, b, g)
+    assert tape.same(passes.rewritten(tape.block, tape.arguments), x, b, g)
+
+
+def test_no_select_is_left_in_a_network_with_proxy_norm():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), create_norm_act("gn2+pn", 8, "relu"))
+    loss = torch.nn.Sequential(model, torch.nn.Flatten(), Loss())
+    executor = poptorch.trainingModel(
+        loss, poptorch.Options(), torch.optim.SGD(loss.parameters(), 0.1)
+    )
+    executor.compile(torch.randn(2, 3, 34, 34))
+    steps = executor._device.program.executable.block.operations
+    large = [step for step in steps if any(len(made.shape) == 4 for made in step.makes.values())]
+    assert not {"where", "logical_not", "lt", "le"} & {step.name for step in large}
+
+
+class Loss(torch.nn.Module):
+    def forward(self, x):
+        return poptorch.identity_loss(x.square().mean(), "none")
