@@ -56,6 +56,7 @@ class Call:
         site: where it is called, where it is an activation.
         readers: the calls that read its result; a call that reads it twice counts twice.
         keywords: names of the arguments that it is given by name.
+        opaque: it stands for a forward that is not looked into, and may do anything.
 
     """
 
@@ -66,6 +67,7 @@ class Call:
     site: Optional[Site] = None
     readers: List[Call] = dataclasses.field(default_factory=list)
     keywords: Sequence[str] = ()
+    opaque: bool = False
 
     def following(self) -> List[Call]:
         """Return the calls that read its result, looking through ``nn.Identity``."""
@@ -79,6 +81,8 @@ class Call:
         """Whether something may write into its result in place."""
         for reader in self.readers:
             name, module = reader.text, reader.module
+            if reader.opaque:
+                return True
             in_place = name in _IN_PLACE or name.endswith("_")
             if in_place or getattr(module, "inplace", False):
                 return True
@@ -110,6 +114,8 @@ class Call:
     def _may_compute(self) -> bool:
         """Whether it may itself be an activation that is not known."""
         module, name = self.module, self.text.rstrip("_")
+        if self.opaque:
+            return True
         if module is None:
             return not (self._hands_on() or name in _MIXING)
         kinds = {cls.__module__ for cls in type(module).__mro__}

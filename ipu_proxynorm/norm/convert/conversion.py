@@ -6,7 +6,8 @@ import dataclasses
 import fnmatch
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from ipu_proxynorm.errors import UserError, nearest
 from ipu_proxynorm.norm.activations import ActivationLike
@@ -15,8 +16,9 @@ from ipu_proxynorm.norm.convert.calls import FUNCTIONAL_NORMS, Call
 from ipu_proxynorm.norm.convert.forward import rewrite
 from ipu_proxynorm.norm.convert.layers import NormLayer, create_unit, norm_layer
 from ipu_proxynorm.norm.convert.plan import ConversionPlan, Fusion, plan, registrations
+from ipu_proxynorm.norm.convert.reading import read
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
-from ipu_proxynorm.norm.convert.trace import Untraceable, recorded, traced
+from ipu_proxynorm.norm.convert.state import State
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 
@@ -56,13 +58,14 @@ def convert_norms(
             no norm has, or a network that cannot be traced.
 
     """
+    _refuse_compiled(model)
     parsed, known = _parse(spec), dict(activations or {})
     layers = _find(model, parsed, known)
     kept = _kept(layers, keep)
     convertible = {n: x for n, x in layers.items() if not x.refusal and n not in kept}
     _check_groups(convertible, parsed)
-    calls = _calls(model, list(convertible.values()), known, example)
-    planned = plan(model, convertible.values(), calls, known)
+    reading = read(model, list(convertible.values()), known, example)
+    planned = plan(model, convertible.values(), reading, known)
     fusions = {id(fusion.layer.module): fusion for fusion in planned.fusions}
     units: Dict[int, nn.Module] = {}
     for fusion in planned.fusions:
@@ -76,8 +79,28 @@ def convert_norms(
         _line(name, layer, name in kept, fusions.get(id(layer.module)), units)
         for name, layer in layers.items()
     ]
-    lines += _functional(model, calls)
-    return _apply(model, str(parsed), planned, units, lines)
+    lines += _functional(model, reading.calls + reading.partly)
+    before = State(model)
+    try:
+        return _apply(model, str(parsed), planned, units, lines)
+    except BaseException:
+        before.put_back()
+        raise
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """Refuse a network whose forward is no Python code any more."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            f"the model is TorchScript ({kind}), whose compiled forward cannot be changed: convert "
+            "the network that it was made of, and script or trace that afterwards"
+        )
+    if kind == "OptimizedModule":
+        raise UserError(
+            "the model is compiled by torch.compile: convert the network itself "
+            "(model._orig_mod), and compile it afterwards"
+        )
 
 
 def _parse(spec: Union[str, NormSpec]) -> NormSpec:
@@ -144,37 +167,6 @@ def _check_groups(layers: Mapping[str, NormLayer], spec: NormSpec) -> None:
         f"channels{others}; the nearest number of groups that divides every norm's is {best}, or "
         f"leave norms out with keep=[{name!r}, ...]"
     )
-
-
-def _calls(model: nn.Module, layers: Sequence[NormLayer], known: Known, example: Any) -> List[Call]:
-    """Return the calls of a forward pass in training and of one in inference."""
-    if not layers:
-        return []
-    norms = {id(layer.module) for layer in layers}
-    containers = {
-        id(module)
-        for module in model.modules()
-        if id(module) not in norms
-        and (isinstance(module, nn.Sequential) or any(id(m) in norms for m in module.modules()))
-    }
-
-    def is_leaf(module: nn.Module) -> bool:
-        return id(module) not in containers
-
-    modes = (True, False)
-    try:
-        return [c for mode in modes for c in traced(model, is_leaf, mode, known)[1].values()]
-    except Untraceable as error:
-        if example is None:
-            raise UserError(
-                f"the model cannot be traced by torch.fx ({error}): give convert_norms an example "
-                "input, as example=, to see its forward pass run"
-            ) from error
-    arguments = (example,) if isinstance(example, Tensor) else tuple(example)
-    try:
-        return [c for mode in modes for c in recorded(model, is_leaf, mode, known, arguments)]
-    except Untraceable as error:
-        raise UserError(f"the model's forward pass cannot be recorded {error}") from error
 
 
 def _line(

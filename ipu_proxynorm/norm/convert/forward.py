@@ -8,23 +8,34 @@ object, with its attributes, submodules, hooks and names in the state dict.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import linecache
 from types import ModuleType
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Tuple, Type
 
+import torch
 from torch import fx, nn
 
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm.convert.activations import Known
 from ipu_proxynorm.norm.convert.calls import Call
-from ipu_proxynorm.norm.convert.trace import Untraceable, defaults, traced
+from ipu_proxynorm.norm.convert.trace import Looking, Traced, Untraceable, defaults, traced
 
 # Source text of a function ``forward``, and the names that it uses.
 Source = Tuple[str, Dict[str, Any]]
-# Graphs of a forward in training and in inference.
-Graphs = Tuple[fx.Graph, fx.Graph]
+# An attribute that a forward reads, and its value then.
+Attribute = Tuple[str, Any]
 _numbers = itertools.count()
+
+
+class Forward(NamedTuple):
+    """A forward in training and in inference, and what its module's attributes must be for it."""
+
+    training: fx.Graph
+    inference: fx.Graph
+    attributes: Tuple[Attribute, ...]
 
 
 class _Module(NamedTuple):
@@ -35,7 +46,7 @@ class _Module(NamedTuple):
 
 def without_activations(
     owner: nn.Module, erased: Dict[bool, FrozenSet[int]], known: Known
-) -> Graphs:
+) -> Forward:
     """Return a forward in training and in inference, as graphs without some activations.
 
     Args:
@@ -44,22 +55,70 @@ def without_activations(
         known: activation modules that the user named.
 
     Raises:
-        Untraceable: the forward cannot be traced.
+        Untraceable: the forward cannot be traced, or does not do the same in every pass.
 
     """
     if defaults(owner):
         optional = ", ".join(f"{name}={value}" for name, value in defaults(owner).items())
         raise Untraceable(f"its forward has optional arguments ({optional})")
-    training, inference = (_graph(owner, erased[mode], mode, known) for mode in (True, False))
-    return training, inference
+    graphs: List[fx.Graph] = []
+    attributes: Dict[str, Any] = {}
+    for mode in (True, False):
+        seen = _seen(owner, mode, known)
+        if _erase(seen.graph, seen.calls, erased[mode]) != erased[mode]:
+            raise Untraceable("traced alone, it calls other activations than within the network")
+        graphs.append(seen.graph)
+        attributes.update(_attributes(owner, seen.decisions.reads.get(id(owner), {})))
+    forward = Forward(graphs[0], graphs[1], tuple(attributes.items()))
+    try:
+        for graph in graphs:
+            compiled(_source(graph), type(owner).__name__)
+    except Exception as error:  # of a constant that Python code cannot say
+        raise Untraceable(f"no code can be written of it: {error}") from error
+    return forward
 
 
-def _graph(owner: nn.Module, ordinals: FrozenSet[int], training: bool, known: Known) -> fx.Graph:
-    graph, calls = traced(owner, lambda module: True, training, known)
-    found = _erase(graph, calls, ordinals)
-    if found != ordinals:
-        raise Untraceable("traced alone, it calls other activations than within the network")
-    return graph
+def _seen(owner: nn.Module, training: bool, known: Known) -> Traced:
+    """Trace a forward twice, with gradients and without, and see that it is all in its graph."""
+    looking, codes = Looking(), []
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            seen = traced(owner, looking, training, known, buffers=True)
+        codes.append(str(seen.graph))
+        _refuse(owner, seen, looking)
+    if codes[0] != codes[1]:
+        raise Untraceable("it is another one in its next pass, or without gradients")
+    return seen
+
+
+def _refuse(owner: nn.Module, seen: Traced, looking: Looking) -> None:
+    """Raise where a forward does what no graph holds."""
+    reasons = seen.decisions.reasons.get(id(owner), "")
+    if reasons:
+        raise Untraceable(f"it {reasons}")
+    if seen.decisions.changed:
+        raise Untraceable(f"it changes {', '.join(sorted(seen.decisions.changed))}")
+    for node in seen.graph.nodes:
+        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant"):
+            raise Untraceable("it makes or takes a tensor that no module holds")
+    for name, module in owner.named_modules():
+        if module is not owner and "training" in seen.decisions.reads.get(id(module), {}):
+            raise Untraceable(f"it asks whether {name} is in training")
+
+
+def _attributes(owner: nn.Module, reads: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the attributes, read by a forward, whose values a graph holds."""
+    return {
+        name: value
+        for name, value in reads.items()
+        if name != "training" and _is_plain(value) and not isinstance(owner, fx.GraphModule)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
 
 
 def _source(graph: fx.Graph) -> Source:
@@ -86,43 +145,69 @@ class Rewritten:
 
     _base: Type[nn.Module]
     _sources: Tuple[Source, Source]
+    _attributes: Tuple[Attribute, ...]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Name the class by what it was made of."""
         parts: Any = super().__reduce_ex__(protocol)
         state = parts[2:]
-        return (_restore, (self._base, self._sources), *state)
+        return (_restore, (self._base, self._sources, self._attributes), *state)
+
+    def _check(self) -> None:
+        """Refuse to run with other attributes than those that the code was made for."""
+        for name, value in self._attributes:
+            now = getattr(self, name, None)
+            if type(now) is not type(value) or now != value:
+                raise UserError(
+                    f"{type(self).__name__}.{name}={now!r}: the forward was rewritten by "
+                    f"convert_norms when it was {value!r}; set it before the conversion"
+                )
 
 
-def rewrite(module: nn.Module, graphs: Graphs) -> None:
-    """Give a module the forward of the graphs, in place."""
+def rewrite(module: nn.Module, forward: Forward) -> None:
+    """Give a module another forward, in place."""
     if isinstance(module, fx.GraphModule):  # its graph is what it copies, pickles and prints
-        module.graph = graphs[0]
+        module.graph = forward.training
         return
     base = getattr(type(module), "_base", type(module))
-    module.__class__ = _subclass(base, (_source(graphs[0]), _source(graphs[1])))
+    sources = (_source(forward.training), _source(forward.inference))
+    module.__class__ = _subclass(base, sources, forward.attributes)
 
 
-def _restore(base: Type[nn.Module], sources: Tuple[Source, Source]) -> nn.Module:
-    cls = _subclass(base, sources)
+def _restore(
+    base: Type[nn.Module], sources: Tuple[Source, Source], attributes: Tuple[Attribute, ...] = ()
+) -> nn.Module:
+    cls = _subclass(base, sources, attributes)
     return cls.__new__(cls)
 
 
-def _subclass(base: Type[nn.Module], sources: Tuple[Source, Source]) -> Type[nn.Module]:
+def _subclass(
+    base: Type[nn.Module], sources: Tuple[Source, Source], attributes: Tuple[Attribute, ...]
+) -> Type[nn.Module]:
     training, inference = sources
     forward = compiled(training, base.__name__)
     if training[0] != inference[0]:
         in_inference = compiled(inference, base.__name__)
         forward = _by_mode(forward, in_inference)
     body = {
-        "forward": forward,
+        "forward": _checked(forward) if attributes else forward,
         "_base": base,
         "_sources": sources,
+        "_attributes": attributes,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
     }
     return type(base.__name__, (Rewritten, base), body)
+
+
+def _checked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check()
+        return forward(self, *args, **kwargs)
+
+    return checked
 
 
 def _by_mode(training: Callable[..., Any], inference: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Dict, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -55,6 +56,10 @@ class NormLayer:
 
 def norm_layer(module: nn.Module, known: Known) -> Optional[NormLayer]:
     """Return what is known of a norm; None: the module is no norm."""
+    if isinstance(module, torch.jit.ScriptModule):
+        if "Norm" not in str(getattr(module, "original_name", "")):
+            return None
+        return NormLayer(module, refusal="is TorchScript, and compiled already")
     if not isinstance(module, _BASES):
         return NormLayer(module, refusal=_why_not(module)) if _named_norm(module) else None
     activation, refusal = _activation_within(module, known)

@@ -10,8 +10,9 @@ from torch import nn
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.convert.activations import Known, same
 from ipu_proxynorm.norm.convert.calls import Call, Site
-from ipu_proxynorm.norm.convert.forward import Graphs, without_activations
+from ipu_proxynorm.norm.convert.forward import Forward, without_activations
 from ipu_proxynorm.norm.convert.layers import NormLayer, has_hooks
+from ipu_proxynorm.norm.convert.reading import Reading
 from ipu_proxynorm.norm.convert.trace import Untraceable
 
 # A module's attribute that holds a submodule.
@@ -60,14 +61,15 @@ class ConversionPlan:
 
     fusions: List[Fusion]
     identities: Set[Place] = dataclasses.field(default_factory=set)
-    rewrites: Dict[nn.Module, Graphs] = dataclasses.field(default_factory=dict)
+    rewrites: Dict[nn.Module, Forward] = dataclasses.field(default_factory=dict)
 
 
 def plan(
-    model: nn.Module, layers: Iterable[NormLayer], calls: Sequence[Call], known: Known
+    model: nn.Module, layers: Iterable[NormLayer], reading: Reading, known: Known
 ) -> ConversionPlan:
     """Return what converts the norms of a network, given the calls of its forward passes."""
-    fusions = [fusion(layer, [c for c in calls if c.module is layer.module]) for layer in layers]
+    calls = reading.calls
+    fusions = [_fusion_read(model, layer, reading) for layer in layers]
     at: Dict[Site, List[Call]] = {}
     for call in calls:
         if call.site is not None:
@@ -76,7 +78,7 @@ def plan(
         done = ConversionPlan(fusions)
         if _drop_shared_sites(fusions, at):
             continue
-        failures = _take_away(model, done, at, known)
+        failures = _take_away(model, done, at, reading, known)
         if not failures:
             for each in fusions:
                 ends = each.taken or [c for c in calls if c.module is each.layer.module]
@@ -86,6 +88,20 @@ def plan(
             for each in fusions:
                 if any(call.owner is owner for call in each.taken):
                     each.block(reason)
+
+
+def _fusion_read(model: nn.Module, layer: NormLayer, reading: Reading) -> Fusion:
+    calls = [call for call in reading.calls if call.module is layer.module]
+    closed = reading.why_closed(model, layer.module)
+    if not closed:
+        return fusion(layer, calls)
+    found = Fusion(layer)
+    partly = [call for call in reading.partly if call.module is layer.module]
+    found.reason = _why_not_called(calls + partly) if calls + partly else ""
+    found.called = not found.reason
+    if found.called:
+        found.block(closed)
+    return found
 
 
 def fusion(layer: NormLayer, calls: Sequence[Call]) -> Fusion:
@@ -167,7 +183,11 @@ def _site(call: Call) -> Site:
 
 
 def _take_away(
-    model: nn.Module, done: ConversionPlan, at: Dict[Site, List[Call]], known: Known
+    model: nn.Module,
+    done: ConversionPlan,
+    at: Dict[Site, List[Call]],
+    reading: Reading,
+    known: Known,
 ) -> Dict[nn.Module, str]:
     """Fill in how the calls are taken away; return the modules whose forward cannot be traced."""
     taken = {_site(call): call for each in done.fusions for call in each.taken}
@@ -177,7 +197,7 @@ def _take_away(
     for site, call in taken.items():
         identities: Set[Place] = set()
         if call.module is not None:
-            identities = _replaceable(site, sites[call.module], taken, places[call.module])
+            identities = _replaceable(site, sites[call.module], taken, places[call.module], reading)
         done.identities.update(identities)
         if not identities:
             modes = erased.setdefault(site.owner, {True: set(), False: set()})
@@ -206,7 +226,11 @@ def _sites_of_modules(at: Dict[Site, List[Call]]) -> Dict[nn.Module, Set[Site]]:
 
 
 def _replaceable(
-    site: Site, sites: Set[Site], taken: Dict[Site, Call], places: FrozenSet[Place]
+    site: Site,
+    sites: Set[Site],
+    taken: Dict[Site, Call],
+    places: FrozenSet[Place],
+    reading: Reading,
 ) -> Set[Place]:
     """Return the places in which an activation module becomes ``nn.Identity``.
 
@@ -215,12 +239,14 @@ def _replaceable(
         sites: all its calls.
         taken: the calls that norms take over, of all modules.
         places: where it is registered.
+        reading: whose calls are all known.
 
     Returns:
-        All places, where norms take over every call; those in the site's owner, where they take
-        over every call from there; else none.
+        All places, where every call is known and norms take over them all; those in the site's
+        owner, where they take over every call from there; else none.
     """
-    if sites <= taken.keys():
+    seen = all(id(p) in reading.into and id(p) not in reading.closed for p, _ in places)
+    if seen and sites <= taken.keys():
         return set(places)
     if {other for other in sites if other.owner is site.owner} <= taken.keys():
         return {(parent, name) for parent, name in places if parent is site.owner}

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
 import inspect
+import itertools
 import warnings
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
 from torch import fx, nn
@@ -16,6 +29,8 @@ from ipu_proxynorm.nested import tensors_in
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.convert.activations import Known, of_function, of_module
 from ipu_proxynorm.norm.convert.calls import OUTPUT, Call, Site
+from ipu_proxynorm.norm.convert.decisions import Decisions
+from ipu_proxynorm.norm.convert.state import State
 
 # Tell something about a tensor and read none of its values.
 _METADATA = ("size", "dim", "numel", "stride", "type", "get_device", "is_contiguous", "nelement")
@@ -25,20 +40,56 @@ class Untraceable(Exception):
     """The reason why a forward cannot be traced."""
 
 
+@dataclasses.dataclass
+class Looking:
+    """Which modules are looked into.
+
+    Attributes:
+        into: the ``id`` of those that are.
+        closed: of those that are not, though they hold norms: why.
+        outer: in whose forward the outermost module is called, if that is not looked into.
+
+    """
+
+    into: FrozenSet[int] = frozenset()
+    closed: Dict[int, str] = dataclasses.field(default_factory=dict)
+    outer: str = ""
+
+    def is_leaf(self, module: nn.Module) -> bool:
+        """Whether a module is taken as one call."""
+        return id(module) not in self.into or id(module) in self.closed
+
+    def modules(self, root: nn.Module) -> Dict[int, nn.Module]:
+        """Return the modules of a network that are looked into, the outermost among them."""
+        return {id(m): m for m in root.modules() if m is root or not self.is_leaf(m)}
+
+
+class Traced(NamedTuple):
+    """A forward's graph, the call of each node, and what the forward decides by itself."""
+
+    graph: fx.Graph
+    calls: Dict[fx.Node, Call]
+    decisions: Decisions
+
+
 class Frames:
     """Whose forward is running, and how many activations it has called."""
 
-    def __init__(self, root: nn.Module, training: bool, known: Known) -> None:
+    def __init__(
+        self, root: nn.Module, training: bool, known: Known, decisions: Decisions, looking: Looking
+    ) -> None:
         self.training, self.known = training, known
-        self.stack: List[Tuple[nn.Module, Iterator[int]]] = []
-        self.enter(root)
+        self.decisions, self.looking = decisions, looking
+        self.stack: List[Tuple[nn.Module, Iterator[int]]] = [(root, itertools.count())]
 
     def enter(self, module: nn.Module) -> None:
         """Say that a module's forward begins."""
-        self.stack.append((module, iter(range(2**31))))
+        self.decisions.enter(module)
+        self.stack.append((module, itertools.count()))
 
     def leave(self) -> None:
         """Say that the innermost forward ends."""
+        self.decisions.leave()
         self.stack.pop()
 
     def call(
@@ -53,7 +104,13 @@ class Frames:
         """Return the call of a module that is not looked into."""
         call = self.call(type(module).__name__, module, of_module(module, self.known))
         call.keywords = tuple(keywords)
+        call.opaque = id(module) in self.looking.closed
         return call
+
+    def output(self, root: nn.Module) -> Call:
+        """Return the call that reads what the forward returns."""
+        outer = self.looking.outer
+        return Call(f"the forward of {outer}" if outer else OUTPUT, root, opaque=bool(outer))
 
     def function(self, function: Any, arguments: Sequence[Any], keywords: Dict[str, Any]) -> Call:
         """Return the call of a function, or of a tensor's method."""
@@ -67,12 +124,9 @@ class Frames:
 class Tracer(fx.Tracer):
     """Records a graph, looking into the modules that ``is_leaf`` denies, and places its calls."""
 
-    def __init__(
-        self, is_leaf: Callable[[nn.Module], bool], root: nn.Module, training: bool, known: Known
-    ) -> None:
+    def __init__(self, frames: Frames) -> None:
         super().__init__()
-        self.is_leaf = is_leaf
-        self.frames = Frames(root, training, known)
+        self.frames, self.is_leaf = frames, frames.looking.is_leaf
         self.calls: Dict[fx.Node, Call] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -105,7 +159,7 @@ class Tracer(fx.Tracer):
         elif kind in ("call_function", "call_method"):
             call = self.frames.function(target, args, kwargs)
         else:
-            call = Call(OUTPUT if kind == "output" else kind, self.root)
+            call = Call(kind, self.root) if kind != "output" else self.frames.output(self.root)
         if not _tells_metadata(node):
             for read in (n for n in _nodes((args, kwargs)) if n in self.calls):
                 self.calls[read].readers.append(call)
@@ -126,23 +180,36 @@ def _tells_metadata(node: fx.Node) -> bool:
 
 
 def traced(
-    root: nn.Module, is_leaf: Callable[[nn.Module], bool], training: bool, known: Known
-) -> Tuple[fx.Graph, Dict[fx.Node, Call]]:
-    """Return the graph of ``root.forward`` and the call of each node.
+    root: nn.Module, looking: Looking, training: bool, known: Known, buffers: bool = False
+) -> Traced:
+    """Trace ``root.forward``; nothing that it keeps, draws or counts meanwhile stays.
+
+    Args:
+        root: the module.
+        looking: which modules are looked into.
+        training: trace it in training, or in inference.
+        known: activation modules that the user named.
+        buffers: show the forward proxies of its buffers, too, not their values.
 
     Raises:
         Untraceable: it depends on values, or on its arguments otherwise than by computing.
 
     """
-    tracer = Tracer(is_leaf, root, training, known)
-    with mode(root, training), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    decisions, state = Decisions(root, runs=False), State(root)
+    tracer = Tracer(Frames(root, training, known, decisions, looking))
+    tracer.proxy_buffer_attributes = buffers
+    try:
+        with mode(root, training), warnings.catch_warnings(), decisions.watching():
+            warnings.simplefilter("ignore")
             graph = tracer.trace(root, concrete_args=defaults(root) or None)
-        except Exception as error:  # whatever a forward raises when it is given fx's proxies
-            text = " ".join(str(error).split())
-            raise Untraceable(f"{type(error).__name__}: {text[:200]}") from error
-    return graph, tracer.calls
+            decisions.look()
+        decisions.kept(state, looking.modules(root))
+    except Exception as error:  # whatever a forward raises when it is given fx's proxies
+        text = " ".join(str(error).split())
+        raise Untraceable(f"{type(error).__name__}: {text[:200]}") from error
+    finally:
+        state.put_back()
+    return Traced(graph, tracer.calls, decisions)
 
 
 def defaults(module: nn.Module) -> Dict[str, Any]:
@@ -156,7 +223,8 @@ def mode(root: nn.Module, training: bool) -> Iterator[None]:
     """Put all modules into training or inference, and each back into its own mode at the end."""
     modes = [(module, module.training) for module in root.modules()]
     try:
-        root.train(training)
+        for module, _ in modes:  # not by train(), of which a network may have its own
+            module.training = training
         yield
     finally:
         for module, own in modes:
@@ -166,9 +234,9 @@ def mode(root: nn.Module, training: bool) -> Iterator[None]:
 class _Recorder(TorchFunctionMode):
     """Records the calls of functions, and, by hooks, of modules; results are told by identity."""
 
-    def __init__(self, frames: Frames, is_leaf: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, frames: Frames) -> None:
         super().__init__()
-        self.frames, self.is_leaf = frames, is_leaf
+        self.frames, self.is_leaf = frames, frames.looking.is_leaf
         self.calls: List[Call] = []
         self.source: Dict[int, Call] = {}
         self.alive: List[Any] = []  # so that no two results have one identity
@@ -192,6 +260,7 @@ class _Recorder(TorchFunctionMode):
 
     def before(self, module: nn.Module, args: Any) -> None:
         if self.is_leaf(module):
+            self.frames.decisions.pause()
             self.within_leaf += 1
         elif not self.within_leaf:
             self.frames.enter(module)
@@ -199,6 +268,7 @@ class _Recorder(TorchFunctionMode):
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.is_leaf(module):
             self.within_leaf -= 1
+            self.frames.decisions.go_on()
             if not self.within_leaf:
                 self.add(self.frames.module(module, kwargs), (args, kwargs), output)
         elif not self.within_leaf:
@@ -206,37 +276,35 @@ class _Recorder(TorchFunctionMode):
 
 
 def recorded(
-    root: nn.Module,
-    is_leaf: Callable[[nn.Module], bool],
-    training: bool,
-    known: Known,
-    example: Sequence[Any],
-) -> List[Call]:
-    """Return the calls of ``root(*example)``, whose buffers and random state stay as they are.
+    root: nn.Module, looking: Looking, training: bool, known: Known, example: Sequence[Any]
+) -> Tuple[List[Call], Decisions]:
+    """Return the calls of ``root(*example)``, after which the network is as it was.
 
     Raises:
         Untraceable: the network fails on the example.
 
     """
-    recorder = _Recorder(Frames(root, training, known), is_leaf)
+    decisions, state = Decisions(root, runs=True), State(root, parameters=True)
+    recorder = _Recorder(Frames(root, training, known, decisions, looking))
     modules = [module for module in root.modules() if module is not root]
-    buffers = [(buffer, buffer.clone()) for buffer in root.buffers()]
-    hooks: List[Any] = [m.register_forward_pre_hook(recorder.before) for m in modules]
-    hooks += [m.register_forward_hook(recorder.after, with_kwargs=True) for m in modules]
     try:
-        with mode(root, training), torch.no_grad(), torch.random.fork_rng(), recorder:
-            result = root(*example)
+        hooks: List[Any] = [m.register_forward_pre_hook(recorder.before) for m in modules]
+        hooks += [m.register_forward_hook(recorder.after, with_kwargs=True) for m in modules]
+        try:
+            with mode(root, training), torch.no_grad(), decisions.watching(), recorder:
+                result = root(*example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        decisions.look()
+        decisions.kept(state, looking.modules(root))
     except Exception as error:
         text = " ".join(str(error).split())
-        state = "training" if training else "inference"
+        name = "training" if training else "inference"
         raise Untraceable(
-            f"on the example, in {state}: {type(error).__name__}: {text[:200]}"
+            f"on the example, in {name}: {type(error).__name__}: {text[:200]}"
         ) from error
     finally:
-        for hook in hooks:
-            hook.remove()
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-    recorder.add(Call(OUTPUT, root), result, None)
-    return recorder.calls
+        state.put_back()
+    recorder.add(recorder.frames.output(root), result, None)
+    return recorder.calls, decisions
