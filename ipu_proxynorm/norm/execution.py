@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import contextmanager
-from typing import Iterator, Optional
+from contextlib import contextmanager, nullcontext
+from typing import Any, ContextManager, Iterator, Optional
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,27 @@ def may_use_custom_backward(*tensors: Tensor) -> bool:
         or _transforming()
         or not all(_is_ordinary(t) for t in tensors)
     )
+
+
+def own_precision(device: str) -> ContextManager[Any]:
+    """Leave the types of operators as they are, also under ``torch.autocast``.
+
+    What autocast would compute in 16 bits are products of matrices within the proxy's moments. It
+    leaves the statistics of ``nn.GroupNorm`` alone in the same way.
+
+    Args:
+        device: where the operators run, as ``torch.device.type``.
+
+    """
+    return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
+
+
+def _is_autocast(device: str) -> bool:
+    if device not in ("cpu", "cuda"):
+        return False
+    if hasattr(torch, "get_autocast_dtype"):  # since torch 2.4
+        return bool(torch.is_autocast_enabled(device))  # type: ignore[call-arg,unused-ignore]
+    return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
 
 
 def _is_compiling() -> bool:

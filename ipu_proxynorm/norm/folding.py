@@ -8,10 +8,11 @@ from typing import Callable, Dict, List
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.grouping import regroup_channels
-from ipu_proxynorm.norm.modules import GroupNormAct, ProxyNormAct
+from ipu_proxynorm.norm.modules import ActOnly, BatchNormAct, GroupNormAct, ProxyNormAct
 
 
 def fold_proxy_norm(model: nn.Module) -> nn.Module:
@@ -19,7 +20,8 @@ def fold_proxy_norm(model: nn.Module) -> nn.Module:
 
     Every layer of Group Norm with activation, proxy-normalized or not, becomes a
     ``torch.nn.GroupNorm``, the activation's torch module and at most a clamp or a scale and shift
-    per channel: what ``torch.jit.script``, ``torch.jit.trace`` and ``torch.onnx.export`` all take.
+    per channel; Batch Norm with activation becomes torch's. That is what ``torch.jit.script``,
+    ``torch.jit.trace`` and ``torch.onnx.export`` all take.
     """
     with torch.no_grad():
         return _fold(copy.deepcopy(model).eval())
@@ -28,6 +30,10 @@ def fold_proxy_norm(model: nn.Module) -> nn.Module:
 def _fold(module: nn.Module) -> nn.Module:
     if isinstance(module, GroupNormAct):
         return _folded(module)
+    if isinstance(module, ActOnly):
+        return _module(module.activation)
+    if isinstance(module, BatchNormAct):
+        return nn.Sequential(BatchNorm(module), _module(module.activation))
     for name, child in module.named_children():
         setattr(module, name, _fold(child))
     return module
@@ -118,6 +124,25 @@ def _group_norm(layer: GroupNormAct, weight: Tensor, bias: Tensor) -> nn.Module:
     if not strided:
         return norm
     return nn.Sequential(Interleave(layer.num_groups), norm, Interleave(size))
+
+
+class BatchNorm(_BatchNorm):
+    """torch's Batch Norm of inputs of any number of dimensions."""
+
+    def __init__(self, like: _BatchNorm) -> None:
+        super().__init__(
+            like.num_features,
+            like.eps,
+            like.momentum,
+            like.affine,
+            like.track_running_stats,
+        )
+        self._parameters.update(like._parameters)
+        self._buffers.update(like._buffers)
+        self.train(like.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 class Interleave(nn.Module):

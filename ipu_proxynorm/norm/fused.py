@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ipu_proxynorm.norm.activations import Activation
+from ipu_proxynorm.norm.execution import own_precision
 from ipu_proxynorm.norm.functional import native_float16
 from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
 from ipu_proxynorm.norm.moments.gaussian import at_least_float32
@@ -60,7 +61,8 @@ def prepare(
     )
     center = torch.addcmul(bias, weight, proxy_bias)
     scale = torch.addcmul(weight, weight, proxy_weight)
-    moments = moment_derivatives(center, scale, activation, method=method, n=n)
+    with own_precision(center.device.type):
+        moments = moment_derivatives(center, scale, activation, method=method, n=n)
     mean, variance = moments.mean, moments.variance
     inv_std = torch.rsqrt(variance + proxy_eps)
     by_variance = (inv_std * inv_std).mul_(-0.5)
@@ -197,6 +199,11 @@ class _Block(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # type: ignore[override]
+        with own_precision(grad.device.type):  # somebody may call backward() under autocast
+            return _Block._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, out, y, mean, rstd, gamma, proxy_weight, proxy_bias, *rest = ctx.saved_tensors
         prepared = Prepared(*rest)
         activation: Activation = ctx.activation

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
-from ipu_proxynorm.norm.execution import may_use_custom_backward
+from ipu_proxynorm.norm.execution import may_use_custom_backward, own_precision
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, native_float16
 from ipu_proxynorm.norm.fused import Prepared, fused_norm_act, prepare
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
@@ -23,7 +24,18 @@ Shared = Union[None, Prepared, Tuple[Tensor, Tensor]]
 _GROUPING = "channel_grouping"
 
 
-class ActOnly(nn.Module):
+class Unscriptable:
+    """Mixin of what ``torch.jit.script`` cannot compile: it says what to do instead."""
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse to be scripted; ``torch.jit.script`` asks each module within a network."""
+        raise UserError(
+            f"torch.jit.script does not take {type(self).__name__}: fold the network for inference "
+            "first (ipu_proxynorm.norm.fold_proxy_norm) and script that, or use torch.jit.trace"
+        )
+
+
+class ActOnly(Unscriptable, nn.Module):
     """No norm: the activation alone, so that ``none`` is a norm like the others."""
 
     def __init__(self, num_features: int, act_layer: ActLayer = "relu", *, apply_act: bool = True):
@@ -40,7 +52,7 @@ class ActOnly(nn.Module):
         return f"{self.num_features}, act={self.activation.name}"
 
 
-class BatchNormAct(_BatchNorm):
+class BatchNormAct(Unscriptable, _BatchNorm):
     """Batch Norm and activation; parameters and buffers are named as ``torch.nn.BatchNorm2d``'s."""
 
     def __init__(
@@ -72,7 +84,7 @@ class BatchNormAct(_BatchNorm):
         return f"{super().extra_repr()}, act={self.activation.name}"
 
 
-class GroupNormAct(nn.Module):
+class GroupNormAct(Unscriptable, nn.Module):
     """Group Norm (Layer Norm and Instance Norm are its extremes) and activation.
 
     Parameters: ``weight`` γ and ``bias`` β, both (C,). Where the way channels are grouped matters,
@@ -236,8 +248,12 @@ class ProxyNormAct(GroupNormAct):
         self._shared = moments
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize, activate and proxy-normalize x (N, C, *)."""
+        """Normalize, activate and proxy-normalize x (N, C, *), in x's dtype also under autocast."""
         _check_channels(x, self.num_features)
+        with own_precision(x.device.type):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         shared, self._shared = self._shared, None
         if self._may_fuse(x):
             return fused_norm_act(

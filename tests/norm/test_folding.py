@@ -10,6 +10,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm import create_norm_act, fold_proxy_norm
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 
@@ -104,3 +105,22 @@ def test_onnx(act: str) -> None:
     assert not any("proxy" in tensor.name for tensor in graph.graph.initializer)
     (out,) = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: x.numpy()})
     assert_within_1e_6(torch.from_numpy(out), model(x))
+
+
+@pytest.mark.parametrize("act", ["relu", "relu6", "leaky_relu", "hardswish", "silu", "hardsigmoid"])
+def test_onnx_of_an_unfolded_network(act: str) -> None:
+    model, x = network(act).eval(), image()
+    graph = exported(model, x)
+    (out,) = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: x.numpy()})
+    difference = (torch.from_numpy(out) - model(x)).abs().max()
+    assert difference <= 1e-5 * model(x).abs().max()  # 1 - erf in the place of erfc
+
+
+@pytest.mark.parametrize("spec", ["gn2+pn", "gn2", "bn", "none"])
+def test_scripting_asks_for_folding_and_takes_what_is_folded(spec: str) -> None:
+    model, x = network("silu", spec).eval(), image()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match=r"torch.jit.script does not take .*: fold the network"):
+            torch.jit.script(model)
+        assert_within_1e_6(torch.jit.script(fold_proxy_norm(model))(x), model(x))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.norm.activations import ActivationLike, PiecewiseLinear, resolve_activation
+from ipu_proxynorm.norm.execution import own_precision
 from ipu_proxynorm.norm.moments.quadrature import (
     legendre_rule,
     midpoint_quantiles,
@@ -52,7 +53,8 @@ def proxy_moments(
     )
     center = weight * proxy_bias + bias
     scale = weight * (1 + proxy_weight)
-    return gaussian_moments(center, scale, activation, method=method, n=n)
+    with own_precision(center.device.type):
+        return gaussian_moments(center, scale, activation, method=method, n=n)
 
 
 def gaussian_moments(
@@ -167,7 +169,7 @@ class _Tail:
     def __init__(self, u: Tensor, above: Tensor) -> None:
         self.u = u
         self.above = above  # 1 where the center lies above the knot: the tail is the lower one
-        self.mass = 0.5 * torch.erfc(u * math.sqrt(0.5))  # Q(u)
+        self.mass = 0.5 * _erfc(u * math.sqrt(0.5))  # Q(u)
         density = gaussian_density(u)
         self.first = density - u * self.mass
         self.second = (1 + u.square()) * self.mass - u * density
@@ -175,6 +177,11 @@ class _Tail:
     def product(self, farther: _Tail) -> Tensor:
         """E[relu(t − u) relu(t − v)] for a knot at v ≥ u on the same side."""
         return farther.second + (farther.u - self.u) * farther.first
+
+
+def _erfc(x: Tensor) -> Tensor:
+    """Return 1 − erf(x); ONNX has no erfc, and far in the tail this loses its digits there."""
+    return 1 - torch.erf(x) if torch.onnx.is_in_onnx_export() else torch.erfc(x)
 
 
 def _hardswish_moments(center: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor]:
@@ -194,8 +201,8 @@ def _hardswish_moments(center: Tensor, scale: Tensor) -> Tuple[Tensor, Tensor]:
     weight = half.unsqueeze(1) * gaussian_density(t) * w
     z = center.unsqueeze(1) + scale.unsqueeze(1) * t
     parabola = z * (z + 3) / 6 - value.unsqueeze(1)
-    below = 0.5 * torch.erfc(-low * math.sqrt(0.5))
-    above = 0.5 * torch.erfc(high * math.sqrt(0.5))
+    below = 0.5 * _erfc(-low * math.sqrt(0.5))
+    above = 0.5 * _erfc(high * math.sqrt(0.5))
     density = gaussian_density(high)
     offset = center - value  # beyond 3, φ − φ(center) = offset + scale·t
     mean = (parabola * weight).sum(1) - value * below + offset * above + scale * density
