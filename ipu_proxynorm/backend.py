@@ -16,7 +16,7 @@ from ipu_proxynorm.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from ipu_proxynorm import simulator as poptorch
 
-__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "inspect", "popdist", "poptorch"]
+__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "at_once", "inspect", "popdist", "poptorch"]
 
 VARIABLE = "IPU_PROXYNORM_BACKEND"
 CHOICES = ("auto", "sdk", "simulator")
@@ -75,3 +75,18 @@ def inspect(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return importlib.import_module(f"{poptorch.__name__}.preflight").inspect(
         executor, *args, **kwargs
     )
+
+
+def at_once(executor: Any) -> Any:
+    """Return how many micro-batches of a compiled program are computed at once, and why not more.
+
+    Args:
+        executor: compiled.
+
+    Returns:
+        An `ipu_proxynorm.simulator.schedule.AtOnce`; None on IPUs, where each stage computes one.
+
+    """
+    if not SIMULATED:
+        return None
+    return importlib.import_module(f"{poptorch.__name__}.schedule").at_once(executor)

@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         f"(replicas) x {batch.gradient_accumulation} (gradient accumulation) x "
         f"{batch.device_iterations} (device iterations) = {batch.combined_batch} images"
     )
-    console.print(f"compiled in {timing.compilation:.1f} s")
+    computation = f"; {timing.computation}" if timing.computation else ""
+    console.print(f"compiled in {timing.compilation:.1f} s{computation}")
     for line in lines(timing):
         console.print(line)
 
@@ -67,7 +68,10 @@ def lines(timing: Timing) -> List[str]:
     if each > 1:
         found.append(f"weight update: {1e3 * statistics.median(timing.calls) / each:,.1f} ms")
     if timing.waits:
-        found.append(f"waited for the images of each: {spread(timing.waits)}")
+        share = sum(timing.waits) / (sum(timing.waits) + sum(timing.calls))
+        found.append(
+            f"waited for the images of each: {spread(timing.waits)}, {share:.1%} of the time"
+        )
     return found
 
 

@@ -15,6 +15,12 @@ from rich.console import Console
 import ipu_proxynorm
 from ipu_proxynorm import backend
 from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.cli.arguments import add_config, read_config
+from ipu_proxynorm.config import RunConfig
+from ipu_proxynorm.prediction.computation import computed
+
+#: What decides how fast the simulator is; docs/simulator.md says how.
+SETTINGS = ("POPTORCH_SIM_OPTIMIZE", "POPTORCH_SIM_TOGETHER")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,8 +28,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="say which backend, versions and IPUs are in use",
-        description="Say what programs run on here: the Poplar SDK or the simulator, and why.",
+        description="Say what programs run on here: the Poplar SDK or the simulator, and why; "
+        "with CONFIG also how the simulator computes its programs, and why not faster.",
     )
+    add_config(parser, "ipu.micro_batch_size=1", nargs="?")
     parser.set_defaults(command=run)
 
 
@@ -43,6 +51,21 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         f"torchvision {torchvision.__version__}, numpy {numpy.__version__}, "
         f"Python {platform.python_version()}"
     )
+    if backend.SIMULATED:
+        asked = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)]
+        count = torch.get_num_threads()
+        console.print(f"speed: {', '.join(asked) or 'as it comes'}; threads: {count}")
+    if arguments.config is not None:
+        show_programs(read_config(arguments), console)
+
+
+def show_programs(config: RunConfig, console: Console) -> None:
+    """Print how the programs of a run are computed."""
+    if not backend.SIMULATED:
+        console.print("programs: an IPU computes one micro-batch after the other")
+        return
+    for name, sentence in computed(config).items():
+        console.print(f"{name}: {sentence}")
 
 
 def reason() -> str:

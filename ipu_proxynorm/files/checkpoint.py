@@ -50,6 +50,7 @@ class TrainingState:
         streams: ``(replicas, n)`` int64, state of each replica's random numbers; None: unknown.
         metrics_bytes: length of the run's metrics file.
         extra: tensors of other parts of the training loop, by name, e.g. averaged weights.
+        ways: by name, how sums were rounded, beside what the configuration says; empty: unknown.
     """
 
     progress: Progress
@@ -57,6 +58,7 @@ class TrainingState:
     streams: Optional[Tensor] = None
     metrics_bytes: int = 0
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ways: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -116,6 +116,25 @@ def preflight_run(config: RunConfig, memory: bool = True, shallow: bool = False)
         UserError: what the configuration describes cannot be built, or the backend is not the
             simulator.
     """
+    flights = [preflight(name, wrap, *inputs) for name, wrap, inputs in programs(config, shallow)]
+    return Preflight(flights, predicted(config) if memory else None)
+
+
+def programs(
+    config: RunConfig, shallow: bool = False
+) -> Iterator[Tuple[str, Callable[[], Any], List[Tensor]]]:
+    """Yield a run's training and its validation program, each to be used before the next.
+
+    Args:
+        config: the configuration of the run.
+        shallow: see `preflight_run`.
+
+    Yields:
+        name; a function that wraps the model, as `preflight` takes it; inputs of one host call.
+
+    Raises:
+        UserError: what the configuration describes cannot be built.
+    """
     ipu = config.ipu
     data = run_data(config.data, config.model.name)
     batch = ipu.images_per_update
@@ -126,19 +145,17 @@ def preflight_run(config: RunConfig, memory: bool = True, shallow: bool = False)
     ]
 
     def trained() -> Any:
-        options = training_options(config)
-        return poptorch.trainingModel(program, options, optimizer)
+        return poptorch.trainingModel(program, training_options(config), optimizer)
 
     def validated() -> Any:
         return poptorch.inferenceModel(program, inference_options(config))
 
     steps = batch // ipu.micro_batch_size * ipu.device_iterations
-    flights = [preflight("training", trained, *repeated(inputs, steps))]
+    yield "training", trained, repeated(inputs, steps)
     model.eval()
     executor_steps = inference_options(config)
     steps = int(executor_steps.device_iterations) * int(executor_steps.replication_factor)
-    flights.append(preflight("validation", validated, *repeated(inputs[:2], steps)))
-    return Preflight(flights, predicted(config) if memory else None)
+    yield "validation", validated, repeated(inputs[:2], steps)
 
 
 def repeated(inputs: Sequence[Tensor], times: int) -> List[Tensor]:

@@ -34,6 +34,22 @@ class Work(NamedTuple):
         return f"{'b' if self.backward else 'f'}{self.micro_batch}"
 
 
+class AtOnce(NamedTuple):
+    """How many micro-batches the simulator computes at once.
+
+    ``micro_batches`` is 1 where it computes one after the other, for the ``reason``; which of the
+    two, and how many, decides in which order sums are rounded. Schedules do not depend on it.
+    """
+
+    micro_batches: int
+    reason: str
+
+    def __str__(self) -> str:
+        if self.micro_batches > 1:
+            return f"{self.micro_batches} micro-batches are computed together"
+        return f"micro-batches are computed one after the other: {self.reason}"
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The steps of one weight update, or of one inference call, on the IPUs of one replica.
@@ -221,3 +237,15 @@ def operators(executor: PoplarExecutor) -> List[PlacedOperator]:
         )
         for operation in program.operations
     ]
+
+
+def at_once(executor: PoplarExecutor) -> AtOnce:
+    """Return how many micro-batches of a compiled model are computed at once, and why not more.
+
+    Raises:
+        poptorch.Error: the model is not compiled.
+
+    """
+    device = executor._compiled()
+    device.plan()
+    return AtOnce(device.at_once, device.apart or "")

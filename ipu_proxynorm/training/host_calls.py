@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Iterator, List, Optional, Tuple
+import warnings
+from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
 from ipu_proxynorm.data import DamageReport, training_loader, training_share, watched
-from ipu_proxynorm.files.checkpoint import Progress
+from ipu_proxynorm.errors import UserNotice
+from ipu_proxynorm.files.checkpoint import Progress, TrainingState
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.prediction.check import memory_check
 from ipu_proxynorm.run.mixing import draw
@@ -16,6 +18,7 @@ from ipu_proxynorm.run.optimizer import set_loss_scaling
 from ipu_proxynorm.run.processes import naming_losses
 from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.run.schedule import loss_scaling_at
+from ipu_proxynorm.training.exactness import notice, ways
 from ipu_proxynorm.training.executor import TrainingExecutor
 
 
@@ -25,11 +28,14 @@ class HostCalls:
     Args:
         run: what is trained.
         progress: its position, which the trainer moves on.
-        streams: state of all processes' random numbers; None: as the seed begins them.
+        start: the state that it goes on from, with all processes' random numbers; None: as the
+            seed begins them.
     """
 
-    def __init__(self, run: Run, progress: Progress, streams: Optional[Tensor]) -> None:
+    def __init__(self, run: Run, progress: Progress, start: Optional[TrainingState]) -> None:
         self.run, self.progress, self.processes = run, progress, run.processes
+        #: How the sums of the host calls are rounded, by name; see `exactness.ways`.
+        self.ways: Mapping[str, Any] = {} if start is None else start.ways
         config = run.config
         options = training_options(config, run.processes.instance)
         self.share = training_share(options, config.ipu.micro_batch_size)
@@ -45,6 +51,7 @@ class HostCalls:
         check = None
         if self.processes.first:  # one table, one warning
             check = memory_check(config, run.program, options, run.optimizer)
+        streams = None if start is None else start.streams
         self.executor = TrainingExecutor(
             run.program, options, run.optimizer, config.seed, streams, check
         )
@@ -72,6 +79,7 @@ class HostCalls:
         if not self.executor.compiled:
             with self.processes.together():
                 self.executor.compile(*inputs)
+            self._compare_ways()
         start = time.perf_counter()
         with naming_losses(self.processes.first):
             losses, right = self.executor(*inputs)  # one sum over micro-batches a replica
@@ -81,6 +89,14 @@ class HostCalls:
             [float(losses.double().sum()), float(right.double().sum())]
         )
         return loss / arithmetic.micro_batches, correct / arithmetic.combined_batch, seconds
+
+    def _compare_ways(self) -> None:
+        """Say it where the run does not go on bit for bit."""
+        now = ways(self.executor.executor)
+        text = notice(self.ways, now)
+        if text and self.processes.first:
+            warnings.warn(text, UserNotice, stacklevel=2)
+        self.ways = now
 
     def inputs(self, images: Tensor, labels: Tensor) -> List[Tensor]:
         """Return the program's inputs for one host call, and set what the schedules say for it."""

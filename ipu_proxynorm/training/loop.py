@@ -49,15 +49,14 @@ class Trainer:
         self.interruption = interruption or Interruption()
         self.processes = run.processes
         self.progress = restore(run, start)
-        streams = None
-        if start is not None and start.state is not None:
-            streams = start.state.streams
-            directory.rewind(start.state.metrics_bytes, self.progress.step)
-        self.calls = HostCalls(run, self.progress, streams)
+        state = None if start is None else start.state
+        if state is not None:
+            directory.rewind(state.metrics_bytes, self.progress.step)
+        self.calls = HostCalls(run, self.progress, state)
         self.validator = Validator(run, self.interruption)
         self.readings = Readings(run, self.progress.step)
-        if start is not None and start.state is not None:
-            self.readings.load_state_dict(start.state.extra)
+        if state is not None:
+            self.readings.load_state_dict(state.extra)
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()
         self._first_epoch = self.progress.epoch + 1  # whose first host call compiles
 
@@ -80,6 +79,7 @@ class Trainer:
                     dump(config),
                     self.directory.metrics_bytes,
                     self.readings.state_dict(),
+                    self.calls.ways,
                 )
                 self.directory.save(checkpoint, best, config.training.keep_checkpoints)
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()

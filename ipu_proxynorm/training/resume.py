@@ -123,6 +123,7 @@ def capture(
     config: str,
     metrics_bytes: int,
     extra: Mapping[str, Any],
+    ways: Mapping[str, Any],
 ) -> Checkpoint:
     """Return a checkpoint of a run under way; training goes on as if nothing had been read."""
     return Checkpoint(
@@ -136,6 +137,7 @@ def capture(
             streams=streams,
             metrics_bytes=metrics_bytes,
             extra=extra,
+            ways=ways,
         ),
     )
 

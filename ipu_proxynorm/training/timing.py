@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.backend import at_once, poptorch
 from ipu_proxynorm.config import IPUConfig, RunConfig
 from ipu_proxynorm.data import ImageData, training_loader, watched
 from ipu_proxynorm.ipu import Classification, training_options
@@ -33,6 +33,7 @@ class Timing:
         compilation: seconds until the program was compiled.
         calls: seconds of each host call, without the first one.
         waits: seconds until the host had the images of each; empty where the device makes them.
+        computation: how the simulator computes the micro-batches; "" on IPUs.
     """
 
     arithmetic: BatchArithmetic
@@ -40,6 +41,7 @@ class Timing:
     compilation: float
     calls: List[float]
     waits: List[float]
+    computation: str = ""
 
     @property
     def images_per_second(self) -> float:
@@ -88,7 +90,8 @@ def time_on_images(config: RunConfig, calls: int) -> Timing:
     executor = TrainingExecutor(run.program, options, run.optimizer, config.seed, check=check)
     batches = _host_batches(config, run.data, options)
     compilation, seconds, waits = _time(executor, batches, calls)
-    return Timing(run.arithmetic, run.data.name, compilation, seconds, waits)
+    computation = _computation(executor)
+    return Timing(run.arithmetic, run.data.name, compilation, seconds, waits, computation)
 
 
 def time_on_device(config: RunConfig, calls: int) -> Timing:
@@ -111,7 +114,8 @@ def time_on_device(config: RunConfig, calls: int) -> Timing:
         OnDevice(program, data.num_classes), options, optimizer, config.seed, check=check
     )
     compilation, seconds, _ = _time(executor, _empty_batches(config, data, arithmetic), calls)
-    return Timing(arithmetic, "the device's own numbers", compilation, seconds, [])
+    computation = _computation(executor)
+    return Timing(arithmetic, "the device's own numbers", compilation, seconds, [], computation)
 
 
 def _combined_batch(ipu: IPUConfig) -> int:
@@ -141,6 +145,11 @@ def _empty_batches(
     labels = torch.zeros(shape[:1], dtype=torch.long)
     mixing = draw(config.training, shape, config.seed, 1, 0)
     return itertools.repeat([torch.zeros(shape, dtype=torch.uint8), labels, *mixing])
+
+
+def _computation(executor: TrainingExecutor) -> str:
+    """Say how the simulator computes a program's micro-batches; "" on IPUs."""
+    return str(at_once(executor.executor) or "") if executor.compiled else ""
 
 
 def _time(

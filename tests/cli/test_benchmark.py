@@ -19,7 +19,7 @@ def test_times_are_medians_with_their_spread():
     assert lines(timing) == [
         "3 host calls after the first: 200.0 ms (100.0 to 500.0) each, 240 images/s",
         "weight update: 100.0 ms",
-        "waited for the images of each: 2.0 ms (1.0 to 3.0)",
+        "waited for the images of each: 2.0 ms (1.0 to 3.0), 0.7% of the time",
     ]
 
 
@@ -30,7 +30,8 @@ def test_the_command(option, tmp_path, capsys):
     assert "quickstart: resnetv2_8 (gn4+pn) on " in printed
     batches = "2 (micro-batch) x 2 (replicas) x 4 (gradient accumulation) x 1 (device iterations)"
     assert f"host call: {batches} = 16 images\n" in printed
-    assert re.search(r"compiled in \d+\.\d s\n2 host calls after the first: .* images/s\n", printed)
+    assert re.search(r"compiled in \d+\.\d s; 8 micro-batches are computed together\n", printed)
+    assert re.search(r"\n2 host calls after the first: .* images/s\n", printed)
     assert ("waited for the images of each" in printed) == (not option)
     assert not list(tmp_path.iterdir())
 

@@ -82,6 +82,18 @@ def test_doctor_says_what_runs_and_why(capsys):
 
 
 @pytest.mark.simulator
+def test_doctor_says_how_a_runs_programs_are_computed(capsys, monkeypatch):
+    monkeypatch.setenv("POPTORCH_SIM_TOGETHER", "")
+    status, output = run(capsys, "doctor", QUICKSTART, "ipu.precision=16.16")
+    assert status == 0
+    assert (
+        "training: micro-batches are computed one after the other: gradients are rounded to "
+        "float16 for each micro-batch\n"
+        "validation: 10 micro-batches are computed together\n"
+    ) in output.out
+
+
+@pytest.mark.simulator
 def test_doctor_gives_the_original_import_error():
     done = subprocess.run(
         [sys.executable, "run_ipu.py", "doctor"], capture_output=True, text=True, check=True
@@ -199,8 +211,8 @@ def test_overrides_may_stand_on_either_side_of_an_option(capsys):
         assert (status, "norm=gn5" in output.err) == (2, True), words
     status, output = run(capsys, *train, "--overwrite", "model.norm=gn5", "--overwite")
     assert (status, "unrecognized arguments: --overwite" in output.err) == (2, True)
-    status, output = run(capsys, "doctor", "now")
-    assert (status, "unrecognized arguments: now" in output.err) == (2, True)
+    status, output = run(capsys, "runs", "now", "then")
+    assert (status, "unrecognized arguments: then" in output.err) == (2, True)
 
 
 def test_an_existing_run_is_kept(trained, capsys):

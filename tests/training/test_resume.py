@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+import warnings
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from torch.utils.data import Subset
 
 from ipu_proxynorm.config import load
 from ipu_proxynorm.data import watched
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interrupted, Interruption
 from ipu_proxynorm.run.run import build
+from ipu_proxynorm.simulator.device import together
 from ipu_proxynorm.training import StepResult, fit, validation
 
 CALLS = 3  # of 32 images an epoch
@@ -82,24 +84,48 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "images", "at_once"),
     [
-        ["model.norm=bn", "optimizer.name=adamw", "optimizer.momentum=null"],
-        ["schedule.name=constant", "schedule.warmup_epochs=0"],
-        ["ipu.precision=16.16", "ipu.stochastic_rounding=true", "optimizer.loss_scaling=128"],
+        (["model.norm=bn", "optimizer.name=adamw", "optimizer.momentum=null"], "", 8),
+        (["schedule.name=constant", "schedule.warmup_epochs=0"], "0", 1),
+        (
+            ["ipu.precision=16.16", "ipu.stochastic_rounding=true", "optimizer.loss_scaling=128"],
+            "",
+            1,
+        ),
     ],
-    ids=["bn, adamw", "constant", "float16, stochastically rounded"],
+    ids=[
+        "bn, adamw, micro-batches together",
+        "constant, micro-batches one after the other",
+        "float16, stochastically rounded",
+    ],
 )
-def test_a_run_left_again_and_again_ends_as_one_never_left(tmp_path, overrides):
+def test_a_run_left_again_and_again_ends_as_one_never_left(
+    tmp_path, monkeypatch, overrides, images, at_once
+):
+    monkeypatch.setenv("POPTORCH_SIM_TOGETHER", images)
     whole, steps = train(tmp_path / "whole", *overrides)
     assert len(steps) == 2 * CALLS
+    ways = load_checkpoint(whole.checkpoint("last")).state.ways
+    assert ways["micro-batches computed at once"] == at_once
     taken = []
-    for _ in range(2):
+    for free in (1 << 20, None):  # bytes of memory, when it is resumed: the way stays the same
+        monkeypatch.setattr(together, "free_memory", lambda free=free: free)
         part, more = train(tmp_path / "parts", *overrides, stop_after=2)
         taken += more
     part, more = train(tmp_path / "parts", *overrides)
     assert taken + more == steps
     assert_same(part, whole)
+
+
+def test_a_run_that_goes_on_in_another_way_says_so(tmp_path, monkeypatch):
+    train(tmp_path, stop_after=1)
+    monkeypatch.setenv("POPTORCH_SIM_TOGETHER", "0")
+    with pytest.warns(UserNotice, match=r"not bit for bit.*at once: 8, now 1 \(POPTORCH_SIM_TOG"):
+        train(tmp_path, stop_after=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserNotice)
+        train(tmp_path, stop_after=1)
 
 
 def test_what_was_logged_after_the_checkpoint_is_done_and_logged_again(tmp_path):

@@ -133,7 +133,7 @@ class Device:
                 first = Position(0, 0, replica)
                 micro_batch = [self._layout.micro_batch(tensor, first) for tensor in inputs]
                 self.program.check_arguments([*self._state_of(replica), *micro_batch])
-            self._plan(inputs)
+            self.plan()
             for iteration in range(self._layout.device_iterations):
                 gradients = self._device_iteration(iteration, inputs, collectors)
                 if self.optimizer is not None:
@@ -155,21 +155,20 @@ class Device:
             self.anchors = {name: value.cpu() for name, value in self._anchors.results().items()}
             return [collector.result().cpu() for collector in collectors]
 
-    def _plan(self, inputs: Sequence[torch.Tensor]) -> None:
-        """Settle, before the first micro-batch, whether they are computed together."""
-        if self.apart is None:
-            types = []
-            if self.optimizer is not None:
-                types = [self.optimizer.accumulatorType(n) for n in self.program.gradient_names]
-            self._micro_batches, self.apart = planned(
-                self.program, self._options, self._layout, self._groups, types
-            )
-        if self._micro_batches is not None:
-            self._micro_batches.prepare_for(inputs)
+    def plan(self) -> None:
+        """Settle, once, whether micro-batches are computed together, and how many at once."""
+        if self.apart is not None:
+            return
+        types = []
+        if self.optimizer is not None:
+            types = [self.optimizer.accumulatorType(n) for n in self.program.gradient_names]
+        self._micro_batches, self.apart = planned(
+            self.program, self._options, self._layout, self._groups, types
+        )
 
     @property
     def at_once(self) -> int:
-        """Micro-batches that are computed together at most, once some have been computed."""
+        """Micro-batches that are computed together at most, known after `plan`."""
         return 1 if self._micro_batches is None else self._micro_batches.count
 
     def _device_iteration(

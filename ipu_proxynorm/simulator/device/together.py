@@ -2,7 +2,9 @@
 
 ``POPTORCH_SIM_TOGETHER`` is the largest number of images to compute at once; 0 computes one
 micro-batch after the other. Without it as many micro-batches are taken together as keep the largest
-tensor of the program within a CPU's caches, and within a quarter of the memory that is free.
+tensor of the program within a CPU's caches, and all of them within 2 GiB. The number depends on the
+program alone, not on what the machine has free: sums are rounded in their order, and a run that
+goes on elsewhere is to go on exactly.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from .._impl import createPoptorchError
 from .._logging import logger
 from ..options import Options
 from ..trace import compute_device
+from ..trace.liveness import bytes_of, most_bytes
 from ..trace.optimize import passes
 from ..trace.program import Program
 from ..trace.together.program import Together
@@ -26,7 +29,8 @@ from .memory import free_memory
 VARIABLE = "POPTORCH_SIM_TOGETHER"
 #: Bytes of the largest tensor of a program up to which more micro-batches at once are faster.
 LARGEST_TENSOR = 1 << 23
-_SHARE_OF_FREE_MEMORY = 0.25
+#: Bytes of all the tensors that are needed at the same time.
+MOST_MEMORY = 1 << 31
 
 Tensors = List[torch.Tensor]
 
@@ -72,36 +76,27 @@ def reason_against(
     return None
 
 
-def at_once(program: Program, images: int) -> int:
-    """Return how many micro-batches of a program to compute at once.
-
-    Args:
-        program: the program of one micro-batch.
-        images: in each of them.
-
-    """
+def at_once(program: Program) -> int:
+    """Return how many micro-batches of a program to compute at once."""
     asked = images_asked()
     if asked is not None:
-        return max(1, asked // max(images, 1))
+        images = [traced.shape[0] for traced in program.inputs if traced.shape]
+        return max(1, asked // max([*images, 1]))
     made = [
-        traced.dtype.itemsize * _count(traced.shape)
-        if hasattr(traced.dtype, "itemsize")
-        else 4 * _count(traced.shape)
-        for operation in program.operations
-        for traced in operation.makes.values()
+        bytes_of(traced) for operation in program.operations for traced in operation.makes.values()
     ]
-    count = max(1, LARGEST_TENSOR // max([*made, 1]))
-    free = free_memory()
-    if free is not None:
-        count = min(count, max(1, int(_SHARE_OF_FREE_MEMORY * free) // max(sum(made), 1)))
-    return count
+    most = max(most_bytes(program.executable.block), 1)
+    return max(1, min(LARGEST_TENSOR // max([*made, 1]), MOST_MEMORY // most))
 
 
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+def warn_of_memory(program: Program, count: int) -> None:
+    """Warn where micro-batches at once take more memory than there is free."""
+    needed, free = count * most_bytes(program.executable.block), free_memory()
+    if free is not None and needed > free:
+        logger.warning(
+            f"{count} micro-batches computed together take about {needed >> 20} MiB, and "
+            f"{free >> 20} MiB are free: {VARIABLE} says how many images to take at most."
+        )
 
 
 class MicroBatches:
@@ -119,16 +114,19 @@ class MicroBatches:
     def __init__(self, program: Program, layout: BatchLayout) -> None:
         self._program = program
         self._layout = layout
+        steps = layout.accumulation_steps * layout.replicas
+        # Nothing changes between the device iterations of inference.
+        positions = steps if program.trained else steps * layout.device_iterations
+        groups = -(-positions // at_once(program))
+        self.count = -(-positions // groups)
+        if self.count == 1:
+            asked = images_asked()
+            raise NotTogether(
+                "one fills the caches or 2 GiB" if asked is None else f"{VARIABLE}={asked}"
+            )
         self._together: Together = program.make_together()
-        self.count = 0  # known from the first inputs
-
-    def prepare_for(self, inputs: Sequence[torch.Tensor]) -> None:
-        """Choose how many micro-batches to compute at once, for these inputs of a host call."""
-        if self.count:
-            return
-        sizes = [t.shape[0] // self._layout.micro_batches for t in inputs if t.dim()]
-        self.count = at_once(self._program, max(sizes, default=1))
-        logger.debug(f"{self.count} micro-batches at most are computed together")
+        logger.info(f"{self.count} of {positions} micro-batches are computed together")
+        warn_of_memory(program, self.count)
 
     def groups_of(self, positions: Sequence[Position]) -> Iterator[Sequence[Position]]:
         """Yield the positions that are computed together, as even groups as there are."""

@@ -7,31 +7,13 @@ one of one group), and Poplibs takes the mean off, scales and shifts in operator
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Optional, Sequence, Tuple
 
 import torch
 
 aten = torch.ops.aten
 NORMS = frozenset({"native_group_norm", "native_layer_norm"})
-
-
-def _group_statistics(x: torch.Tensor, groups: int, eps: float) -> Sequence[torch.Tensor]:
-    """Return mean and 1/sigma of the groups of x (N, C, *), each (N, groups).
-
-    By the norm itself: torch's variance over part of a tensor takes 20 times as long on a CPU.
-    """
-    count, channels = x.shape[:2]
-    each = x[0, 0].numel()
-    return aten.native_group_norm(x, None, None, count, channels, each, groups, eps)[1:]
-
-
-def _layer_statistics(x: torch.Tensor, dimensions: int, eps: float) -> Sequence[torch.Tensor]:
-    """Return mean and 1/sigma over the last dimensions of x, which become 1."""
-    return aten.native_layer_norm(x, list(x.shape[-dimensions:]), None, None, eps)[1:]
-
-
-_group_statistics.runs_anywhere = True  # type: ignore[attr-defined]
-_layer_statistics.runs_anywhere = True  # type: ignore[attr-defined]
 
 
 def normalized(
@@ -65,12 +47,21 @@ def normalized(
         return emit(aten._to_copy.default, tensor, dtype=torch.float32)
 
     grouped = name == "native_group_norm"
+    rows = x
     if grouped:
-        weight, bias, count, channels, _, groups, _ = args[1:]
-        statistics = recorder.emit(_group_statistics, [single(x), groups, args[7]], {})
+        weight, bias, *sizes, eps = args[1:]
+        count, channels, _, groups = sizes
     else:
-        weight, bias = args[2:4]
-        statistics = recorder.emit(_layer_statistics, [single(x), len(args[1]), args[4]], {})
+        shape, weight, bias, eps = args[1:5]
+        outer = list(x.shape[: x.dim() - len(shape)])
+        sizes = [math.prod(outer), 1, math.prod(shape), 1]
+        rows = emit(aten.reshape.default, x, sizes[:3])
+    # By the norm itself: torch's variance over a part of a tensor takes 20 times as long on a CPU.
+    given = [single(rows), None, None, *sizes, eps]
+    _, *statistics = recorder.emit(aten.native_group_norm.default, given, {})
+    if not grouped:
+        each = [*outer, *[1] * len(shape)]
+        statistics = [emit(aten.view.default, statistic, each) for statistic in statistics]
     mean, inv_std = (rounded(statistic, torch.float16) for statistic in statistics)
     ones = [1] * (x.dim() - 2)
 

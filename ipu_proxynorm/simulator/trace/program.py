@@ -77,10 +77,14 @@ class Program:
         return any(operation.exchanges for operation in operations_in(self.block))
 
     @property
+    def inputs(self) -> List[Traced]:
+        """Shapes and types of a micro-batch's inputs."""
+        return self.arguments[len(self.parameter_names) + len(self.buffer_names) : -1]
+
+    @property
     def input_dtypes(self) -> List[torch.dtype]:
         """The types in which the inputs are taken."""
-        state = len(self.parameter_names) + len(self.buffer_names)
-        return [traced.dtype for traced in self.arguments[state:-1]]
+        return [traced.dtype for traced in self.inputs]
 
     def check_arguments(self, arguments: Sequence[torch.Tensor]) -> None:
         """Check what ``run`` is about to be called with, without the loss scaling.
