@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import math
 import string
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ipu_proxynorm.errors import UserError, nearest_number
-from ipu_proxynorm.models.layers import DropPath, Layers, Network, initialize_convolutions
-from ipu_proxynorm.norm import Conv2d, Linear
+from ipu_proxynorm.models.layers import DropPath, Layers, MeanPool, Network, initialize_convolutions
+from ipu_proxynorm.norm import Conv2d, Linear, hand_on_to, spatial_mean
+from ipu_proxynorm.norm.pending import Output, Pending
 
 #: Kernel, stride, channels and blocks of each stage of B0.
 STAGES: Tuple[Tuple[int, int, int, int], ...] = (
@@ -62,19 +62,13 @@ class SqueezeExcite(nn.Module):
         self.activation = layers.activation(reduced)
         self.conv_expand = Conv2d(reduced, channels, 1)
 
-    def forward(self, x: Tensor, scale: Optional[Tensor] = None) -> Tensor:
-        """Return x (N, C, H, W) gated.
-
-        Args:
-            x: (N, C, H, W).
-            scale: (C,), what x is still to be multiplied with: done on (N, C, 1, 1) tensors.
-        """
-        pooled = F.adaptive_avg_pool2d(x, 1)
-        factor = None if scale is None else scale.view(1, -1, 1, 1).to(x.dtype)
-        if factor is not None:
-            pooled = pooled * factor
+    def forward(self, x: Output) -> Tensor:
+        """Return x (N, C, H, W) gated; a scale that is pending is multiplied within the gate."""
+        pooled = spatial_mean(x)
         gate = torch.sigmoid(self.conv_expand(self.activation(self.conv_reduce(pooled))))
-        return x * (gate if factor is None else gate * factor)
+        if isinstance(x, Pending):
+            return x.value * (gate * x.scale.view(1, -1, 1, 1).to(gate.dtype))
+        return x * gate
 
 
 class MBConv(nn.Module):
@@ -92,7 +86,7 @@ class MBConv(nn.Module):
         expansion: channels between expansion and projection, over ``inputs``.
         group_dim: channels of each group; 1: depthwise.
         drop_path: rate at which the residual branch is dropped.
-        scale_in_gate: hand the scale of Proxy Norm on to squeeze-and-excite.
+        scale_in_gate: let an IPU program hand the scale of Proxy Norm on to squeeze-and-excite.
     """
 
     def __init__(
@@ -106,7 +100,7 @@ class MBConv(nn.Module):
         expansion: int,
         group_dim: int,
         drop_path: float,
-        scale_in_gate: bool = False,
+        scale_in_gate: bool = True,
     ) -> None:
         super().__init__()
         inner = inputs * expansion
@@ -117,7 +111,11 @@ class MBConv(nn.Module):
             self.conv_pw = layers.conv(inputs, inner, 1)
             self.bn1 = layers.norm_act(inner)
         self.conv_dw = layers.conv(inner, inner, kernel, stride, groups)
-        gated = layers.delayed_norm_act(inner) if scale_in_gate else layers.norm_act(inner)
+        if self.expands:
+            hand_on_to(self.bn1, self.conv_dw)
+        gated = layers.norm_act(inner)
+        if scale_in_gate:
+            hand_on_to(gated)
         if self.expands:
             self.bn2 = gated
         else:
@@ -134,15 +132,11 @@ class MBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the projection, added to x where shapes agree."""
         if self.expands:
-            z = self._gated(self.bn2(self.conv_dw(self.bn1(self.conv_pw(x)))))
+            z = self.se(self.bn2(self.conv_dw(self.bn1(self.conv_pw(x)))))
             z = self.bn3(self.conv_pwl(z))
         else:
-            z = self.bn2(self.conv_pw(self._gated(self.bn1(self.conv_dw(x)))))
+            z = self.bn2(self.conv_pw(self.se(self.bn1(self.conv_dw(x)))))
         return z if self.drop_path is None else x + self.drop_path(z)
-
-    def _gated(self, z: Union[Tensor, Tuple[Tensor, Tensor]]) -> Tensor:
-        """Return z, or z and a scale, gated; a network for inference has its scale folded in."""
-        return self.se(*z) if isinstance(z, tuple) else self.se(z)
 
 
 class EfficientNet(Network):
@@ -160,8 +154,8 @@ class EfficientNet(Network):
         dropout: rate before the classifier.
         drop_path: rate of dropped residual branches, rising linearly over the blocks towards it.
         norm_eps: ε of every norm.
-        proxy_scale_in_gate: multiply with the scale of Proxy Norm in squeeze-and-excite's gate,
-            (N, C, 1, 1), not before it, (N, C, H, W). The function is the same.
+        proxy_scale_in_gate: in IPU programs, multiply with the scale of Proxy Norm in
+            squeeze-and-excite's gate, (N, C, 1, 1), not before it. The function is the same.
 
     Raises:
         ValueError: the norm spec is unknown, its groups do not divide the channels, or
@@ -181,7 +175,7 @@ class EfficientNet(Network):
         dropout: float = 0.2,
         drop_path: float = 0.2,
         norm_eps: float = 1e-3,
-        proxy_scale_in_gate: bool = False,
+        proxy_scale_in_gate: bool = True,
     ) -> None:
         super().__init__()
         if group_dim not in GROUP_DIMS:
@@ -217,10 +211,14 @@ class EfficientNet(Network):
                 number += 1
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
+        first = self.blocks[0][0]  # type: ignore[index]
+        if not first.residual:  # an addition would read the stem's output, too
+            hand_on_to(self.bn1, first.conv_dw)
         features = round_channels(1280 * width)
         self.conv_head = layers.conv(channels, features, 1)
         self.bn2 = layers.norm_act(features)
-        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        hand_on_to(self.bn2, shift_too=True)
+        self.global_pool = MeanPool()
         self.dropout = nn.Dropout(dropout)
         self.classifier = Linear(features, num_classes)
         initialize_convolutions(self)

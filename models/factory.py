@@ -55,8 +55,8 @@ OPTIONS: Dict[str, str] = {
     "expansion": "EfficientNet: channels within a block over those it reads; None: 6",
     "drop_path": "EfficientNet: rate at which the last block's branch is dropped; None: 0.2",
     "dropout": "EfficientNet: rate before the classifier",
-    "proxy_scale_in_gate": "EfficientNet: scale of Proxy Norm within squeeze-and-excite's gate; "
-    "None: no",
+    "proxy_scale_in_gate": "EfficientNet: on an IPU, scale of Proxy Norm within the gate of "
+    "squeeze-and-excite; None: yes",
 }
 _RESNET_OPTIONS = ("width", "norm_eps", "zero_init_last")
 _EFFICIENTNET_OPTIONS = (

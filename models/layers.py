@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.norm import (
-    DelayedScaleProxyNormAct,
-    create_conv,
-    create_norm_act,
-    parse_norm_spec,
-)
+from ipu_proxynorm.norm import create_conv, create_norm_act, parse_norm_spec, spatial_mean
+from ipu_proxynorm.norm.pending import Output
 
 
 class Network(nn.Module):
@@ -50,15 +46,6 @@ class Layers:
     def norm_only(self, channels: int) -> nn.Module:
         """Return a norm that no activation follows: under ``+pn`` with its scale alone."""
         return create_norm_act(self.norm, channels, apply_act=False, eps=self.eps)
-
-    def delayed_norm_act(self, channels: int) -> nn.Module:
-        """Return norm and activation as one unit that hands the scale of Proxy Norm on.
-
-        Without ``+pn`` there is no such scale, and the unit is :meth:`norm_act`'s.
-        """
-        if not parse_norm_spec(self.norm).proxy:
-            return self.norm_act(channels)
-        return DelayedScaleProxyNormAct(channels, self.act_layer, spec=self.norm, eps=self.eps)
 
     def activation(self, channels: int) -> nn.Module:
         """Return the activation by itself."""
@@ -113,6 +100,17 @@ def zero_branch(last: nn.Module, conv: nn.Conv2d, norm: str) -> None:
             f"standardized weights of norm={norm} cannot start at zero; leave one of the two out"
         )
     nn.init.zeros_(conv.weight if scale is None else scale)
+
+
+class MeanPool(nn.AdaptiveAvgPool2d):
+    """The mean over space, (N, C, 1, 1), which takes scale and shift of the unit before it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, input: Output) -> Tensor:
+        """Return the mean of an output (N, C, H, W)."""
+        return spatial_mean(input)
 
 
 class DropPath(nn.Module):

@@ -10,8 +10,8 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.models.layers import Network
-from ipu_proxynorm.norm import Linear, create_conv, create_norm_act
+from ipu_proxynorm.models.layers import MeanPool, Network
+from ipu_proxynorm.norm import Linear, create_conv, create_norm_act, hand_on_to
 
 
 class RandomNet(Network):
@@ -57,7 +57,10 @@ class RandomNet(Network):
             )
             layers.append(nn.Sequential(conv, create_norm_act(norm, width, act_layer)))
         self.layers = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        for layer, following in zip(layers, layers[1:]):
+            hand_on_to(layer[1], following[0])  # type: ignore[index]
+        hand_on_to(layers[-1][1], shift_too=True)  # type: ignore[index]
+        self.pool = MeanPool()
         self.fc = Linear(width, num_classes)
         self.reset_parameters()
 

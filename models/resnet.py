@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.models.layers import Layers, initialize_convolutions, zero_branch
 from ipu_proxynorm.models.residual import ResidualNetwork, bottleneck_width, published_splits
-from ipu_proxynorm.norm import Linear
+from ipu_proxynorm.norm import Linear, hand_on_to
 
 
 def projection(inputs: int, outputs: int, stride: int, layers: Layers) -> Optional[nn.Module]:
@@ -40,6 +40,7 @@ class BasicBlock(nn.Module):
         self.conv1 = layers.conv(inputs, width, 3, stride)
         self.bn1 = layers.norm_act(width)
         self.conv2 = layers.conv(width, width, 3)
+        hand_on_to(self.bn1, self.conv2)
         self.bn2 = layers.norm_only(width)
         self.downsample = projection(inputs, width, stride, layers)
         self.activation = layers.activation(width)
@@ -72,6 +73,8 @@ class Bottleneck(nn.Module):
         self.conv2 = layers.conv(inner, inner, 3, stride, groups)
         self.bn2 = layers.norm_act(inner)
         self.conv3 = layers.conv(inner, outputs, 1)
+        hand_on_to(self.bn1, self.conv2)
+        hand_on_to(self.bn2, self.conv3)
         self.bn3 = layers.norm_only(outputs)
         self.downsample = projection(inputs, outputs, stride, layers)
         self.activation = layers.activation(outputs)

@@ -14,9 +14,9 @@ from typing import Dict, List, Optional, Sequence, Type, Union
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.models.layers import Layers, initialize_convolutions, zero_branch
+from ipu_proxynorm.models.layers import Layers, MeanPool, initialize_convolutions, zero_branch
 from ipu_proxynorm.models.residual import ResidualNetwork, bottleneck_width, published_splits
-from ipu_proxynorm.norm import Linear
+from ipu_proxynorm.norm import Linear, hand_on_to
 
 
 def projection(inputs: int, outputs: int, stride: int, layers: Layers) -> Optional[nn.Conv2d]:
@@ -43,6 +43,9 @@ class PreActBasicBlock(nn.Module):
         self.norm2 = layers.norm_act(width)
         self.conv2 = layers.conv(width, width, 3)
         self.shortcut = projection(inputs, width, stride, layers)
+        readers = [self.conv1] if self.shortcut is None else [self.conv1, self.shortcut]
+        hand_on_to(self.norm1, *readers)
+        hand_on_to(self.norm2, self.conv2)
 
     @property
     def last_conv(self) -> nn.Conv2d:
@@ -77,6 +80,10 @@ class PreActBottleneck(nn.Module):
         self.norm3 = layers.norm_act(inner)
         self.conv3 = layers.conv(inner, outputs, 1)
         self.shortcut = projection(inputs, outputs, stride, layers)
+        readers = [self.conv1] if self.shortcut is None else [self.conv1, self.shortcut]
+        hand_on_to(self.norm1, *readers)
+        hand_on_to(self.norm2, self.conv2)
+        hand_on_to(self.norm3, self.conv3)
 
     @property
     def last_conv(self) -> nn.Conv2d:
@@ -144,7 +151,8 @@ class ResNetV2(ResidualNetwork):
             width,
         )
         self.norm = layers.norm_act(channels)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        hand_on_to(self.norm, shift_too=True)
+        self.pool = MeanPool()
         self.fc = Linear(channels, num_classes)
         initialize_convolutions(self)
         if zero_init_last:

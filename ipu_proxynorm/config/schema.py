@@ -167,8 +167,8 @@ class ModelConfig:
     )
     proxy_scale_in_gate: Optional[bool] = key(
         None,
-        "EfficientNet: multiply with Proxy Norm's scale in squeeze-and-excite's gate, not before "
-        "it: the same function for less memory traffic; null: no",
+        "EfficientNet: on an IPU, multiply with Proxy Norm's scale in squeeze-and-excite's gate, "
+        "not before it: the same function in less memory; null: yes",
     )
 
 

@@ -213,7 +213,7 @@ def _layers_entered(model: nn.Module, recorder: CaptureRecorder) -> Iterator[Non
     for name, module in model.named_modules():
         if name:
             enter = _entering(recorder, name, blocks_of(module))
-            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_pre_hook(enter, prepend=True))
             handles.append(module.register_forward_hook(lambda *_: recorder.leave()))
     try:
         yield

@@ -5,7 +5,6 @@ from ipu_proxynorm.norm.conv import Conv2d, Linear, WSConv2d, create_conv, stand
 from ipu_proxynorm.norm.convert.conversion import convert_norms
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
 from ipu_proxynorm.norm.create import NORM_UNITS, create_norm_act
-from ipu_proxynorm.norm.delayed import DelayedScaleProxyNormAct
 from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operators
 from ipu_proxynorm.norm.folding import fold_proxy_norm
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, proxy_norm
@@ -15,9 +14,11 @@ from ipu_proxynorm.norm.modules import (
     BatchNormAct,
     GroupNormAct,
     ProxyNormAct,
+    hand_on_to,
 )
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 from ipu_proxynorm.norm.parameter_groups import describe_parameter_groups, parameter_groups
+from ipu_proxynorm.norm.pending import Pending, finished, spatial_mean
 from ipu_proxynorm.norm.sharing import SharedMoments, share_moments
 from ipu_proxynorm.norm.spec import KINDS, NormKind, NormSpec, parse_norm_spec
 
@@ -28,12 +29,12 @@ __all__ = [
     "BatchNormAct",
     "Conv2d",
     "ConversionReport",
-    "DelayedScaleProxyNormAct",
     "GroupNormAct",
     "Linear",
     "NormKind",
     "NormLine",
     "NormSpec",
+    "Pending",
     "ProxyNormAct",
     "SharedMoments",
     "WSConv2d",
@@ -41,9 +42,11 @@ __all__ = [
     "create_conv",
     "create_norm_act",
     "describe_parameter_groups",
+    "finished",
     "fold_proxy_norm",
     "group_norm",
     "group_norm_act",
+    "hand_on_to",
     "may_use_custom_backward",
     "parameter_groups",
     "parse_norm_spec",
@@ -53,5 +56,6 @@ __all__ = [
     "regroup_channels",
     "resolve_activation",
     "share_moments",
+    "spatial_mean",
     "standardize_weight",
 ]

@@ -70,6 +70,11 @@ class Activation:
     reach: float = 6.5
     backward_: Optional[Callable[[Tensor, Tensor], Tensor]] = None
 
+    @property
+    def folds(self) -> bool:
+        """Whether the proxy's scale, at least, folds into the norm before it."""
+        return self.clamp is not None or self.homogeneous
+
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the function."""
         return self.function(x)
@@ -158,8 +163,9 @@ def hardtanh(lower: float = -1.0, upper: float = 1.0) -> Activation:
     )
 
 
-# Nodes and reach of the smooth ones: the fewest that bring mean and sqrt(Var + 0.03) within 3e-7
-# for all centers and scales up to 4.5 (|γ|, |β| ≤ 3, |β̃|, |γ̃| ≤ 0.5), which is float32's own error.
+# Nodes and reach of the smooth ones: the fewest (even) that bring mean and sqrt(Var + 0.03) within
+# 1e-6, a few times float32's own error, for all centers and scales up to 4.5 (|γ|, |β| ≤ 3,
+# |β̃|, |γ̃| ≤ 0.5).
 ACTIVATIONS = {
     activation.name: activation
     for activation in (
@@ -178,27 +184,27 @@ ACTIVATIONS = {
         ),
         leaky_relu(),
         Activation("hardswish", F.hardswish, _hardswish_backward),
-        Activation("silu", F.silu, _silu_backward, nodes=52, reach=6.0, backward_=_silu_backward_),
+        Activation("silu", F.silu, _silu_backward, nodes=46, reach=5.7, backward_=_silu_backward_),
         Activation(
             "gelu",
             F.gelu,
             functools.partial(_gelu_backward, "none"),
-            nodes=60,
-            reach=6.0,
+            nodes=56,
+            reach=5.9,
             backward_=functools.partial(_gelu_backward_, "none"),
         ),
         Activation(
             "gelu_tanh",
             functools.partial(F.gelu, approximate="tanh"),
             functools.partial(_gelu_backward, "tanh"),
-            nodes=60,
-            reach=6.0,
+            nodes=56,
+            reach=5.9,
             backward_=functools.partial(_gelu_backward_, "tanh"),
         ),
         Activation("sigmoid", torch.sigmoid, _sigmoid_backward, nodes=44, reach=5.2),
-        Activation("tanh", torch.tanh, _tanh_backward, nodes=88, reach=5.5),
-        Activation("softplus", F.softplus, _softplus_backward, nodes=44, reach=6.1),
-        Activation("mish", F.mish, _mish_backward, nodes=68, reach=6.1),
+        Activation("tanh", torch.tanh, _tanh_backward, nodes=78, reach=5.3),
+        Activation("softplus", F.softplus, _softplus_backward, nodes=38, reach=5.9),
+        Activation("mish", F.mish, _mish_backward, nodes=58, reach=5.9),
     )
 }
 _ALIASES = {

@@ -21,13 +21,16 @@ from ipu_proxynorm.norm.grouping import check_grouping
 class _State(threading.local):
     forced = 0
     grouping = "contiguous"
+    hand_on = True
 
 
 _state = _State()
 
 
 @contextmanager
-def plain_operators(device_grouping: Optional[str] = "contiguous") -> Iterator[None]:
+def plain_operators(
+    device_grouping: Optional[str] = "contiguous", *, hand_on: bool = True
+) -> Iterator[None]:
     """Make every norm in this thread use plain aten operators only, as on an IPU.
 
     Whoever builds a PopTorch program around a network enters it. Nestable.
@@ -36,17 +39,24 @@ def plain_operators(device_grouping: Optional[str] = "contiguous") -> Iterator[N
         device_grouping: how the device's own Group Norm groups channels, ``contiguous`` or
             ``strided``; layers of the other grouping permute their channels. None: as it is
             outside.
+        hand_on: whether units may hand the scale of Proxy Norm to who reads them, where a network
+            has said who does (see `hand_on_to`).
 
     """
-    previous = _state.grouping
-    grouping = previous if device_grouping is None else check_grouping(device_grouping)
+    previous = _state.grouping, _state.hand_on
+    grouping = _state.grouping if device_grouping is None else check_grouping(device_grouping)
     _state.forced += 1
-    _state.grouping = grouping
+    _state.grouping, _state.hand_on = grouping, hand_on
     try:
         yield
     finally:
         _state.forced -= 1
-        _state.grouping = previous
+        _state.grouping, _state.hand_on = previous
+
+
+def hands_on() -> bool:
+    """Return whether units hand on here what their readers can do more cheaply."""
+    return bool(_state.forced) and _state.hand_on
 
 
 def device_grouping() -> str:

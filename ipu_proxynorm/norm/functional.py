@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
+from ipu_proxynorm.norm.activations import Activation, ActivationLike, resolve_activation
 from ipu_proxynorm.norm.execution import device_grouping, may_use_custom_backward
 from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
+from ipu_proxynorm.norm.pending import Output, Pending, finished, per_channel, shifted
 
 
 def proxy_norm(
@@ -48,18 +49,7 @@ def proxy_norm(
     known = resolve_activation(activation)
     mean, var = proxy_moments(weight, bias, proxy_weight, proxy_bias, known, method=method, n=n)
     z = known(y * per_channel(weight.to(y.dtype), y) + per_channel(bias.to(y.dtype), y))
-    return normalize_activation(z, mean, torch.rsqrt(var + eps))
-
-
-def normalize_activation(z: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
-    """Return (z − mean)·inv_std per channel, for z (N, C, *), in z's dtype.
-
-    In the subtraction the moments' float32 takes over by type promotion: in float16 the gradient of
-    the mean, a sum over everything a channel holds, could overflow. The product is of z's dtype,
-    since its backward pass keeps the difference.
-    """
-    difference = (z - per_channel(mean, z)).to(z.dtype)
-    return difference * per_channel(inv_std, z).to(z.dtype)
+    return finished(Pending(shifted(z, -mean), torch.rsqrt(var + eps)))
 
 
 def clamp_channels(y: Tensor, lower: Optional[Tensor], upper: Optional[Tensor]) -> Tensor:
@@ -78,11 +68,6 @@ def clamp_channels(y: Tensor, lower: Optional[Tensor], upper: Optional[Tensor]) 
         bound = per_channel(upper, y).to(y.dtype)
         y = torch.where(y > bound, bound, y)
     return y
-
-
-def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """View a parameter (C,) as (1, C, 1, …) so that it broadcasts over x (N, C, *)."""
-    return parameter.view(1, -1, *([1] * (x.dim() - 2)))
 
 
 def group_norm(
@@ -192,24 +177,103 @@ def group_norm_act(
             grouping=grouping,
         ).to(x.dtype)
     known = resolve_activation(activation)
-
-    def norm(weight: Tensor, bias: Tensor) -> Tensor:
-        return group_norm(x, groups, weight, bias, eps, grouping=grouping)
-
     if moments is None:
-        return known(norm(weight, bias))
-    mean, inv_std = moments[0], torch.rsqrt(moments[1] + proxy_eps)
-    clamp = known.clamp
+        return known(group_norm(x, groups, weight, bias, eps, grouping=grouping))
+    constants = unit_constants(weight, bias, *moments, known, proxy_eps)
+    return finished(proxied_unit(x, groups, constants, known, eps=eps, grouping=grouping))
+
+
+class Constants(NamedTuple):
+    """What a proxy-normalized unit of plain operators needs per channel; each (C,).
+
+    Attributes:
+        weight: of the norm, with what folds into it.
+        bias: likewise.
+        lower: what a folded clamp is bounded by.
+        upper: likewise.
+        shift: added behind the activation.
+        scale: multiplied with thereafter, or by who reads it.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    lower: Optional[Tensor] = None
+    upper: Optional[Tensor] = None
+    shift: Optional[Tensor] = None
+    scale: Optional[Tensor] = None
+
+
+def unit_constants(
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    activation: Activation,
+    proxy_eps: float = 0.03,
+    folds: bool = True,
+) -> Constants:
+    """Return a unit's constants, of one layer or of several joined, in the moments' dtype.
+
+    Args:
+        weight: γ, shape (C,).
+        bias: β, shape (C,).
+        mean: of the proxy's activation, shape (C,).
+        variance: likewise.
+        activation: φ.
+        proxy_eps: ε of Proxy Norm.
+        folds: what can be folded into the norm is; else it is all shift and scale.
+    """
+    scale = torch.rsqrt(variance + proxy_eps)
+    clamp = activation.clamp if folds else None
     if clamp is not None:
+        offset = mean if clamp.offset == 0 else mean - clamp.offset
         if clamp.scale != 1:
             weight, bias = weight * clamp.scale, bias * clamp.scale
-        y = norm(weight * inv_std, (bias - mean + clamp.offset) * inv_std)
-        return clamp_channels(
-            y,
-            (clamp.lower - mean) * inv_std if clamp.lower > -math.inf else None,
-            (clamp.upper - mean) * inv_std if clamp.upper < math.inf else None,
+        shift = mean * scale
+        return Constants(
+            weight=weight * scale,
+            bias=(bias - offset) * scale,
+            lower=_bound(clamp.lower, scale, shift),
+            upper=_bound(clamp.upper, scale, shift),
         )
-    if known.homogeneous:
-        z = known(norm(weight * inv_std, bias * inv_std))
-        return (z - per_channel(mean * inv_std, z)).to(z.dtype)
-    return normalize_activation(known(norm(weight, bias)), mean, inv_std)
+    if activation.homogeneous and folds:
+        return Constants(weight=weight * scale, bias=bias * scale, shift=-mean * scale)
+    return Constants(weight, bias, shift=-mean, scale=scale)
+
+
+def _bound(bound: float, scale: Tensor, shift: Tensor) -> Optional[Tensor]:
+    """Return (bound − mean)·scale, shift being mean·scale."""
+    if math.isinf(bound):
+        return None
+    return scale * bound - shift if bound else -shift
+
+
+def proxied_unit(
+    x: Tensor,
+    groups: int,
+    constants: Constants,
+    activation: Activation,
+    *,
+    eps: float = 1e-5,
+    grouping: str = "contiguous",
+    shift_too: bool = False,
+) -> Output:
+    """Return norm, affine, activation and Proxy Norm of x, the scale left pending if there is one.
+
+    Args:
+        x: shape (N, C, *).
+        groups: number of channel groups, a divisor of C.
+        constants: see `unit_constants`.
+        activation: φ.
+        eps: of the norm.
+        grouping: ``contiguous`` or ``strided`` channel groups.
+        shift_too: leave the shift pending, too.
+    """
+    y = group_norm(x, groups, constants.weight, constants.bias, eps, grouping=grouping)
+    if constants.lower is not None or constants.upper is not None or constants.shift is None:
+        return clamp_channels(y, constants.lower, constants.upper)
+    z = activation(y)
+    if shift_too and constants.scale is not None:
+        return Pending(z, constants.scale, constants.shift)
+    z = shifted(z, constants.shift)
+    return z if constants.scale is None else Pending(z, constants.scale)

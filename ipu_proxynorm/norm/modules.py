@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple, Union
+import math
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,40 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
-from ipu_proxynorm.norm.execution import may_use_custom_backward, own_precision
-from ipu_proxynorm.norm.functional import group_norm, group_norm_act, native_float16
+from ipu_proxynorm.norm.execution import hands_on, may_use_custom_backward, own_precision
+from ipu_proxynorm.norm.functional import (
+    Constants,
+    group_norm,
+    native_float16,
+    proxied_unit,
+    unit_constants,
+)
 from ipu_proxynorm.norm.fused import Prepared, fused_norm_act, prepare
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
 from ipu_proxynorm.norm.moments.gaussian import METHODS, proxy_moments
+from ipu_proxynorm.norm.pending import Output, finished
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 ActLayer = Optional[ActivationLike]
-# What `share_moments` hands to a layer for one forward pass: for the custom backward, or mean and
-# variance with their place in autograd's graph.
-Shared = Union[None, Prepared, Tuple[Tensor, Tensor]]
+# What `share_moments` hands to a layer for one forward pass: for the custom backward, or for plain
+# operators, with its place in autograd's graph.
+Shared = Union[None, Prepared, Constants, Tuple[Tensor, Tensor]]
 _GROUPING = "channel_grouping"
+# Weights take the scale where they are no more than what the unit makes of so many images: about
+# the micro-batch at which memory runs out.
+_IMAGES = 16
+
+
+class Readers(NamedTuple):
+    """Who reads a unit, and so takes the scale of Proxy Norm over.
+
+    Attributes:
+        weights: elements of the weights that would take it; 0: a gate or a mean does.
+        shift_too: the mean over space is all that is read: it takes the shift, too.
+    """
+
+    weights: int = 0
+    shift_too: bool = False
 
 
 class Unscriptable:
@@ -183,6 +206,7 @@ class ProxyNormAct(GroupNormAct):
     proxy_weight: nn.Parameter
     proxy_bias: nn.Parameter
     bias: nn.Parameter
+    readers: Optional[Readers] = None  # see `hand_on_to`
 
     def __init__(
         self,
@@ -238,22 +262,56 @@ class ProxyNormAct(GroupNormAct):
             n=self.n,
         )
 
-    def use_moments(self, moments: Union[Prepared, Tuple[Tensor, Tensor], None]) -> None:
+    def use_moments(self, moments: Shared) -> None:
         """Take these moments in the next forward pass, in place of its own.
 
         Args:
-            moments: mean and variance, each ``(C,)``, as `moments` returns them, or what `prepare`
-                returns for the custom backward; None: its own after all.
+            moments: mean and variance, each ``(C,)``, as `moments` returns them, what `prepare`
+                returns for the custom backward, or the plain operators' constants; None: its own
+                after all.
         """
         self._shared = moments
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize, activate and proxy-normalize x (N, C, *), in x's dtype also under autocast."""
+    @property
+    def leaves_all(self) -> bool:
+        """Whether shift and scale are left to the mean over space, so that nothing folds."""
+        return self.readers is not None and self.readers.shift_too and hands_on()
+
+    def constants_in(
+        self, activations: Optional[torch.dtype]
+    ) -> Tuple[Optional[torch.dtype], Optional[torch.dtype]]:
+        """Return the types of the unit's constants, and of its scale, for activations of a type.
+
+        A scale that weights take is of the weights' type; what a mean takes stays as it is (None).
+        """
+        if self.leaves_all:
+            return activations, None
+        if self.readers is not None and self.readers.weights:
+            return activations, self.weight.dtype
+        return activations, activations
+
+    def hands_scale_on(self, elements: int) -> bool:
+        """Return whether the scale goes to the readers of this unit's output, were there any here.
+
+        Args:
+            elements: of the output, of one image.
+        """
+        if self.readers is None:
+            return False
+        if self.readers.shift_too:
+            return True
+        return not self.activation.folds and self.readers.weights <= _IMAGES * elements
+
+    def forward(self, x: Tensor) -> Output:  # type: ignore[override]
+        """Normalize, activate and proxy-normalize x (N, C, *), in x's dtype also under autocast.
+
+        Within `plain_operators`, a unit whose readers are known leaves its scale to them.
+        """
         _check_channels(x, self.num_features)
         with own_precision(x.device.type):
             return self._forward(x)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor) -> Output:
         shared, self._shared = self._shared, None
         if self._may_fuse(x):
             return fused_norm_act(
@@ -265,16 +323,26 @@ class ProxyNormAct(GroupNormAct):
                 eps=self.eps,
                 recompute=self.recompute,
             )
-        return group_norm_act(
-            x,
-            self.num_groups,
-            self.weight,
-            self.bias,
-            self.activation,
-            self.moments() if shared is None or isinstance(shared, Prepared) else shared,
+        if not native_float16(x) and may_use_custom_backward(x):
+            return finished(self._plain(x.float(), shared)).to(x.dtype)
+        out = self._plain(x, shared)
+        hand_on = hands_on() and self.hands_scale_on(math.prod(x.shape[1:]))
+        return out if hand_on else finished(out)
+
+    def _plain(self, x: Tensor, shared: Shared) -> Output:
+        if not isinstance(shared, Constants):
+            mean, variance = (
+                self.moments() if shared is None or isinstance(shared, Prepared) else shared
+            )
+            shared = unit_constants(
+                *(self.weight, self.bias, mean, variance, self.activation),
+                *(self.proxy_eps, not self.leaves_all),
+            )
+        return proxied_unit(
+            *(x, self.num_groups, shared, self.activation),
             eps=self.eps,
-            proxy_eps=self.proxy_eps,
             grouping=self.channel_grouping,
+            shift_too=self.leaves_all,
         )
 
     def _may_fuse(self, x: Tensor) -> bool:
@@ -295,6 +363,23 @@ class ProxyNormAct(GroupNormAct):
         method = self.method if self.method == "exact" else f"{self.method}, n={self.n}"
         recompute = ", recompute=True" if self.recompute else ""
         return f"{super().extra_repr()}, proxy_eps={self.proxy_eps}, method={method}{recompute}"
+
+
+def hand_on_to(unit: nn.Module, *readers: nn.Module, shift_too: bool = False) -> None:
+    """Say who reads a unit's output, so that it can hand its scale to them; state stays as it is.
+
+    Within `plain_operators` a unit with Proxy Norm then returns a `Pending` where that is cheaper,
+    which each of the readers must take.
+
+    Args:
+        unit: of any norm; nothing happens to one without Proxy Norm.
+        readers: the convolutions and linear layers, of this package, that read nothing else of it;
+            none: what reads it multiplies with a number per image and channel anyway.
+        shift_too: only the mean over space is read (`spatial_mean`).
+    """
+    if isinstance(unit, ProxyNormAct):
+        weights = [p.numel() for reader in readers for p in reader.parameters() if p.dim() > 1]
+        unit.readers = Readers(sum(weights), shift_too)
 
 
 NormAct = Union[ActOnly, BatchNormAct, GroupNormAct, ProxyNormAct]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ipu_proxynorm.norm.execution import may_use_custom_backward
+from ipu_proxynorm.norm.functional import Constants, unit_constants
 from ipu_proxynorm.norm.fused import Prepared, prepare
 from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
+from ipu_proxynorm.norm.pending import Pending
 
 
 def share_moments(*modules: nn.Module) -> SharedMoments:
@@ -60,10 +62,21 @@ class SharedMoments:
         return {**self.__dict__, "_known": {}}
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
-        self.refresh()
+        given = inputs[0] if inputs else None
+        given = given.value if isinstance(given, Pending) else given
+        if isinstance(given, Tensor) and given.is_floating_point():
+            self.refresh(dtype=given.dtype)
+        else:
+            self.refresh()
 
-    def refresh(self, *, force: bool = False) -> None:
-        """Hand every layer its moments, computed again where they have changed, or by force."""
+    def refresh(self, *, force: bool = False, dtype: Optional[torch.dtype] = None) -> None:
+        """Hand every layer its moments, computed again where they have changed, or by force.
+
+        Args:
+            force: compute again.
+            dtype: of the activations, in which plain operators take what they add; None: each
+                layer casts by itself.
+        """
         if force:
             self._known.clear()
         kinds: Dict[_Kind, List[ProxyNormAct]] = {}
@@ -82,18 +95,39 @@ class SharedMoments:
                     layer.use_moments(own)
             else:
                 self.computed += 1
-                weight, bias, proxy_weight, proxy_bias = map(torch.cat, parameters)
-                moments = proxy_moments(
-                    weight,
-                    bias,
-                    proxy_weight,
-                    proxy_bias,
-                    layers[0].activation,
-                    method=layers[0].method,
-                    n=layers[0].n,
-                )
-                for layer, mean, variance in zip(layers, *(m.split(sizes) for m in moments)):
-                    layer.use_moments((mean, variance))
+                self._share_constants(layers, parameters, sizes, dtype)
+
+    @staticmethod
+    def _share_constants(
+        layers: List[ProxyNormAct],
+        parameters: Iterable[Tuple[Tensor, ...]],
+        sizes: List[int],
+        dtype: Optional[torch.dtype],
+    ) -> None:
+        """Compute the constants of plain operators together: all that is per channel, and casts."""
+        first = layers[0]
+        weight, bias, proxy_weight, proxy_bias = map(torch.cat, parameters)
+        mean, variance = proxy_moments(
+            *(weight, bias, proxy_weight, proxy_bias, first.activation),
+            method=first.method,
+            n=first.n,
+        )
+        joined = {
+            folds: unit_constants(
+                *(weight, bias, mean, variance, first.activation), *(first.proxy_eps, folds)
+            )
+            for folds in {first.activation.folds and not layer.leaves_all for layer in layers}
+        }
+        parts = _Parts(sizes)
+        wanted = []
+        for index, layer in enumerate(layers):
+            own = joined[first.activation.folds and not layer.leaves_all]
+            kind, scale = layer.constants_in(dtype)
+            shift = None if layer.leaves_all else kind
+            kinds = (kind, kind, kind, kind, shift, scale)
+            wanted.append([parts.want(index, *it) for it in zip(own, kinds)])
+        for layer, keys in zip(layers, wanted):
+            layer.use_moments(Constants(*map(parts.get, keys)))
 
     def _prepared(
         self, kind: _Kind, joined: Tensor, layer: ProxyNormAct, sizes: List[int]
@@ -124,6 +158,52 @@ class SharedMoments:
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         for layer in self.layers:
             layer.use_moments(None)
+
+
+class _Parts:
+    """Joined values, cast once for all layers that want them so, and cut into each layer's."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = sizes
+        self._values: Dict[Tuple[int, torch.dtype], Tensor] = {}
+        self._wanted: Dict[Tuple[int, torch.dtype], List[int]] = {}
+        self._cut: Dict[Tuple[int, torch.dtype], Dict[int, Tensor]] = {}
+
+    def want(
+        self, index: int, values: Optional[Tensor], dtype: Optional[torch.dtype]
+    ) -> Optional[Tuple[int, Tuple[int, torch.dtype]]]:
+        """Note that a layer wants its part of values in a dtype (None: theirs); return the key."""
+        if values is None:
+            return None
+        key = id(values), values.dtype if dtype is None else dtype
+        self._values[key] = values
+        self._wanted.setdefault(key, []).append(index)
+        return index, key
+
+    def get(self, wanted: Optional[Tuple[int, Tuple[int, torch.dtype]]]) -> Any:
+        """Return a part, each once."""
+        if wanted is None:
+            return None
+        index, key = wanted
+        if key not in self._cut:
+            self._cut[key] = self._cut_up(key)
+        return self._cut[key][index]
+
+    def _cut_up(self, key: Tuple[int, torch.dtype]) -> Dict[int, Tensor]:
+        """Cut what is wanted; what lies between stays in one piece."""
+        wanted = set(self._wanted[key])
+        sizes: List[int] = []
+        places: Dict[int, int] = {}
+        for index, size in enumerate(self._sizes):
+            if index in wanted:
+                places[index] = len(sizes)
+                sizes.append(size)
+            elif index and index - 1 not in wanted:
+                sizes[-1] += size
+            else:
+                sizes.append(size)
+        pieces = self._values[key].to(key[1]).split(sizes)
+        return {index: pieces[place] for index, place in places.items()}
 
 
 _Kind = Tuple[Any, ...]

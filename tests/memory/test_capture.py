@@ -9,7 +9,9 @@ from torch import nn
 from ipu_proxynorm import memory, norm
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.ipu.pipeline import place
 from ipu_proxynorm.memory.liveness import stage_tensors
+from ipu_proxynorm.norm import create_norm_act
 
 
 def network() -> nn.Sequential:
@@ -244,3 +246,12 @@ def test_strided_groups_cost_nothing_on_a_device_that_groups_so():
 
     assert operators("strided", "strided") == operators("contiguous", "contiguous")
     assert len(operators("strided", "contiguous")) > len(operators("strided", "strided"))
+
+
+def test_a_stage_s_moments_lie_on_the_stage():
+    """PopTorch begins a block before a layer's other hooks run."""
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 1), create_norm_act("ln+pn", 4)) for _ in range(4)]
+    model = nn.Sequential(*layers)
+    place(model, ["2"])
+    found = memory.capture(model, [torch.empty(2, 4, 8, 8)])
+    assert [o.stage for o in found.operators if o.name == "erfc"] == [0, 1]

@@ -10,7 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ipu_proxynorm
-from ipu_proxynorm.norm import create_norm_act, plain_operators, share_moments
+from ipu_proxynorm.norm import (
+    Conv2d,
+    create_norm_act,
+    hand_on_to,
+    plain_operators,
+    share_moments,
+)
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 
 LISTED = (Path(ipu_proxynorm.__file__).parent / "simulator/trace/data/aten_ops.txt").read_text()
@@ -78,10 +84,12 @@ def test_the_check_can_fail() -> None:
     assert not operators.names <= ACCEPTED
 
 
-def kept(spec: str, act: str) -> int:
+def kept(spec: str, act: str, hand_on: bool = False) -> int:
     """Return the bytes that autograd keeps of an element between two convolutions, in float16."""
     norm = create_norm_act(spec, 8, act)
-    network = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1), norm, torch.nn.Conv2d(8, 8, 1))
+    network = torch.nn.Sequential(Conv2d(8, 8, 1), norm, Conv2d(8, 8, 1))
+    if hand_on:
+        hand_on_to(norm, network[2])
     network.half().to("meta")
     storages: Dict[int, int] = {}
 
@@ -99,18 +107,21 @@ def kept(spec: str, act: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("act", "without", "beside"),
+    ("act", "without", "beside", "handed"),
     [
-        ("relu", 4, 1),  # where the bound holds
-        ("relu6", 6, 0),
-        ("leaky_relu", 6, 0),
-        ("silu", 6, 2),  # what the scale's gradient reads
-        ("gelu", 6, 2),
+        ("relu", 4, 1, 1),  # where the bound holds
+        ("relu6", 6, 0, 0),
+        ("leaky_relu", 6, 0, 0),
+        ("silu", 6, 2, 0),  # what the scale's gradient reads, unless the weights have the scale
+        ("gelu", 6, 2, 0),
     ],
 )
-def test_bytes_that_proxy_norm_keeps_of_an_element(act: str, without: int, beside: int) -> None:
+def test_bytes_that_proxy_norm_keeps_of_an_element(
+    act: str, without: int, beside: int, handed: int
+) -> None:
     assert kept("gn2", act) == without
     assert kept("gn2+pn", act) == without + beside
+    assert kept("gn2+pn", act, hand_on=True) == without + handed
 
 
 @pytest.mark.parametrize("act", ["relu", "relu6", "hardsigmoid"])

@@ -88,11 +88,17 @@ def weighted_moments(
     activation: ActivationLike,
     rule: Tuple[List[float], List[float]],
 ) -> Tuple[Tensor, Tensor]:
-    """Return mean and variance over a rule's nodes and weights, in place of the Gaussian."""
+    """Return mean and variance over a rule's nodes and weights, in place of the Gaussian.
+
+    Both are taken of φ less its value at the center, a constant to them: small where the variance
+    is, so that little is lost when the mean's square is subtracted.
+    """
     t, w = as_tensors(rule, center)
-    z = resolve_activation(activation)(center.unsqueeze(1) + scale.unsqueeze(1) * t)  # (C, K)
+    known = resolve_activation(activation)
+    middle = known(center.detach())
+    z = known(center.unsqueeze(1) + scale.unsqueeze(1) * t) - middle.unsqueeze(1)  # (C, K)
     mean = (z * w).sum(1)
-    return mean, ((z - mean.unsqueeze(1)).square() * w).sum(1)
+    return mean + middle, (z.square() * w).sum(1) - mean.square()
 
 
 def far(dtype: torch.dtype) -> float:
