@@ -1,5 +1,6 @@
 # make quickstart: train a proxy-normalized network on real images; sets everything up first.
 # make test:       all that CI runs, in both environments; sets everything up first.
+# make test-ipu:   on a machine with IPUs, what is to be tried there, in order.
 PYTHON ?= python3
 
 .PHONY: quickstart test test-ipu format clean
@@ -11,10 +12,11 @@ quickstart: .venv/installed
 test: .venv-nox/installed
 	.venv-nox/bin/nox
 
-# On a machine with IPUs, with the Poplar SDK enabled and its PopTorch installed for $(PYTHON).
+# On a machine with IPUs, with the Poplar SDK enabled and its PopTorch installed for $(PYTHON):
+# stage by stage up to the first failure, and a report to send (docs/hardware.md).
 test-ipu:
 	$(PYTHON) -m pip install --editable .[test]
-	$(PYTHON) -m pytest --backend ipu
+	$(PYTHON) tests/hardware/run.py --report ipu-report.md
 
 format: .venv-nox/installed
 	.venv-nox/bin/nox --session format

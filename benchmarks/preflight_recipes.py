@@ -1,6 +1,6 @@
 """What PopTorch 3.4 would refuse of every recipe, in every precision, with every norm.
 
-    python benchmarks/preflight_recipes.py [--jobs N] [--only WORD] > docs/preflight_recipes.md
+    python benchmarks/preflight_recipes.py [--jobs N] [--only WORD] [--precision P]
 
 Each program is the recipe's with few blocks of each kind and small images, as ``train --smoke`` has
 it; replicas, gradient accumulation and device iterations are the recipe's. Programs that are the
@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 os.environ.setdefault("IPU_PROXYNORM_BACKEND", "simulator")
 
@@ -55,6 +55,8 @@ def configured(case: Case) -> RunConfig:
         UserError: there is no such run: the groups do not divide the channels, for one.
     """
     changes = [f"model.norm={case.norm}", f"ipu.precision={case.precision}"]
+    if case.precision == "32.32":
+        changes.append("ipu.half_partials=false")
     config = load(case.recipe, changes)
     small = smaller(config)
     counts = {key: getattr(config.ipu, key) for key in KEPT}
@@ -81,13 +83,13 @@ def traced(config: RunConfig) -> Outcome:
     return Outcome(found.refused, "", sum(kinds.values()), len(kinds))
 
 
-def sweep(jobs: int, only: str) -> Dict[Case, Outcome]:
+def sweep(jobs: int, only: str, precisions: Sequence[str]) -> Dict[Case, Outcome]:
     """Return the outcome of every case."""
     keys: Dict[Case, str] = {}
     programs: Dict[str, RunConfig] = {}
     outcomes: Dict[Case, Outcome] = {}
     for path in recipes():
-        for precision in PRECISIONS:
+        for precision in precisions:
             for norm in NORMS:
                 case = Case(str(path), precision, norm)
                 if only not in path.name:
@@ -176,8 +178,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
     parser.add_argument("--only", default="", metavar="WORD", help="recipes with WORD in the name")
+    parser.add_argument("--precision", choices=PRECISIONS, help="one of them only")
     given = parser.parse_args(arguments)
-    outcomes = sweep(given.jobs, given.only)
+    precisions = PRECISIONS if given.precision is None else (given.precision,)
+    outcomes = sweep(given.jobs, given.only, precisions)
     print(page(outcomes), end="")
     return 1 if any(outcome.refused for outcome in outcomes.values()) else 0
 
