@@ -140,7 +140,7 @@ def programs(
     batch = ipu.images_per_update
     model, _, program, optimizer = create_program(config, data, batch, shallow)
     inputs = [
-        torch.zeros_like(t, device="cpu")
+        torch.zeros(t.shape, dtype=t.dtype)  # torch 2.0's zeros_like of meta leaves memory as it is
         for t in micro_batch(ipu.micro_batch_size, config.training, data)
     ]
 

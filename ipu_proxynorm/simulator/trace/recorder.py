@@ -84,6 +84,10 @@ class Written:
         return self._tracked.get(tensor.untyped_storage()._cdata)
 
 
+#: Gradients whose kernels read at an index without a check that it is in range.
+_UNCHECKED = ("aten::nll_loss_backward", "aten::nll_loss2d_backward")
+
+
 def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.dtype == torch.int64 else tensor
 
@@ -255,6 +259,9 @@ class Recorder(TorchDispatchMode):
     def _run(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         """Run an operation, whose result must depend on the values of no index."""
         function = getattr(function, "record", function)
+        schema = getattr(function, "_schema", None)
+        if schema is not None and schema.name in _UNCHECKED:
+            args, kwargs = map_tensors(_without_indices, (list(args), kwargs))
         try:
             return function(*args, **kwargs)
         except (IndexError, RuntimeError):

@@ -94,3 +94,21 @@ def test_the_callers_gradient_mode_does_not_matter(mode):
         assert [executor(torch.ones(2)).item() for _ in range(2)] == pytest.approx([2, 3.96])
         inference = poptorch.inferenceModel(model)
         assert inference(torch.ones(2)).item() == pytest.approx(5.82)
+
+
+def test_labels_out_of_range_while_compiling_are_no_crash():
+    """The gradient's kernel writes at a label without a look at it; labels may be any memory."""
+
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 4)
+
+        def forward(self, x, labels):
+            log_probabilities = torch.log_softmax(self.linear(x), 1)
+            losses = torch.nn.functional.nll_loss(log_probabilities, labels, reduction="none")
+            return losses.mean()
+
+    model = poptorch.trainingModel(Classifier())
+    model.compile(torch.ones(2, 3), torch.tensor([2**31 - 1, -(2**31)]))
+    assert torch.isfinite(model(torch.ones(2, 3), torch.tensor([1, 0])))
