@@ -143,11 +143,12 @@ def page(outcomes: Dict[Case, Outcome]) -> str:
         f"precisions x {len(NORMS)} norms, training and validation program of each, held against "
         "the simulator's list of operators and its table of refusals (see "
         "[The simulator](simulator.md)). Networks have few blocks of each kind and see small "
-        "images; options and counts are the recipe's. Nothing of this has run on an IPU.",
+        "images; options and counts are the recipe's, but for `ipu.half_partials`, which is off in "
+        "32.32. Nothing of this has run on an IPU.",
         "",
         f"{len(all_of)} cases: {sum(not o.refused for o in built)} accepted, "
         f"{sum(bool(o.refused) for o in built)} refused, {len(all_of) - len(built)} are no "
-        f"configuration. {sum(o.operators for o in built):,} operators checked.",
+        f"configuration.",
         "",
         "Accepted / refused / no configuration:",
         "",
