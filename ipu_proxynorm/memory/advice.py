@@ -141,6 +141,7 @@ def _recomputation(now: _Trial, places: List[Boundary]) -> Iterator[Tuple[str, _
                 now,
                 f"recomputation from {len(layers)} checkpoints, the outputs of {', '.join(layers)}",
                 recomputation="checkpoints",
+                keeps_last_segment=False,
                 checkpoints=tuple(layers),
             )
 

@@ -304,12 +304,23 @@ def ipu_budgets(capture: Capture, layout: Layout, parameters: Parameters) -> Lis
 
 
 def keeping(capture: Capture, layout: Layout, stage: int) -> str:
-    """Return how a stage comes by what its backward pass reads; see `liveness.stage_moments`."""
-    last = stage == capture.stages - 1
-    if layout.recomputation == "checkpoints":
-        return "recompute"
-    if layout.recomputation == "stage" and capture.stages > 1 and not last:
-        return "recompute"
+    """Return how a stage comes by what its backward pass reads; see `liveness.stage_moments`.
+
+    One of ``live``, ``stash``, ``recompute``, ``before`` (only what is before the last checkpoint
+    is computed again), ``standard`` and ``norms``.
+    """
+    last, kind = stage == capture.stages - 1, layout.recomputation
+    if kind in ("standard", "norms"):
+        if capture.stages == 1 or layout.schedule == "sequential":
+            return kind
+        kind = "stage"  # in a pipeline PopART looks at no other kinds: pipeline.cpp:1505
+    if kind == "checkpoints":
+        return "before" if last and layout.keeps_last_segment else "recompute"
+    if kind == "stage" and capture.stages > 1:
+        if not last:
+            return "recompute"
+        if liveness.stage_tensors(capture, stage, layout.checkpoints).checkpoints:
+            return "before"
     return "stash" if stash_depth(layout.schedule, stage, capture.stages) > 1 else "live"
 
 
@@ -330,7 +341,7 @@ def stash_bytes(capture: Capture, layout: Layout, stage: int) -> int:
     depth = stash_depth(layout.schedule, stage, capture.stages)
     own = liveness.stage_tensors(capture, stage, layout.checkpoints)
     how = keeping(capture, layout, stage)
-    if how == "live":
+    if how not in ("stash", "recompute"):
         return 0
     kept = own.saved if how == "stash" else (*own.inputs, *own.checkpoints)
     return max(depth, 1) * liveness.bytes_of(capture, kept)

@@ -13,7 +13,7 @@ from ipu_proxynorm.placement import ON_CHIP, PLACEMENTS
 from ipu_proxynorm.precision import PRECISIONS
 
 SCHEDULES = ("pipelined", "grouped", "interleaved", "sequential")
-RECOMPUTATIONS = ("none", "stage", "checkpoints")
+RECOMPUTATIONS = ("none", "stage", "checkpoints", "standard", "norms")
 EXCHANGES = ("cycles", "balanced", "memory")
 
 
@@ -123,12 +123,16 @@ class Layout:
         schedule: ``pipelined`` (PopART), ``grouped``, ``interleaved`` (TensorFlow's pipelines) or
             ``sequential`` (one micro-batch at a time through all stages).
         recomputation: ``none``; ``stage``: each stage but the last from its inputs and the model's
-            own checkpoints (PopTorch's default when pipelined); ``checkpoints``: the same in every
-            stage (PopART's RecomputeAll).
+            own checkpoints, of the last what is before its last checkpoint (PopTorch's default when
+            pipelined); ``checkpoints``: every stage (PopART's RecomputeAll); ``standard``: what
+            PopART chooses; ``norms``: outputs of norms.
+        keeps_last_segment: with ``checkpoints``, what follows the last one is not computed again:
+            PopART's way where recomputation is implicit (``recompute.cpp:175``).
         checkpoints: layers whose outputs are kept, beside those that the model marks.
         available_memory_proportion: the available memory proportion of each IPU; one value for all.
         half_partials: convolutions sum in float16 rather than float32.
         io_tiles: tiles of each IPU set aside for input and output.
+        overlap_io: what goes to and from the host travels while the IPU computes.
         exchange: Poplar's ``internalExchangeOptimisationTarget``.
         eight_bit_io: images arrive as uint8.
     """
@@ -141,10 +145,12 @@ class Layout:
     gradient_accumulation: int = 1
     schedule: str = "pipelined"
     recomputation: str = "stage"
+    keeps_last_segment: bool = False
     checkpoints: Tuple[str, ...] = ()
     available_memory_proportion: Tuple[float, ...] = (0.6,)
     half_partials: bool = False
     io_tiles: int = 0
+    overlap_io: bool = False
     exchange: str = "cycles"
     eight_bit_io: bool = False
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Dict, List, Sequence, Set, Tuple
 
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord, TensorRecord
+from ipu_proxynorm.memory.recomputing import recomputed, replayed
 
 _MOVING = ("activation", "gradient", "weight_gradient", "input")
 
@@ -162,7 +163,8 @@ def stage_moments(
         keeping: ``recompute``: the forward pass runs once to hand on its outputs, keeping nothing,
             and again before the backward pass, with checkpoints segment by segment from the last;
             ``stash``: what the backward pass reads waits in the stash; ``live``: it lives from the
-            forward pass on.
+            forward pass on; ``before``, ``standard`` and ``norms``: likewise, but for what runs
+            again, see `recomputing.recomputed`.
         checkpoint_layers: layers whose outputs are checkpoints, beside the model's own.
     """
     forward = [("forward", o) for o in capture.forward(stage)]
@@ -170,6 +172,9 @@ def stage_moments(
     if keeping == "live" or not backward:
         return sweep(capture, [*forward, *backward])
     own = stage_tensors(capture, stage, checkpoint_layers)
+    if keeping in ("before", "standard", "norms"):
+        left = recomputed(capture, stage, keeping, own.checkpoints)
+        return sweep(*replayed(capture, stage, left))
     if keeping == "stash":
         return [*sweep(capture, forward), *sweep(capture, backward, kept=own.saved)]
     held = [*own.inputs, *own.checkpoints]

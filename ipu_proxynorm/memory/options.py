@@ -14,7 +14,7 @@ from ipu_proxynorm.memory.layout import Layout
 from ipu_proxynorm.placement import OFF_CHIP, ON_CHIP, SHARDED
 
 # PopART's RecomputationType: None, Standard, NormOnly, Pipeline, RecomputeAll.
-_RECOMPUTATIONS = {0: "none", 1: "checkpoints", 2: "none", 3: "stage", 4: "checkpoints"}
+_RECOMPUTATIONS = {0: "none", 1: "standard", 2: "norms", 3: "stage", 4: "checkpoints"}
 # What ``backendOptions`` says of PipelinedExecution (options.py:920).
 _PIPELINED = 0
 
@@ -40,8 +40,8 @@ def read_options(options: Any) -> Layout:
     """Return the layout that ``poptorch.Options`` describe; None: the defaults.
 
     Recomputation is PopTorch's default where the options do not set PopART's
-    ``autoRecomputation``: per stage when pipelined, else none. The checkpoints that PopART's
-    ``Standard`` finds for itself are not imitated: those that the model marks count.
+    ``autoRecomputation``: per stage when pipelined, else none. In a pipeline any other kind than
+    none counts as stages: PopART looks at none of them there (``pipeline.cpp:1505``).
 
     Read as PopTorch 3.4's ``python/options.py`` has it.
 
@@ -60,14 +60,15 @@ def read_options(options: Any) -> Layout:
         locations = options.TensorLocations.toDict()
         replicas = options.replication_factor  # options.py:1179
         accumulation = options.Training.gradient_accumulation  # options.py:210
+    kind = _RECOMPUTATIONS.get(popart.get("autoRecomputation", 3 if pipelined else 0), "stage")
     ipus = max(proportions, default=-1) + 1
-    default = 3 if pipelined else 0
     return Layout(
         chip={1: "mk1"}.get(version, "mk2"),
         replicas=replicas,
         gradient_accumulation=accumulation,
         schedule="pipelined" if pipelined else "sequential",
-        recomputation=_RECOMPUTATIONS.get(popart.get("autoRecomputation", default), "stage"),
+        recomputation=kind,
+        keeps_last_segment=kind == "checkpoints" and not popart.get("explicitRecomputation", False),
         optimizer_location=_location(locations.get("location_optimizer", {})),
         available_memory_proportion=tuple(proportions.get(i, 0.6) for i in range(ipus)) or (0.6,),
         half_partials=_half_partials(popart),

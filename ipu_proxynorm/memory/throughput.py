@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from ipu_proxynorm.chip import Chip, find_chip
 from ipu_proxynorm.memory import budget, liveness
@@ -16,6 +16,7 @@ from ipu_proxynorm.memory.cycles import (
 )
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.memory.recomputing import recomputed
 from ipu_proxynorm.placement import SHARDED
 
 #: Beside what the ensemble of fits allows: with this factor, up and down, 39 of 40 measured
@@ -80,12 +81,14 @@ def stage_times(capture: Capture, layout: Layout, speed: Speeds) -> List[StageTi
 def _stage_time(
     capture: Capture, layout: Layout, stage: int, chip: Chip, speed: Speeds
 ) -> StageTime:
+    # I/O tiles compute nothing.
+    chip = dataclasses.replace(chip, tiles=chip.tiles - layout.io_tiles)
     arguments = (chip, speed, layout.precision, layout.half_partials)
     forward = by_kind(capture, capture.forward(stage), *arguments)
     kinds = by_kind(capture, capture.backward(stage), *arguments)
-    again = capture.training and budget.keeping(capture, layout, stage) == "recompute"
+    again = _again(capture, layout, stage, arguments)
     for kind, cycles in forward.items():
-        kinds[kind] += cycles * (1 + again)
+        kinds[kind] += cycles + again.get(kind, 0.0)
     ipu = capture.stage_ipus[stage]
     crossed = 0.0
     if stage and capture.stage_ipus[stage - 1] != ipu:
@@ -93,13 +96,27 @@ def _stage_time(
         made = [i for i in entering if capture.tensors[i].producer >= 0]
         crossed = liveness.bytes_of(capture, made) * (2 if capture.training else 1)
     host = budget.io_bytes(capture, layout, [stage])
+    waiting = chip.clock_hertz * host / STREAMING_BYTES_PER_SECOND
+    if layout.overlap_io:  # only what takes longer than computing is waited for
+        waiting = max(0.0, waiting - sum(kinds.values()))
     return StageTime(
         stage,
         ipu,
         kinds,
-        sum(forward.values()) if again else 0.0,
-        chip.clock_hertz * (crossed / LINK_BYTES_PER_SECOND + host / STREAMING_BYTES_PER_SECOND),
+        sum(again.values()),
+        chip.clock_hertz * crossed / LINK_BYTES_PER_SECOND + waiting,
     )
+
+
+def _again(
+    capture: Capture, layout: Layout, stage: int, arguments: Tuple[Any, ...]
+) -> Dict[str, float]:
+    """Return the cycles, by kind, of what a stage computes again in the backward pass."""
+    if not capture.training:
+        return {}
+    own = liveness.stage_tensors(capture, stage, layout.checkpoints).checkpoints
+    how = budget.keeping(capture, layout, stage)
+    return by_kind(capture, recomputed(capture, stage, how, own), *arguments)
 
 
 def update_cycles(capture: Capture, layout: Layout, speed: Speeds) -> float:

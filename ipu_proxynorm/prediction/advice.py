@@ -18,6 +18,7 @@ from ipu_proxynorm.memory import (
     predict_capture,
 )
 from ipu_proxynorm.prediction.planning import layer_names
+from ipu_proxynorm.recomputation import ALL, PIPELINE
 
 #: More than there are kinds of advice.
 _ALL = 16
@@ -64,7 +65,7 @@ def changed_keys(config: RunConfig, layout: Layout, advice: Advice) -> Optional[
     new = advice.layout
     changes: Dict[str, Any] = {}
     if new.recomputation != layout.recomputation:
-        return None  # whether a pipeline recomputes, and one IPU does not, is PopTorch's default
+        changes["recomputation"] = {"stage": PIPELINE, "checkpoints": ALL}[new.recomputation]
     if advice.micro_batch != config.ipu.micro_batch_size:
         changes["micro_batch_size"] = advice.micro_batch
     if advice.splits is not None:

@@ -91,5 +91,6 @@ def run_layout(ipu: IPUConfig, options: Any, optimizer: torch.optim.Optimizer) -
         precision=ipu.precision,
         half_partials=ipu.half_partials,
         eight_bit_io=True,
+        overlap_io=ipu.overlap_io,
     )
     return dataclasses.replace(layout, optimizer=read_optimizer(optimizer, layout.weight_bytes))
