@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.memory import MIB
+from ipu_proxynorm.memory import AT_TWICE_THE_LARGEST, FALSE_FITS, MIB, SAFE
 from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
 from ipu_proxynorm.memory.table import speed
 from ipu_proxynorm.prediction.planning import (
@@ -22,6 +23,7 @@ from ipu_proxynorm.prediction.planning import (
     plan_run,
     planned_yaml,
     reasons,
+    recomputation,
     stage_checkpoints,
 )
 
@@ -31,9 +33,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
         help="lay a network out over IPUs so that it fits and is fast",
-        description="Search splits, micro-batch, replicas, accumulation, recomputation checkpoints "
-        "and the place of the optimiser state for the highest predicted throughput that is "
-        "predicted to fit (at most 85 % of an IPU's memory). The global batch is kept.",
+        description="Search splits, micro-batch, replicas, accumulation, recomputation, memory "
+        "proportion and the place of the optimiser state for the highest predicted throughput that "
+        "is predicted to fit (at most 85 % of an IPU's memory). The global batch is kept.",
     )
     add_config(parser, "ipu.chip=bow")
     size = parser.add_mutually_exclusive_group(required=True)
@@ -54,7 +56,14 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     ipus = arguments.ipus if arguments.system is None else system_ipus(arguments.system)
     config = read_config(arguments)
     batch = arguments.global_batch
-    planned = plan_run(config, ipus, global_batch(config) if batch is None else batch)
+    images = global_batch(config) if batch is None else batch
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("layouts", total=None)
+
+        def progress(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+
+        planned = plan_run(config, ipus, images, progress=progress)
     if not planned.plans.fitting:
         raise UserError(nothing_fits(planned))
     show(planned, console)
@@ -89,6 +98,10 @@ def show(planned: RunPlan, console: Console) -> None:
     console.print(f"chosen: {speed(best.prediction.throughput)}; no IPU has measured it")
     for reason in reasons(planned):
         console.print(f"- {reason}")
+    console.print(
+        f"fits: at most {SAFE:.0%} of an IPU by prediction; of {AT_TWICE_THE_LARGEST} programs at "
+        f"twice the largest micro-batch that was published, {FALSE_FITS} were said to fit"
+    )
 
 
 def plans_table(planned: RunPlan) -> Table:
@@ -103,6 +116,8 @@ def plans_table(planned: RunPlan) -> Table:
         ("micro-batch", [str(p.batch.micro_batch) for p in plans]),
         ("gradient accumulation", [str(p.batch.gradient_accumulation) for p in plans]),
         ("optimiser state", [p.optimizer_location for p in plans]),
+        ("recomputation", [recomputation(p) for p in plans]),
+        ("memory proportion", [f"{p.prediction.layout.proportion(0):g}" for p in plans]),
         ("images/s", [f"{p.images_per_second:,.0f}" for p in plans]),
         ("pipeline bubble", [f"{p.batch.bubble:.0%}" for p in plans]),
         ("balance of stages", [f"{p.balance:.0%}" for p in plans]),

@@ -17,6 +17,8 @@ from ipu_proxynorm.memory.layout import (
 from ipu_proxynorm.memory.liveness import Moment, stage_moments
 from ipu_proxynorm.memory.options import read_options
 from ipu_proxynorm.memory.predict import (
+    AT_TWICE_THE_LARGEST,
+    FALSE_FITS,
     FITS,
     HOPELESS,
     OUT_OF_MEMORY,
@@ -29,8 +31,10 @@ from ipu_proxynorm.memory.predict import (
 )
 
 __all__ = [
+    "AT_TWICE_THE_LARGEST",
     "CHIPS",
     "EXCHANGES",
+    "FALSE_FITS",
     "FITS",
     "HOPELESS",
     "MIB",

@@ -73,6 +73,7 @@ def read_options(options: Any) -> Layout:
         available_memory_proportion=tuple(proportions.get(i, 0.6) for i in range(ipus)) or (0.6,),
         half_partials=_half_partials(popart),
         io_tiles=locations.get("numIOTiles", 0),
+        exchange=_exchange(popart),
     )
 
 
@@ -93,6 +94,12 @@ def _location(settings: Dict[str, Any]) -> str:
     if settings.get("useReplicatedTensorSharding"):
         return SHARDED
     return ON_CHIP if settings.get("onChip", 1) else OFF_CHIP
+
+
+def _exchange(popart: Dict[str, Any]) -> str:
+    """Return the exchange target that the options ask Poplar for."""
+    engine = popart.get("engineOptions") or {}
+    return str(engine.get("opt.internalExchangeOptimisationTarget", "cycles"))
 
 
 def _half_partials(popart: Dict[str, Any]) -> bool:

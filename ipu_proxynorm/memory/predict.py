@@ -20,6 +20,9 @@ from ipu_proxynorm.memory.throughput import Throughput, throughput
 FITS, UNCERTAIN, OUT_OF_MEMORY = "fits", "uncertain", "out of memory"
 #: Predicted utilisation of the fullest IPU above which a program cannot fit; up to SAFE it does.
 HOPELESS = 1.15
+#: How often "fits" is known to be wrong: of so many programs at twice the largest micro-batch that
+#: was published, so many were said to fit (``benchmarks/memory_accuracy.py``, held-out families).
+FALSE_FITS, AT_TWICE_THE_LARGEST = 2, 29
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,14 +72,40 @@ def recomputed(
         return forward
     if keeping == "standard":
         kept = kept_by_standard(capture, forward)
-        return [o for o in forward if o.index not in kept]
+        return _with_all_writers(forward, [o for o in forward if o.index not in kept])
     if keeping == "norms":
-        return [o for o in forward if o.name in _NORMS]
+        return _with_all_writers(forward, [o for o in forward if o.name in _NORMS])
     if keeping == "before":
         marked = set(checkpoints)
         last = max((capture.tensors[i].producer for i in marked), default=-1)
-        return [o for o in forward if o.index < last and not marked.intersection(o.outputs)]
+        again = [o for o in forward if o.index < last and not marked.intersection(o.outputs)]
+        return _with_all_writers(forward, again)
     return []
+
+
+def _with_all_writers(
+    forward: Sequence[OperatorRecord], again: Sequence[OperatorRecord]
+) -> List[OperatorRecord]:
+    """Leave out operators whose results another writes to in place, and that other not again.
+
+    Such a result is the other's: PopART has a tensor of its own for it, which is kept.
+    """
+    written = _writers(forward)
+    chosen = {operator.index for operator in again}
+    return [
+        operator
+        for operator in again
+        if all(w.index in chosen for index in operator.outputs for w in written[index])
+    ]
+
+
+def _writers(forward: Sequence[OperatorRecord]) -> Dict[int, List[OperatorRecord]]:
+    """Return by tensor the operators that write to it; one without results does so in place."""
+    writers: Dict[int, List[OperatorRecord]] = {}
+    for operator in forward:
+        for index in operator.outputs or operator.inputs[:1]:
+            writers.setdefault(index, []).append(operator)
+    return writers
 
 
 def replayed(
@@ -96,10 +122,7 @@ def replayed(
         again: forward operators that run again.
     """
     forward, backward = capture.forward(stage), capture.backward(stage)
-    writers: Dict[int, List[OperatorRecord]] = {}
-    for operator in forward:
-        for index in operator.outputs or operator.inputs[:1]:  # without a result: in place
-            writers.setdefault(index, []).append(operator)
+    writers = _writers(forward)
     left = {operator.index for operator in again}
     tensors: List[TensorRecord] = list(capture.tensors)
     copies: Dict[int, int] = {}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ipu_proxynorm.config import RunConfig, dump
 from ipu_proxynorm.config.check import check
 from ipu_proxynorm.ipu import resolve_splits
-from ipu_proxynorm.memory import MIB, find_chip
-from ipu_proxynorm.memory.planner import BatchLayout, Plan, Planner, Plans
+from ipu_proxynorm.memory import MIB, SAFE, find_chip, predict_capture
+from ipu_proxynorm.memory.planner import SAME_SPEED, BatchLayout, Plan, Planner, Plans
+from ipu_proxynorm.norm.spec import parse_norm_spec
 from ipu_proxynorm.placement import ON_CHIP
 from ipu_proxynorm.prediction.footprint import Footprint, footprint
+from ipu_proxynorm.recomputation import ALL, NONE, NORM_ONLY, PIPELINE, STANDARD
 from ipu_proxynorm.run.mixing import mixing_of
 from ipu_proxynorm.stages import micro_batches_needed
 
+#: The fewest I/O tiles that PopTorch takes.
+IO_TILES = 32
+#: A plan's recomputation as `ipu.recomputation` names it; not named: PopTorch's default.
+_RECOMPUTATIONS = {"standard": STANDARD, "checkpoints": ALL}
 #: What `Classification` calls the network that it wraps.
 _PREFIX = "model."
 
@@ -40,7 +46,13 @@ def global_batch(config: RunConfig) -> int:
     return config.ipu.images_per_update
 
 
-def plan_run(config: RunConfig, ipus: int, batch: int, keep: int = 4) -> RunPlan:
+def plan_run(
+    config: RunConfig,
+    ipus: int,
+    batch: int,
+    keep: int = 4,
+    progress: Optional[Callable[[int, int], None]] = None,
+) -> RunPlan:
     """Return the fastest layouts of a run over up to ``ipus`` IPUs that are predicted to fit.
 
     Args:
@@ -48,6 +60,7 @@ def plan_run(config: RunConfig, ipus: int, batch: int, keep: int = 4) -> RunPlan
         ipus: how many there are.
         batch: images behind one weight update, exactly.
         keep: how many plans.
+        progress: called with the layouts looked at and their number.
 
     Raises:
         UserError: no IPU, or a batch that cannot be dealt out.
@@ -55,7 +68,7 @@ def plan_run(config: RunConfig, ipus: int, batch: int, keep: int = 4) -> RunPlan
     ipu = dataclasses.replace(config.ipu, available_memory_proportion=one_proportion(config))
     whole = footprint(dataclasses.replace(config, ipu=ipu), splits=[])
     planner = Planner(whole.capture, whole.points, whole.layout)
-    plans = planner.plan(batch, ipus, least_micro_batch(config), keep=keep)
+    plans = planner.plan(batch, ipus, least_micro_batch(config), keep=keep, progress=progress)
     return RunPlan(config, as_given(whole, planner, config), plans, ipus, config.ipu.chip)
 
 
@@ -93,7 +106,11 @@ def one_proportion(config: RunConfig) -> Optional[List[float]]:
 
 
 def planned_config(config: RunConfig, plan: Plan) -> RunConfig:
-    """Return the run's configuration with the plan's layout."""
+    """Return the run's configuration with the plan's layout.
+
+    Of what it asks of the compiler, what the layout does not allow is left out.
+    """
+    overlapped = plan.prediction.layout.overlap_io
     ipu = dataclasses.replace(
         config.ipu,
         micro_batch_size=plan.batch.micro_batch,
@@ -102,12 +119,25 @@ def planned_config(config: RunConfig, plan: Plan) -> RunConfig:
         splits=list(layer_names(plan.splits)),
         recomputation_checkpoints=list(layer_names(plan.checkpoints)),
         optimizer_state=plan.optimizer_location,
-        available_memory_proportion=one_proportion(config),
-        execution="pipelined",
+        recomputation=_RECOMPUTATIONS.get(plan.recomputation),
+        available_memory_proportion=one_proportion(config)
+        if plan.proportion is None
+        else [plan.proportion],
+        execution="sharded" if overlapped else "pipelined",
+        overlap_io=overlapped,
+        merge_all_reduce=config.ipu.merge_all_reduce and plan.batch.replicas > 1,
     )
     planned = dataclasses.replace(config, ipu=ipu)
     check(planned)
     return planned
+
+
+def recomputation(plan: Plan) -> str:
+    """Return a plan's recomputation as a configuration names it."""
+    if plan.batch.stages > 1 and plan.recomputation == "stage":
+        return PIPELINE
+    names = {**_RECOMPUTATIONS, "norms": NORM_ONLY}
+    return names.get(plan.recomputation, NONE)
 
 
 def planned_yaml(config: RunConfig, plan: Plan) -> str:
@@ -157,9 +187,24 @@ def reasons(planned: RunPlan) -> List[str]:
     if len(fitting) > 1:
         second = fitting[1]
         gain = best.images_per_second / second.images_per_second - 1
+        other = (
+            f"({second.batch.stages} x {second.batch.replicas}, micro-batch "
+            f"{second.batch.micro_batch})"
+        )
+        if gain >= 0:
+            found.append(f"{gain:.0%} more images/s than the runner-up {other}")
+        else:
+            found.append(
+                f"{-gain:.0%} fewer images/s than the fastest {other}, which is less than the "
+                f"model's error ({SAME_SPEED - 1:.0%}), and simpler: fewer stages or checkpoints"
+            )
+    if best.recomputation in _RECOMPUTATIONS:
+        kind = _RECOMPUTATIONS[best.recomputation]
+        found.append(f"ipu.recomputation={kind}: without it the micro-batch would have to be less")
+    if best.proportion is not None:
         found.append(
-            f"{gain:.0%} more images/s than the runner-up ({second.batch.stages} x "
-            f"{second.batch.replicas}, micro-batch {second.batch.micro_batch})"
+            f"ipu.available_memory_proportion={best.proportion:g}: the largest with which it fits; "
+            f"what it costs in time is not modelled"
         )
     if batch.stages == 1:
         found.append("the network fits on one IPU: no pipeline, no bubble")
@@ -175,9 +220,34 @@ def reasons(planned: RunPlan) -> List[str]:
         found.append(f"optimiser state {best.optimizer_location}: on chip it would not fit")
     if batch.ipus < planned.ipus:
         found.append(f"{planned.ipus - batch.ipus} IPUs stay idle: more would not be faster")
+    found += _offers(planned)
     if "bn" in planned.config.model.norm and batch.micro_batch != planned.given.batch.micro_batch:
         found.append(
             f"Batch Norm sees micro-batches of {batch.micro_batch} instead of "
             f"{planned.given.batch.micro_batch}, which changes what is trained"
+        )
+    return found
+
+
+def _offers(planned: RunPlan) -> List[str]:
+    """Return what could be asked of the compiler besides, a sentence each."""
+    best, config, found = planned.best, planned.config, []
+    layout = best.prediction.layout
+    if best.batch.stages == 1 and not layout.overlap_io:
+        other = dataclasses.replace(layout, overlap_io=True, io_tiles=layout.io_tiles or IO_TILES)
+        prediction = predict_capture(best.prediction.capture, other)
+        now = best.prediction.throughput.images_per_second
+        gain = prediction.throughput.images_per_second / now - 1
+        if prediction.verdict.utilisation <= SAFE and gain >= 0.01:
+            found.append(
+                f"{gain:.0%} more with overlapped transfers: ipu.overlap_io=true "
+                f"ipu.io_tiles={other.io_tiles} ipu.execution=sharded (IPU "
+                f"{prediction.verdict.ipu} then {prediction.verdict.utilisation:.0%} full)"
+            )
+    groups = parse_norm_spec(config.model.norm).groups
+    if groups is not None and groups > 1 and config.model.channel_grouping == "contiguous":
+        found.append(
+            "model.channel_grouping=strided is Graphcore's faster Group Norm; by how much is not "
+            "public, and weights of one grouping are wrong with the other"
         )
     return found

@@ -125,6 +125,11 @@ def test_norms_alone_run_again():
     # SiLU keeps its input, which is the norm's output: 2 of 2 KiB x 8 channels x 2 images.
     one = 2 * 8 * 16 * 16 * 4
     assert peak(capture, "live") - peak(capture, "norms") >= one
+    # ReLU keeps its output: in place, that is the norm's no longer.
+    model = nn.Sequential(*block[:2], nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3))
+    capture = memory.capture(model, [torch.zeros(2, 3, 16, 16)], training=True)
+    assert recomputed(capture, 0, "norms", ()) == []
+    assert peak(capture, "live") == peak(capture, "norms")
 
 
 @pytest.mark.parametrize(

@@ -77,17 +77,17 @@ def partition(
     for checkpointed in (False, True):
         # Checkpoints are looked for only where a stage so made could be the less busy one.
         worth = most * (1 + slack) if checkpointed else -np.inf
-        sizes, cuts = _sizes(table, cycles, capacity_bytes, placement, worth)
+        sizes, costs, cuts = _sizes(table, cycles, capacity_bytes, placement, worth)
         fits = [size <= capacity_bytes for size in sizes]
-        ends = _minimax([np.where(fit, cost, np.inf) for fit, cost in zip(fits, cycles)])
+        ends = _minimax([np.where(fit, cost, np.inf) for fit, cost in zip(fits, costs)])
         if ends is not None:
-            most = _partition(table, ends, sizes, cuts).cycles
+            most = _partition(ends, sizes, costs, cuts).cycles
     if ends is None:
         return None
     bound = (1 + slack) * most
-    within = [fit & (cost <= bound) for fit, cost in zip(fits, cycles)]
+    within = [fit & (cost <= bound) for fit, cost in zip(fits, costs)]
     ends = _minimax([np.where(fit, size, np.inf) for fit, size in zip(within, sizes)]) or ends
-    return _partition(table, ends, sizes, cuts)
+    return _partition(ends, sizes, costs, cuts)
 
 
 def emptiest(table: StageTable, stages: int, placement: Placement = ON_CHIP) -> Optional[Partition]:
@@ -95,15 +95,16 @@ def emptiest(table: StageTable, stages: int, placement: Placement = ON_CHIP) -> 
     if not 1 <= stages <= table.count:
         return None
     cycles = [table.cycles(to_end) for to_end in range(stages)]
-    sizes, cuts = _sizes(table, cycles, None, placement)
+    sizes, costs, cuts = _sizes(table, cycles, None, placement)
     ends = _minimax([np.where(_runs(table.count), size, np.inf) for size in sizes])
-    return None if ends is None else _partition(table, ends, sizes, cuts)
+    return None if ends is None else _partition(ends, sizes, costs, cuts)
 
 
 def evaluate(table: StageTable, ends: Sequence[int], placement: Placement = ON_CHIP) -> Partition:
     """Return what a given cut costs, without checkpoints; ``ends`` from 0 to the table's count."""
     sizes = [table.base_bytes(to_end, placement) + table.live for to_end in range(len(ends) - 1)]
-    return _partition(table, tuple(ends), sizes, lambda first, last, to_end: ())
+    costs = [table.cycles(to_end) for to_end in range(len(ends) - 1)]
+    return _partition(tuple(ends), sizes, costs, lambda first, last, to_end: ())
 
 
 def _runs(count: int) -> np.ndarray:
@@ -120,27 +121,32 @@ def _sizes(
     capacity_bytes: Optional[float],
     placement: Placement,
     most_cycles: float = np.inf,
-) -> Tuple[List[np.ndarray], Cuts]:
-    """Return bytes of every run by its stages to the end, checkpoints set where they are needed.
+) -> Tuple[List[np.ndarray], List[np.ndarray], Cuts]:
+    """Return bytes and cycles of every run by its stages to the end, with checkpoints where needed.
 
     They are needed where a run does not fit without, could fit with them, and by its ``cycles`` is
     no busier than ``most_cycles`` (infinitely busy is no stage); without a capacity, everywhere.
+    The last stage of a pipeline computes again what is before its last checkpoint, others all.
     """
-    sizes = []
+    sizes, costs = [], []
     chosen: Dict[Tuple[int, int, int], Tuple[int, ...]] = {}
     runs = _runs(table.count)
     for to_end, cost in enumerate(cycles):
         base = np.where(runs, table.base_bytes(to_end, placement), np.inf)
         size = base + table.live
-        wanted = runs & np.isfinite(cost) & (cost <= most_cycles) & (to_end > 0)
+        cost = np.array(cost)
+        wanted = runs & np.isfinite(cost) & (cost <= most_cycles) & (len(cycles) > 1)
         if capacity_bytes is not None:
             wanted &= (size > capacity_bytes) & (base + table.least_live() <= capacity_bytes)
         for first, last in zip(*np.nonzero(wanted)):
             kept, cuts = table.checkpointed(int(first), int(last), to_end)
             size[first, last] = base[first, last] + kept
+            if to_end == 0 and cuts:
+                cost[first, last] += table.forward[first, cuts[-1]]
             chosen[int(first), int(last), to_end] = cuts
         sizes.append(size)
-    return sizes, lambda first, last, to_end: chosen.get((first, last, to_end), ())
+        costs.append(cost)
+    return sizes, costs, lambda first, last, to_end: chosen.get((first, last, to_end), ())
 
 
 def _minimax(costs: List[np.ndarray]) -> Optional[Tuple[int, ...]]:
@@ -165,7 +171,7 @@ def _minimax(costs: List[np.ndarray]) -> Optional[Tuple[int, ...]]:
 
 
 def _partition(
-    table: StageTable, ends: Tuple[int, ...], sizes: List[np.ndarray], cuts: Cuts
+    ends: Tuple[int, ...], sizes: List[np.ndarray], costs: Sequence[np.ndarray], cuts: Cuts
 ) -> Partition:
     """Return the cut at ``ends`` with what its stages cost."""
     stages = len(ends) - 1
@@ -174,7 +180,7 @@ def _partition(
             PlannedStage(
                 first,
                 last,
-                float(table.cycles(to_end)[first, last]),
+                float(costs[to_end][first, last]),
                 float(sizes[to_end][first, last]),
                 cuts(first, last, to_end),
             )

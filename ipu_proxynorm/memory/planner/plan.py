@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import List, Optional, Sequence, Tuple
+import functools
+from typing import Callable, List, Optional, Sequence, Tuple
 
 from ipu_proxynorm.chip import find_chip
 from ipu_proxynorm.errors import UserError, unknown_name
@@ -15,6 +16,7 @@ from ipu_proxynorm.memory.cycles import (
 )
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
+from ipu_proxynorm.memory.planner.alone import OneIpu
 from ipu_proxynorm.memory.planner.layouts import BatchLayout, batch_layouts
 from ipu_proxynorm.memory.planner.partition import evaluate
 from ipu_proxynorm.memory.planner.search import Candidate, Machine, search, throughput
@@ -25,6 +27,13 @@ from ipu_proxynorm.placement import OFF_CHIP, ON_CHIP, SHARDED
 
 #: IPUs that PopTorch gives to one process at most.
 MOST_IPUS = 64
+#: Memory proportions that a pipeline is tried with where it does not fit with the one given, the
+#: last also the lowest of one IPU. Published programs ran with 0.12 to 0.2, and those of them that
+#: were measured at about the speed predicted; below 0.1 Poplar's code grows.
+PROPORTIONS = (0.3, 0.12)
+#: By what factor the model is off between layouts of one network: the median over the 18 pairs of
+#: measured programs of one network (``benchmarks/data/ipu_throughput.csv``).
+SAME_SPEED = 1.09
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Plan:
         splits: layers at which stages after the first begin.
         checkpoints: layers whose outputs are recomputation checkpoints.
         optimizer_location: ``on-chip``, ``sharded`` or ``off-chip``.
+        recomputation: of a `Layout`.
+        proportion: memory proportion, lower than the one given; None: that one.
         images_per_second: the speed of all replicas together, by the cycle model.
         stage_cycles: the cycles of each stage, for one micro-batch.
         prediction: memory of each IPU.
@@ -48,6 +59,18 @@ class Plan:
     images_per_second: float
     stage_cycles: Tuple[float, ...]
     prediction: Prediction
+    recomputation: str = "stage"
+    proportion: Optional[float] = None
+
+    @property
+    def effort(self) -> int:
+        """How much a plan asks for: stages of a pipeline, and checkpoints to be named.
+
+        Of plans that are as fast, by what the model knows, the one that asks for least is chosen.
+        What a single key asks for does not count: recomputation by PopART's choice, a memory
+        proportion, the place of the optimiser state.
+        """
+        return 2 * (self.batch.stages.bit_length() - 1) + bool(self.checkpoints)
 
     @property
     def balance(self) -> float:
@@ -57,11 +80,26 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Plans:
-    """Plans that fit, the fastest first; ``nearest`` to fitting where none does."""
+    """Plans that fit; ``nearest`` to fitting where none does.
+
+    The first is the simplest of those that are as fast as the fastest, by what the model knows; the
+    others follow by speed.
+    """
 
     fitting: Tuple[Plan, ...]
     nearest: Optional[Plan]
     considered: int
+
+
+def simplest_first(plans: Sequence[Plan]) -> Tuple[Plan, ...]:
+    """Return plans by speed, but first the one that asks for least of those that are as fast."""
+    if not plans:
+        return ()
+    ordered = sorted(plans, key=lambda plan: -plan.images_per_second)
+    least = ordered[0].images_per_second / SAME_SPEED
+    close = [plan for plan in ordered if plan.images_per_second >= least]
+    chosen = min(close, key=lambda plan: (plan.effort, -plan.images_per_second))
+    return (chosen, *(plan for plan in ordered if plan is not chosen))
 
 
 def placements(batch: BatchLayout, clock: float) -> List[Placement]:
@@ -101,8 +139,11 @@ class Planner:
         least_micro_batch: int = 1,
         most_micro_batch: int = 256,
         keep: int = 4,
+        progress: Optional[Callable[[int, int], None]] = None,
     ) -> Plans:
         """Return the fastest plans of exactly ``global_batch`` images an update that fit.
+
+        ``progress`` is called with the layouts looked at and their number.
 
         Raises:
             UserError: no IPU, more than PopTorch takes, or a batch that cannot be kept.
@@ -123,6 +164,16 @@ class Planner:
                 f"--global-batch {global_batch}: no micro-batch from {least_micro_batch} to "
                 f"{most_micro_batch} divides it; expected a multiple of {least_micro_batch}"
             )
+        lower = [share for share in PROPORTIONS if share < self.layout.proportion(0)]
+        single = OneIpu(
+            self.capture,
+            self.segmented,
+            self.layout,
+            lambda batch: placements(batch, self.clock),
+            self.machine(),
+            PROPORTIONS[-1],
+            self._share,
+        )
         found = search(
             layouts,
             lambda batch: placements(batch, self.clock),
@@ -130,9 +181,21 @@ class Planner:
             self.machine(),
             self._share,
             keep,
+            single.fastest,
+            [(share, functools.partial(self.segmented.table, proportion=share)) for share in lower],
+            progress,
         )
-        nearest = None if found.nearest is None else self._plan(found.nearest)
-        return Plans(tuple(map(self._plan, found.fitting)), nearest, found.tried)
+        nearest = found.nearest
+        if nearest is not None:
+            alone = [batch for batch in layouts if batch.stages == 1]
+            alone = [min(alone, key=lambda b: (b.micro_batch, -b.replicas))] if alone else []
+            emptiest = [nearest, *map(single.emptiest, alone)]
+            nearest = min(emptiest, key=lambda candidate: candidate.utilisation or 0.0)
+        return Plans(
+            simplest_first([self._plan(candidate) for candidate in found.fitting]),
+            None if nearest is None else self._plan(nearest),
+            found.tried,
+        )
 
     def evaluate(
         self,
@@ -155,15 +218,22 @@ class Planner:
         place = places.get(optimizer_location, places[ON_CHIP])
         cut = evaluate(table, (0, *starts, table.count), place)
         speed = throughput(batch, place, table, cut, self.machine())
-        captured, layout = self._laid_out(batch, splits, checkpoints, place.name)
+        kind = self.layout.recomputation
+        captured, layout = self._laid_out(batch, splits, checkpoints, place.name, kind)
+        prediction = predict_capture(captured, layout)
+        cycles = tuple(stage.cycles for stage in cut.stages)
+        if batch.stages == 1:
+            speed = prediction.throughput.images_per_second
+            cycles = tuple(stage.cycles for stage in prediction.throughput.stages)
         return Plan(
             batch,
             tuple(splits),
             tuple(checkpoints),
             place.name,
             speed,
-            tuple(stage.cycles for stage in cut.stages),
-            predict_capture(captured, layout),
+            cycles,
+            prediction,
+            kind,
         )
 
     def machine(self) -> Machine:
@@ -173,7 +243,13 @@ class Planner:
         return Machine(room, self.clock, link / self.clock)
 
     def _laid_out(
-        self, batch: BatchLayout, splits: Sequence[str], checkpoints: Sequence[str], location: str
+        self,
+        batch: BatchLayout,
+        splits: Sequence[str],
+        checkpoints: Sequence[str],
+        location: str,
+        recomputation: str = "stage",
+        proportion: Optional[float] = None,
     ) -> Tuple[Capture, Layout]:
         """Return program and layout as the predictor takes them."""
         layout = dataclasses.replace(
@@ -183,7 +259,12 @@ class Planner:
             optimizer_location=location,
             checkpoints=tuple(checkpoints),
             schedule="pipelined",
-            recomputation="stage",
+            recomputation=recomputation,
+            keeps_last_segment=False,
+            overlap_io=self.layout.overlap_io and batch.stages == 1,
+            available_memory_proportion=self.layout.available_memory_proportion
+            if proportion is None
+            else (proportion,),
         )
         return self.capture.with_micro_batch(batch.micro_batch).with_splits(splits), layout
 
@@ -195,7 +276,14 @@ class Planner:
             for stage in candidate.partition.stages
             for cut in stage.checkpoints
         ]
-        return self._laid_out(candidate.layout, splits, checkpoints, candidate.placement.name)
+        return self._laid_out(
+            candidate.layout,
+            splits,
+            checkpoints,
+            candidate.placement.name,
+            candidate.recomputation,
+            candidate.proportion,
+        )
 
     def _share(self, candidate: Candidate) -> float:
         captured, layout = self.candidate_layout(candidate)
@@ -212,4 +300,6 @@ class Planner:
             images_per_second=candidate.images_per_second,
             stage_cycles=tuple(stage.cycles for stage in candidate.partition.stages),
             prediction=predict_capture(captured, layout),
+            recomputation=candidate.recomputation,
+            proportion=candidate.proportion,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+import functools
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,6 +20,12 @@ Placements = Callable[[BatchLayout], Sequence[Placement]]
 
 Check = Callable[["Candidate"], float]
 """The share of its IPU that the fullest stage of a candidate takes, as the predictor has it."""
+
+Alone = Callable[[BatchLayout, float], Optional["Candidate"]]
+"""The fastest candidate of a layout of one stage that fits and beats so many images/s; or None."""
+
+Lower = Sequence[Tuple[float, Tables]]
+"""Lower memory proportions, the largest first, with the costs under each."""
 
 # Cuts are not told apart where their updates take times closer than this.
 _CLOSE = 0.002
@@ -42,6 +49,8 @@ class Candidate:
     partition: Partition
     images_per_second: float
     utilisation: Optional[float] = None  # of the fullest IPU, by the predictor
+    proportion: Optional[float] = None  # of memory for temporaries; None: as given
+    recomputation: str = "stage"  # of a `Layout`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +101,9 @@ def search(
     machine: Machine,
     check: Optional[Check] = None,
     keep: int = 4,
+    alone: Optional[Alone] = None,
+    lower: Lower = (),
+    progress: Optional[Callable[[int, int], None]] = None,
 ) -> Found:
     """Return the ``keep`` best layouts that fit, the fastest first.
 
@@ -107,24 +119,33 @@ def search(
         check: the share of the room that the fullest stage takes; over 1 does not fit. None: the
             segments' sums decide.
         keep: how many to return.
+        alone: finds the candidate of a layout of one stage; None: as of more stages.
+        lower: tried in turn where a layout does not fit.
+        progress: called with the layouts looked at and their number.
     """
-    cache: Dict[int, StageTable] = {}
-
-    def table(micro_batch: int) -> StageTable:
-        if micro_batch not in cache:
-            cache[micro_batch] = tables(micro_batch)
-        return cache[micro_batch]
+    table = functools.lru_cache(maxsize=None)(tables)
+    every = [(None, table), *((share, functools.lru_cache(maxsize=None)(t)) for share, t in lower)]
 
     bounds = [(bound(layout, table(layout.micro_batch), machine), layout) for layout in layouts]
     bounds.sort(key=lambda pair: -pair[0])
     fitting: List[Candidate] = []
-    for limit, layout in bounds:
+    for number, (limit, layout) in enumerate(bounds):
+        if progress is not None:
+            progress(number, len(bounds))
         if len(fitting) == keep and limit <= fitting[-1].images_per_second:
             break
         slowest = fitting[-1].images_per_second if len(fitting) == keep else 0.0
-        candidate = _fastest(
-            layout, placements(layout), table(layout.micro_batch), machine, check, slowest
-        )
+        candidate: Optional[Candidate] = None
+        if layout.stages == 1 and alone is not None:
+            candidate = alone(layout, slowest)
+        else:
+            for share, costs in every:
+                costs_here = costs(layout.micro_batch)
+                candidate = _fastest(
+                    layout, placements(layout), costs_here, machine, check, slowest, share
+                )
+                if candidate is not None:
+                    break
         if candidate is not None:
             fitting = sorted([*fitting, candidate], key=lambda c: -c.images_per_second)[:keep]
     nearest = None if fitting else _nearest(layouts, placements, table, machine, check)
@@ -138,6 +159,7 @@ def _fastest(
     machine: Machine,
     check: Optional[Check],
     slowest: float,
+    proportion: Optional[float] = None,
 ) -> Optional[Candidate]:
     """Return the layout's fastest candidate that fits; None: there is none faster than that.
 
@@ -150,6 +172,7 @@ def _fastest(
             candidate = _solve(layout, placement, table, machine, room, slowest)
             if candidate is None or candidate.images_per_second <= slowest:
                 break
+            candidate = dataclasses.replace(candidate, proportion=proportion)
             share = candidate.utilisation if check is None else check(candidate)
             assert share is not None
             if share <= 1:

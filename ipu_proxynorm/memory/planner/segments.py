@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -49,17 +49,21 @@ class SegmentedCapture:
         )
         self.parameters = parameters
         self._code = self._code_bytes()
-        self._cache: Dict[int, StageTable] = {}
+        self._cache: Dict[Tuple[int, Optional[float]], StageTable] = {}
 
-    def table(self, micro_batch: int) -> StageTable:
-        """Return the costs of every run of segments at a micro-batch."""
-        if micro_batch not in self._cache:
-            self._cache[micro_batch] = self._table(micro_batch)
-        return self._cache[micro_batch]
+    def table(self, micro_batch: int, proportion: Optional[float] = None) -> StageTable:
+        """Return the costs of every run of segments at a micro-batch and a memory proportion."""
+        key = (micro_batch, proportion)
+        if key not in self._cache:
+            self._cache[key] = self._table(*key)
+        return self._cache[key]
 
-    def _table(self, micro_batch: int) -> StageTable:
+    def _table(self, micro_batch: int, proportion: Optional[float]) -> StageTable:
         cut = self.cut.with_micro_batch(micro_batch)
-        budgets = budget.ipu_budgets(cut, self.layout, self.parameters)
+        layout = self.layout
+        if proportion is not None:
+            layout = dataclasses.replace(layout, available_memory_proportion=(proportion,))
+        budgets = budget.ipu_budgets(cut, layout, self.parameters)
         kept = [liveness.stage_tensors(cut, number, ()) for number in range(cut.stages)]
         segments = []
         for number, own in enumerate(kept):
@@ -82,7 +86,9 @@ class SegmentedCapture:
         self, cut: Capture, number: int, terms: Dict[str, int], saved: float, entering: int
     ) -> Segment:
         chip = find_chip(self.layout.chip)
-        how = (chip, speeds()[0], self.layout.precision, self.layout.half_partials)
+        # I/O tiles compute nothing.
+        computing = dataclasses.replace(chip, tiles=chip.tiles - self.layout.io_tiles)
+        how = (computing, speeds()[0], self.layout.precision, self.layout.half_partials)
 
         def cycles(operators: Sequence[OperatorRecord]) -> float:
             return sum(by_kind(cut, operators, *how).values())

@@ -53,7 +53,8 @@ class StageTable:
     """Costs of every run of segments ``first .. last - 1`` as a stage; see :class:`Segment`.
 
     Stages before the last keep their inputs and recompute the rest, which is PopTorch's default in
-    a pipeline; the last keeps everything, for the one micro-batch at hand.
+    a pipeline; the last keeps everything, for the one micro-batch at hand, but for what is before
+    its last checkpoint, if it has any.
 
     Args:
         segments: in the order of execution.
@@ -161,9 +162,37 @@ class StageTable:
             self._checkpointed[key] = self._least_live(first, last, to_end)
         return self._checkpointed[key]
 
+    def spread(self, first: int, last: int) -> Tuple[float, Tuple[int, ...]]:
+        """Return the least bytes of activations of one micro-batch over any number of checkpoints.
+
+        Each keeps what enters its segment, once; only the longest span between two is rebuilt.
+        The cheapest checkpoints for a bound on the spans are a shortest path; every bound is tried.
+        """
+        best: Tuple[float, Tuple[int, ...]] = (float(self.live[first, last]), ())
+        for bound in sorted({float(v) for v in self.live[first:last, first : last + 1].ravel()}):
+            if bound >= best[0]:
+                break
+            kept = np.full(self.count + 1, np.inf)  # bytes of checkpoints up to this one
+            before = np.zeros(self.count + 1, dtype=int)
+            kept[first] = 0.0
+            for end in range(first + 1, last + 1):
+                starts = np.arange(first, end)
+                allowed = self.live[starts, end] <= bound
+                cost = np.where(allowed, kept[starts], np.inf)
+                at = int(cost.argmin())
+                own = self.entering[end] if end < last else 0.0
+                kept[end], before[end] = cost[at] + own, starts[at]
+            if bound + kept[last] < best[0]:
+                cuts, at = [], int(before[last])
+                while at != first:
+                    cuts.append(at)
+                    at = int(before[at])
+                best = float(bound + kept[last]), tuple(reversed(cuts))
+        return best
+
     def _least_live(self, first: int, last: int, to_end: int) -> Tuple[float, Tuple[int, ...]]:
         best: Tuple[float, Tuple[int, ...]] = (float(self.live[first, last]), ())
-        if not to_end or last - first < 2:
+        if last - first < 2:
             return best
         inner = np.arange(first + 1, last)
         stash = inputs_kept(to_end) * self.entering[inner]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipu_proxynorm.memory.planner.partition import emptiest, partition
+from ipu_proxynorm.memory.planner.partition import PlannedStage, emptiest, partition
 from ipu_proxynorm.memory.planner.stages import Placement, Segment, StageTable, inputs_kept
 
 AMOUNT = st.integers(0, 20)
@@ -66,28 +66,33 @@ def every_cut(count, stages):
 
 
 def least_bytes(segments, first, last, to_end, placement):
-    """The least bytes of a stage over all choices of up to two checkpoints."""
-    inner = range(first + 1, last)
-    choices = [()]
-    if to_end:
-        choices += [cuts for n in (1, 2) for cuts in itertools.combinations(inner, n)]
-    return min(stage_bytes(segments, first, last, to_end, placement, cuts) for cuts in choices)
+    """The least bytes of a stage over all choices of up to two checkpoints; and the choice."""
+    return min(
+        (stage_bytes(segments, first, last, to_end, placement, cuts), len(cuts), cuts)
+        for n in (0, 1, 2)
+        for cuts in itertools.combinations(range(first + 1, last), n)
+    )
 
 
 def brute_force(segments, stages, placement):
-    """(cycles of the busiest stage, least bytes of the fullest) of every cut."""
+    """(cycles of the busiest stage, least bytes of the fullest) of every cut.
+
+    The last stage of a pipeline has no checkpoints, or those that need least memory and the time of
+    computing again what is before them.
+    """
     found = []
     for ends in every_cut(len(segments), stages):
-        pairs = list(zip(ends, ends[1:]))
-        cycles = max(
-            stage_cycles(segments, a, b, recomputed=number < stages - 1)
-            for number, (a, b) in enumerate(pairs)
-        )
-        size = max(
-            least_bytes(segments, a, b, stages - 1 - number, placement)
-            for number, (a, b) in enumerate(pairs)
-        )
-        found.append((cycles, size))
+        *pairs, (first, count) = zip(ends, ends[1:])
+        others = [least_bytes(segments, a, b, stages - 1 - n, placement)[0]
+                  for n, (a, b) in enumerate(pairs)]  # fmt: skip
+        busy = [stage_cycles(segments, a, b, recomputed=True) for a, b in pairs]
+        own = stage_cycles(segments, first, count, recomputed=False)
+        size = stage_bytes(segments, first, count, 0, placement)
+        found.append((max([*busy, own]), max([*others, size])))
+        size, _, cuts = least_bytes(segments, first, count, 0, placement)
+        if stages > 1 and cuts:
+            again = sum(s.forward_cycles for s in segments[first : cuts[-1]])
+            found.append((max([*busy, own + again]), max([*others, size])))
     return found
 
 
@@ -152,6 +157,34 @@ def test_a_checkpoint_is_set_where_the_stage_does_not_fit_without():
     roomy, tight = (partition(StageTable(segments), 2, capacity) for capacity in (100, 60))
     assert [s.checkpoints for s in roomy.stages] == [(), ()]
     assert [(s.bytes, s.checkpoints) for s in tight.stages] == [(56, (1,)), (1, ())]
+
+
+def test_the_last_stage_computes_again_what_is_before_its_checkpoint():
+    segments = [
+        Segment("a", forward_cycles=9, saved_bytes=1, live_bytes=1),
+        Segment("b", forward_cycles=3, saved_bytes=50, live_bytes=50),
+        Segment("c", forward_cycles=4, saved_bytes=50, live_bytes=50, entering_bytes=2),
+    ]
+    roomy, tight = (partition(StageTable(segments), 2, capacity) for capacity in (100, 60))
+    assert [s.checkpoints for s in roomy.stages] == [(), ()]
+    assert (roomy.starts, tight.starts) == ((1,), (1,))
+    assert tight.stages[1] == PlannedStage(1, 3, cycles=3 + 4 + 3, bytes=52, checkpoints=(2,))
+    assert partition(StageTable(segments), 1, 60) is None  # one IPU has no such default
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(SEGMENT, min_size=1, max_size=7))
+def test_checkpoints_of_one_ipu_are_spread_as_well_as_any(segments):
+    table, count = StageTable(segments), len(segments)
+    size, cuts = table.spread(0, count)
+
+    def needed(cuts):
+        ends = [0, *cuts, count]
+        spans = max(live_bytes(segments[a:b]) for a, b in zip(ends, ends[1:]))
+        return spans + sum(segments[c].entering_bytes for c in cuts)
+
+    every = [c for n in range(count) for c in itertools.combinations(range(1, count), n)]
+    assert size == pytest.approx(needed(cuts)) == min(map(needed, every))
 
 
 def test_equal_operators_of_a_stage_share_their_code():
