@@ -125,11 +125,16 @@ class DtypeRules:
     """Turns an operation into the ones that give the device's numbers, and emits these."""
 
     def __init__(
-        self, recorder: Emitter, stochastic_rounding: bool, strided_groups: bool = False
+        self,
+        recorder: Emitter,
+        stochastic_rounding: bool,
+        strided_groups: bool = False,
+        stable_norms: bool = False,
     ) -> None:
         self._recorder = recorder
         self._stochastic_rounding = stochastic_rounding
         self._strided_groups = strided_groups
+        self._stable_norms = stable_norms
         # int32 tensors that were int64 a moment ago, so that widening them again costs nothing.
         self._wide: Dict[int, Any] = {}
 
@@ -232,7 +237,8 @@ class DtypeRules:
     ) -> Any:
         name = operator_name(function)
         if name in half_norms.NORMS and args[0].dtype == torch.float16:
-            return half_norms.normalized(self._recorder, self._rounded, name, args)
+            stable = self._stable_norms
+            return half_norms.normalized(self._recorder, self._rounded, name, args, stable)
         dtype = self._result_dtype(name, args, kwargs)
         raised_dtype = {torch.float16: torch.float32}
         args = [raised_dtype.get(a, a) if isinstance(a, torch.dtype) else a for a in args]

@@ -2,7 +2,9 @@
 
 PopART keeps mean and 1/sigma in the input's type (``op/groupnorm.cpp:44-52``; its Layer Norm is
 one of one group), and Poplibs takes the mean off, scales and shifts in operators of their own
-(``poplin/Norms.cpp``: ``normWhiten``, ``normalise``). The statistics' sums are float32's.
+(``poplin/Norms.cpp``: ``normWhiten``, ``normalise``). The statistics' sums are float32's. The
+variance is that of the rounded mean: the mean square less the mean's square, no less than 0
+(``poplin/codelets/InverseStdDeviation.cpp``).
 """
 
 from __future__ import annotations
@@ -16,11 +18,27 @@ aten = torch.ops.aten
 NORMS = frozenset({"native_group_norm", "native_layer_norm"})
 
 
+def _about(
+    emit: Callable[..., torch.Tensor],
+    mean: torch.Tensor,
+    rounded: torch.Tensor,
+    inv_std: torch.Tensor,
+    eps: float,
+    stable: bool,
+) -> torch.Tensor:
+    """Return 1/sigma as computed with the rounded mean, given the exact mean and 1/sigma."""
+    apart = emit(aten.sub.Tensor, mean, rounded)
+    shift = emit(aten.mul.Tensor, apart, apart if stable else emit(aten.add.Tensor, mean, rounded))
+    variance = emit(aten.add.Tensor, emit(aten.pow.Tensor_Scalar, inv_std, -2), shift)  # with eps
+    return emit(aten.rsqrt.default, emit(aten.clamp_min.default, variance, eps))
+
+
 def normalized(
     recorder: Any,
     rounded: Callable[[torch.Tensor, torch.dtype], torch.Tensor],
     name: str,
     args: Sequence[Any],
+    stable: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Emit a norm of a float16 input and return its result, mean and 1/sigma, all float16.
 
@@ -29,6 +47,8 @@ def normalized(
         rounded: returns a float32 tensor in the type asked for, as the device rounds.
         name: the name of the norm, one of `NORMS`.
         args: the operator's.
+        stable: compute the variance as the mean square distance from the mean, instead of the mean
+            square less the mean's square (``enableStableNorm``).
 
     """
     x = args[0]
@@ -62,7 +82,9 @@ def normalized(
     if not grouped:
         each = [*outer, *[1] * len(shape)]
         statistics = [emit(aten.view.default, statistic, each) for statistic in statistics]
-    mean, inv_std = (rounded(statistic, torch.float16) for statistic in statistics)
+    exact, inv_std = statistics
+    mean = rounded(exact, torch.float16)
+    inv_std = rounded(_about(emit, exact, single(mean), inv_std, eps, stable), torch.float16)
     ones = [1] * (x.dim() - 2)
 
     def spread(statistic: torch.Tensor) -> torch.Tensor:

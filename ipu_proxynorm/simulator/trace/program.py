@@ -304,6 +304,12 @@ def _forward(trace: Trace, model: Any, bound: _Bound) -> Any:
     except poptorch_core.Error as error:
         error.add_location(trace.recorder.where_raised(error))
         raise
+    except RuntimeError as error:
+        refusal = trace.recorder.refusal
+        if refusal is None or "TorchScript interpreter" not in str(error):
+            raise
+        refusal.add_location(trace.recorder.where_raised(error))
+        raise refusal from error
     trace.recorder.user_code = False
     return result
 

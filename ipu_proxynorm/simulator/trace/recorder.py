@@ -14,8 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ipu_proxynorm import nested
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
+from .._errors import Error
 from .._logging import logger
-from . import consistency, dtypes, effects, handlers, refusals, registered, selects
+from . import (
+    consistency,
+    dtypes,
+    effects,
+    handlers,
+    refusals,
+    registered,
+    selects,
+    torch_spline_conv,
+)
 from .consistency import Traced
 from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
 
@@ -105,6 +115,7 @@ class Recorder(TorchDispatchMode):
         watches: Sequence[Watch] = (),
         training: bool = False,
         strided_groups: bool = False,
+        stable_norms: bool = False,
     ) -> None:
         super().__init__()
         self._watches = watches
@@ -125,7 +136,9 @@ class Recorder(TorchDispatchMode):
         self.written = Written()
         #: What each slot stands for.
         self.traced: Dict[Slot, Traced] = {}
-        self._dtypes = dtypes.DtypeRules(self, stochastic_rounding, strided_groups)
+        #: The last error of ours: where TorchScript is between, its text is lost on the way.
+        self.refusal: Optional[Error] = None
+        self._dtypes = dtypes.DtypeRules(self, stochastic_rounding, strided_groups, stable_norms)
         self._shadows: Dict[int, _Shadow] = {}
         self._updates_statistics = False
         self.is_paused = False
@@ -346,7 +359,13 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
     ) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._dispatched(func, args, kwargs or {})
+        except Error as error:
+            self.refusal = error
+            raise
+
+    def _dispatched(self, func: Any, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
         poptorch_function = registered.function_of(func)
         if poptorch_function is not None:  # of no tensor: others end as operators of torch
             return poptorch_function(*args, **kwargs)
@@ -367,6 +386,10 @@ class Recorder(TorchDispatchMode):
                 return func(*args, **kwargs)  # torch's own check of whether it can differentiate
             if func is torch.ops.aten.copy_.default:
                 args = (args[0], self.constant(args[1]), *args[2:])
+            spline = torch_spline_conv.function_of(func)
+            if spline is not None:
+                torch_spline_conv.check(func, args, self)
+                return self.emit(spline, list(args), kwargs)
             args = self._own_number(func, args)
             refusals.check(func, tensors_in((args, kwargs)), self)
             handlers.check_operator(func, args, kwargs, self)

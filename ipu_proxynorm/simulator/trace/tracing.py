@@ -11,7 +11,15 @@ from ipu_proxynorm.stages import StageCount
 
 from .. import _impl, enums, poptorch_core
 from ..options import Options
-from . import dtypes, float_exceptions, loss_scale, losses, refusals, strided_norms
+from . import (
+    dtypes,
+    float_exceptions,
+    loss_scale,
+    losses,
+    refusals,
+    strided_norms,
+    torch_spline_conv,
+)
 from .checkpointing import without_recomputation
 from .functions import FunctionMode
 from .overlap import Overlap
@@ -41,7 +49,10 @@ class Trace:
             watches.append(self.gradient_counts.watch)
         stochastic_rounding = bool(popart.get("enableStochasticRounding", False))
         strided_groups = bool(popart.get(strided_norms.OPTION, False))
-        self.recorder = Recorder(stochastic_rounding, watches, training, strided_groups)
+        stable_norms = bool(popart.get("enableStableNorm", False))
+        self.recorder = Recorder(
+            stochastic_rounding, watches, training, strided_groups, stable_norms
+        )
         self.losses: List[losses.Loss] = []
         self.blocks: List[Tuple[str, Tuple[int, int, int]]] = []
         self.stages = StageCount()
@@ -159,7 +170,7 @@ def tracing(trace: Trace) -> Iterator[None]:
     try:
         with recording(trace.recorder), FunctionMode(
             trace.recorder, trace.note_loss, trace.training
-        ), without_recomputation():
+        ), without_recomputation(), torch_spline_conv.seen():
             yield
     finally:
         trace.stages_manager.printDebug()

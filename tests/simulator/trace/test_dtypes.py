@@ -133,8 +133,9 @@ def test_mixed_types_give_what_torch_2_0_infers_on_meta_tensors(name):
             assert function(*[t.to("meta") for t in inputs]).dtype == expected
 
 
+@pytest.mark.parametrize("stable", [False, True])
 @pytest.mark.parametrize("layer", [torch.nn.GroupNorm(2, 6), torch.nn.LayerNorm((6, 3))])
-def test_norms_of_float16_round_their_statistics_and_each_step(layer):
+def test_norms_of_float16_round_their_statistics_and_each_step(layer, stable):
     """Against the same steps in NumPy, whose float16 rounds each result."""
     x = (3 * torch.randn(2, 6, 3) + 5).half()
     torch.nn.init.uniform_(layer.weight)
@@ -142,13 +143,16 @@ def test_norms_of_float16_round_their_statistics_and_each_step(layer):
     grouped = isinstance(layer, torch.nn.GroupNorm)
     rows = x.numpy().reshape(2, 2 if grouped else 1, -1)
     mean = rows.astype(np.float64).mean(2, keepdims=True).astype(np.float16)
-    variance = rows.astype(np.float64).var(2, keepdims=True)
+    about = rows - mean if stable else rows
+    variance = np.square(about.astype(np.float64)).mean(2, keepdims=True)
+    variance -= 0 if stable else mean.astype(np.float64) ** 2
     inv_std = (1 / np.sqrt(variance + layer.eps)).astype(np.float16)
     parameters = [p.detach().half().numpy() for p in (layer.weight, layer.bias)]
     scale, shift = (p.reshape(1, -1, 1) if grouped else p for p in parameters)
     y = ((rows - mean) * inv_std).reshape(x.shape) * scale + shift
     assert y.dtype == np.float16
-    assert np.array_equal(run(layer, x).numpy(), y)
+    options = Options().enableStableNorm(stable)
+    assert np.array_equal(inferenceModel(layer, options)(x).numpy(), y)
     exact = layer.double()(x.double()).half()
     layer.float()
     assert not np.array_equal(y, exact.detach().numpy())  # one rounding gives others
