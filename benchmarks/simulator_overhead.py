@@ -88,16 +88,23 @@ def plain(name: str, norm: str, resolution: int, micro_batch: int, accumulation:
     return step
 
 
-def show(title: str, reach: str, steps: Dict[str, Step], rounds: int, images: int) -> None:
+def show(
+    title: str,
+    reach: str,
+    steps: Dict[str, Step],
+    rounds: int,
+    images: int,
+    clock: Callable[[], float] = time.thread_time,
+) -> None:
     """Print how long the second step takes by the first."""
     for step in steps.values():
         step(), step()
     seconds: Dict[str, List[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            start = time.thread_time()
+            start = clock()
             step()
-            seconds[name].append(time.thread_time() - start)
+            seconds[name].append(clock() - start)
     base, other = steps
     ratios = [b / a for a, b in zip(seconds[base], seconds[other])]
     low, middle, high = statistics.quantiles(ratios, n=4)
@@ -162,6 +169,65 @@ def half(rounds: int) -> None:
     show("step float16 / float32, gn4+pn, ResNet-20", "<= 1.5", steps, rounds, 32)
 
 
+def inferred(
+    name: str, norm: str, resolution: int, micro_batch: int, iterations: int, optimize: str = "1"
+) -> Step:
+    """Return the simulator's inference of a batch, compiled."""
+    os.environ["POPTORCH_SIM_OPTIMIZE"] = optimize
+    model = create_model(name, norm=norm, num_classes=10)
+    executor = poptorch.inferenceModel(
+        model.eval(), poptorch.Options().deviceIterations(iterations)
+    )
+    x, _ = batch(micro_batch * iterations, resolution)
+    executor(x)
+    os.environ.pop("POPTORCH_SIM_OPTIMIZE")
+    return lambda: executor(x)
+
+
+def inference(rounds: int) -> None:
+    """Inference at micro-batch 1 by micro-batch 32, and by programs as recorded."""
+    for norm in ("gn4+pn", "bn"):
+        steps = {
+            "1 x 32": inferred("resnet20", norm, 32, 1, 32),
+            "32 x 1": inferred("resnet20", norm, 32, 32, 1),
+        }
+        show(f"inference, images/s of {norm} at 1 x 32 by 32 x 1", "", steps, rounds, 32)
+        for micro_batch in (32, 1):
+            steps = {
+                name: inferred("resnet20", norm, 32, micro_batch, 32 // micro_batch, optimize)
+                for name, optimize in (("recorded", "0"), ("rewritten", "1"))
+            }
+            title = f"inference, {norm}, {micro_batch} x {32 // micro_batch}, rewritten / recorded"
+            show(title, "", steps, rounds, 32)
+
+
+def threads(rounds: int) -> None:
+    """A step's time by the clock with all cores' threads by one thread's."""
+    cores = len(os.sched_getaffinity(0))
+    for name, norm, resolution, micro_batch, accumulation in (
+        ("resnet20", "gn4+pn", 32, 32, 1),
+        ("resnet20", "gn4+pn", 32, 1, 32),
+        ("resnet50", "gn4+pn", 64, 4, 1),
+        ("resnetv2_8", "gn4+pn", 8, 4, 8),
+    ):
+        step = simulated(name, norm, resolution, micro_batch, accumulation)
+
+        def with_threads(count: int, step: Step = step) -> Step:
+            def run() -> None:
+                torch.set_num_threads(count)
+                step()
+                torch.set_num_threads(1)
+
+            return run
+
+        steps = {"1": with_threads(1), str(cores): with_threads(cores)}
+        title = (
+            f"{cores} threads / 1, {name} {norm}, {resolution}^2, {micro_batch} x {accumulation}"
+        )
+        images = micro_batch * accumulation
+        show(title, "by the clock", steps, rounds, images, time.perf_counter)
+
+
 def compiling(rounds: int) -> None:
     """Compile time with the rewrites by that without; each compiles from scratch."""
 
@@ -191,7 +257,27 @@ def imports(rounds: int) -> None:
     print(f"import simulator / torch | | {with_simulator / alone:.3f}", flush=True)
 
 
-PARTS = {f.__name__: f for f in (resnet, efficientnet, splits, loops, half, compiling, imports)}
+def profile(rounds: int) -> None:
+    """What a gn4+pn step's time goes to, by operator."""
+    step = simulated("resnet20", "gn4+pn", 32, 32)
+    step(), step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(rounds):
+            step()
+    found = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in found)
+    print(f"a step of gn4+pn, ResNet-20, 32 x 1, by operator ({whole / rounds / 1e3:.1f} ms)")
+    for event in found[:14]:
+        share, calls = event.self_cpu_time_total / whole, event.count // rounds
+        print(f"  {event.key:40s} {share:6.1%} {calls:5d} calls", flush=True)
+
+
+PARTS = {
+    part.__name__: part
+    for part in (
+        resnet, efficientnet, splits, loops, half, inference, threads, compiling, imports, profile
+    )
+}  # fmt: skip
 
 
 def main() -> None:
