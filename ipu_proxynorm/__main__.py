@@ -12,6 +12,16 @@ def run() -> int:
     except KeyboardInterrupt:
         print("ipu-proxynorm: interrupted", file=sys.stderr)
         return 130
+    except (ImportError, OSError, MemoryError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(
+            f"ipu-proxynorm: error: a library cannot be loaded ({reason}); install the package "
+            f"again, or give the process more memory",
+            file=sys.stderr,
+        )
+        return 2
     return main()
 
 

@@ -32,6 +32,12 @@ class UserNotice(UserWarning):
     """What a user should know, in one sentence. Command lines print its text alone and go on."""
 
 
+def say(text: str) -> None:
+    """Print a line on standard error; where nobody can read it, go on."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """Return up to ``count`` of ``choices`` that ``name`` may have been meant to be, best first."""
     return difflib.get_close_matches(name, list(choices), n=count, cutoff=0.5)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Set, Tuple
 
 from ipu_proxynorm.analysis.power import POWERS, Power
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.json_lines import append_line, read_lines
+from ipu_proxynorm.files.whole import replacing
 
 FILE = "power.jsonl"
+EXPECTED = "the record of an epoch; remove the line"
 
 
 def append_power_log(folder: Path, epoch: int, powers: Mapping[str, Power]) -> None:
@@ -24,10 +27,42 @@ def append_power_log(folder: Path, epoch: int, powers: Mapping[str, Power]) -> N
     try:
         append_line(folder / FILE, {"epoch": epoch, "layers": layers})
     except OSError as error:
-        raise UserError(
-            f"{str(folder / FILE)!r} cannot be written ({error.strerror}); free the disk, or train "
-            f"without training.analyse_every"
-        ) from error
+        raise _unwritten(folder, error) from error
+
+
+def rewind_power_log(folder: Path, epoch: int) -> None:
+    """Forget what was measured after ``epoch``, where a run goes on.
+
+    Raises:
+        UserError: the file cannot be written, or a line is not a record.
+    """
+    path = folder / FILE
+    kept = [line for line in read_lines(path, _record, EXPECTED) if line[0] <= epoch]
+    if not path.is_file():
+        return
+    try:
+        with replacing(path) as stream:
+            for number, powers in kept:
+                layers = {name: dataclasses.asdict(power) for name, power in powers.items()}
+                stream.write((json.dumps({"epoch": number, "layers": layers}) + "\n").encode())
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _unwritten(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{str(folder / FILE)!r} cannot be written ({error.strerror}); free the disk, or train "
+        f"without training.analyse_every"
+    )
+
+
+def epochs(folder: Path) -> Set[int]:
+    """Return the epochs after which the power was measured.
+
+    Raises:
+        UserError: a line is not a record.
+    """
+    return {epoch for epoch, _ in read_lines(folder / FILE, _record, EXPECTED)}
 
 
 def read_power_log(folder: Path) -> List[Dict[str, Power]]:
@@ -38,13 +73,13 @@ def read_power_log(folder: Path) -> List[Dict[str, Power]]:
 
     """
     path = folder / FILE
-    epochs = dict(read_lines(path, _record, "the record of an epoch; remove the line"))
-    if not epochs:
+    found = dict(read_lines(path, _record, EXPECTED))
+    if not found:
         raise UserError(
             f"RUN_DIR {str(folder)!r}: no epoch in its {FILE}; expected a run trained with "
             f"training.analyse_every=1 or more"
         )
-    return [epochs[epoch] for epoch in sorted(epochs)]  # of a repeated one the last
+    return [found[epoch] for epoch in sorted(found)]  # of a repeated one the last
 
 
 def _record(line: Dict[str, Any]) -> Tuple[int, Dict[str, Power]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import warnings
-from typing import Any, Iterator, Optional, Sequence
+from typing import IO, Any, Iterator, Optional, Sequence, cast
 
 from rich.console import Console
 
@@ -24,9 +25,11 @@ from ipu_proxynorm.cli import (
     train,
     validate,
 )
-from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name
+from ipu_proxynorm.cli.exhausted import exhausted
+from ipu_proxynorm.cli.output import Output, ReaderLeft, open_standard_streams
+from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name, say
 from ipu_proxynorm.ipu import launched
-from ipu_proxynorm.run.interruption import Interrupted
+from ipu_proxynorm.run.interruption import Interrupted, ending_in_a_sentence
 from ipu_proxynorm.run.processes import Processes, connect
 
 COMMANDS = (
@@ -82,7 +85,7 @@ def notices_alone() -> Iterator[None]:
 
         def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
             if issubclass(category, UserNotice):
-                print(f"{program_name()}: warning: {message}", file=sys.stderr)
+                say(f"{program_name()}: warning: {message}")
             else:
                 others(message, category, *where, **more)
 
@@ -97,44 +100,47 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     that stopped it, 130 for Ctrl-C.
     Of several processes that torchrun or poprun started, the first one prints.
     """
+    open_standard_streams()
     parsed = parse(arguments)
     processes = Processes()
+    output = Output(sys.stdout)
     failure: Optional[BaseException] = None
     status = 0
     try:
         if parsed.distributed:
-            processes = connect()
+            processes = connect(parsed.patience(parsed))
         if parsed.distributed or works_alone():
             quiet = not processes.first
-            console = Console(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
-            with notices_alone():
+            console = Console(
+                file=cast(IO[str], output),
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+                quiet=quiet,
+            )
+            with notices_alone(), ending_in_a_sentence():
                 if parsed.distributed:
                     parsed.command(parsed, console, processes)
                 else:
                     status = parsed.command(parsed, console) or 0
+            output.flush()
     except (UserError, poptorch.Error, Interrupted, KeyboardInterrupt) as error:
         if parsed.traceback:
             raise
         failure = error
         status = report(error)
-    except (MemoryError, RuntimeError) as error:
-        if parsed.traceback or not out_of_memory(error):
+    except ReaderLeft as error:
+        failure = error
+        status = 128 + signal.SIGPIPE
+    except (OSError, MemoryError, RuntimeError) as error:
+        why = exhausted(error)
+        if parsed.traceback or why is None:
             raise
         failure = error
-        status = report(
-            UserError(
-                f"this machine's memory does not suffice ({str(error).strip()[-160:]}); lower "
-                f"ipu.micro_batch_size, data.image_size, model.width or data.workers"
-            )
-        )
+        status = report(UserError(why))
     if failure is None or (isinstance(failure, Shared) and failure.agreed):
         processes.leave()
     return status
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether memory was asked for that the machine does not have."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
 
 
 def works_alone() -> bool:
@@ -162,5 +168,5 @@ def report(error: BaseException) -> int:
         refused = "" if isinstance(error, UserError) else "PopTorch refused: "
         text, status = f"error: {refused}{error}", 2
     if not (isinstance(error, Shared) and error.quiet):
-        print(f"{program_name()}: {text}", file=sys.stderr)
+        say(f"{program_name()}: {text}")
     return status

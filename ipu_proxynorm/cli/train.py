@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Iterator, List, Optional
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,13 +14,15 @@ from rich.table import Table
 from ipu_proxynorm.analysis.epoch_recorder import EpochRecorder
 from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli.arguments import add_config, read_config
+from ipu_proxynorm.cli.output import Output, go_on_silently
 from ipu_proxynorm.config import RunConfig, documentation
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
+from ipu_proxynorm.run.agreement import agree, facts_of
 from ipu_proxynorm.run.directory import RunDirectory, writing_threads_quiet
 from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.optimizer import scaled_learning_rate
-from ipu_proxynorm.run.processes import Processes
+from ipu_proxynorm.run.processes import PATIENCE_SECONDS, Processes
 from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.training import EpochResult, Evaluation, StepResult, fit
 from ipu_proxynorm.training.observers import Observers, observing
@@ -28,6 +30,8 @@ from ipu_proxynorm.training.resume import begin
 from ipu_proxynorm.training.smoke import smoke
 from ipu_proxynorm.training.tracking import load_wandb
 
+#: Options of the command line that decide what is done.
+OPTIONS = ("checkpoint", "overwrite", "resume", "smoke")
 #: Seconds in which torchrun passes on the Ctrl-C that the terminal has sent to all its processes.
 SIGNAL_ECHO = 5.0
 
@@ -57,7 +61,15 @@ def add_parser(subparsers: Any) -> None:
         help="try CONFIG: one small weight update on noise, in seconds; leaves nothing on disk",
     )
     parser.add_argument("--keys", action="store_true", help="list every key of CONFIG and stop")
-    parser.set_defaults(command=run, distributed=True)
+    parser.set_defaults(command=run, distributed=True, patience=patience)
+
+
+def patience(arguments: argparse.Namespace) -> float:
+    """Return how long processes wait for one another; where CONFIG is wrong, that is said later."""
+    try:
+        return read_config(arguments).training.patience
+    except UserError:
+        return PATIENCE_SECONDS
 
 
 def run(arguments: argparse.Namespace, console: Console, processes: Processes) -> None:
@@ -65,11 +77,25 @@ def run(arguments: argparse.Namespace, console: Console, processes: Processes) -
     if arguments.keys:
         console.print(keys_table())
         return
+    interruption = Interruption(not processes.first, 0.0 if processes.alone else SIGNAL_ECHO)
+    with stopping_when_lost(console, interruption):
+        train(arguments, console, processes, interruption)
+
+
+def train(
+    arguments: argparse.Namespace,
+    console: Console,
+    processes: Processes,
+    interruption: Interruption,
+) -> None:
+    """Train as the command line says."""
     with processes.together():
         config = read_config(arguments)
         if arguments.resume and arguments.overwrite:
             raise UserError("--resume --overwrite: one goes on with a run, the other removes it")
         wandb = load_wandb(config.training.wandb) if processes.first else None
+    options = {f"--{name}": getattr(arguments, name) for name in OPTIONS}
+    agree(processes, lambda: {**options, **facts_of(config)})
     if arguments.smoke:
         if processes.first:
             show_smoke(config, console)
@@ -81,7 +107,7 @@ def run(arguments: argparse.Namespace, console: Console, processes: Processes) -
         describe(run, console)
         if start is not None and start.state is not None:
             console.print(f"resumed after {start.state.progress}")
-        last = observed(run, directory, console, start, wandb)
+        last = observed(run, directory, console, start, interruption, wandb)
     finally:
         with writing_threads_quiet():
             directory.close()
@@ -109,17 +135,34 @@ def observed(
     directory: RunDirectory,
     console: Console,
     start: Optional[Checkpoint],
+    interruption: Interruption,
     wandb: Any,
 ) -> EpochResult:
     """Train, heeding signals; the first process records how the run stands."""
-    processes = run.processes
-    interruption = Interruption(not processes.first, 0.0 if processes.alone else SIGNAL_ECHO)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.watch())
         observe: Optional[Observers] = None
-        if processes.first:
+        if run.processes.first:
             observe = stack.enter_context(observing(wandb, run.config, directory))
         return show_progress(run, directory, console, start, interruption, observe)
+
+
+@contextlib.contextmanager
+def stopping_when_lost(console: Console, interruption: Interruption) -> Iterator[None]:
+    """Let a run whose reader leaves stop with a checkpoint, and one on a full disk go on."""
+    output: object = console.file
+    if not isinstance(output, Output):
+        yield
+        return
+
+    def lost(error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            interruption.reader_left()
+        else:
+            go_on_silently(error)
+
+    output.when_lost = lost
+    yield
 
 
 def summary(last: EpochResult, directory: RunDirectory) -> str:
@@ -207,6 +250,8 @@ def show_progress(
     epochs = run.config.training.epochs
     ended: List[EpochResult] = []
     power = EpochRecorder(run.config, directory)
+    if start is not None and run.processes.first:
+        power.go_on(start)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

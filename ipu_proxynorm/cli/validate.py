@@ -7,9 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
+from ipu_proxynorm.data import digest
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.run.agreement import agree, facts_of
 from ipu_proxynorm.run.directory import CHECKPOINTS, RunDirectory
-from ipu_proxynorm.run.processes import Processes
+from ipu_proxynorm.run.processes import PATIENCE_SECONDS, Processes
 from ipu_proxynorm.run.run import averaged, build, load_weights
 from ipu_proxynorm.training import Evaluation, Validator
 
@@ -27,15 +30,27 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="one of the run's checkpoints, e.g. last-1; default: last and best",
     )
-    parser.set_defaults(command=run, distributed=True)
+    parser.set_defaults(command=run, distributed=True, patience=patience)
+
+
+def patience(arguments: argparse.Namespace) -> float:
+    """Return how long processes wait for one another; what is wrong with the run is said later."""
+    try:
+        return RunDirectory(arguments.run_dir).config().training.patience
+    except UserError:
+        return PATIENCE_SECONDS
 
 
 def run(arguments: argparse.Namespace, console: Console, processes: Processes) -> None:
     """Build the run's network, load each checkpoint's weights and print their figures."""
     directory = RunDirectory(arguments.run_dir)
     with processes.together():
-        run = build(directory.config(), initialize=False, processes=processes)
+        config = directory.config()
+    agree(processes, lambda: {"--checkpoint": arguments.checkpoint, **facts_of(config)})
+    with processes.together():
+        run = build(config, initialize=False, processes=processes)
         validator = Validator(run)
+    agree(processes, lambda: {"the data set": digest(run.data)})
     for name in [arguments.checkpoint] if arguments.checkpoint else CHECKPOINTS:
         path = directory.checkpoint(name)
         with processes.together():

@@ -422,6 +422,12 @@ class TrainingConfig:
     checkpoint_minutes: Optional[float] = key(
         None, "minutes between checkpoints within an epoch; null: after each epoch only", above=0
     )
+    patience: float = key(
+        600.0,
+        "seconds that the processes of a run wait for one that does not answer; then all end",
+        least=1,
+        most=86400,
+    )
     keep_checkpoints: int = key(
         2, "how many of the last checkpoints are kept, beside the best", least=1
     )

@@ -12,6 +12,7 @@ from ipu_proxynorm.data.datasets import (
     image_data,
     pixel_statistics,
 )
+from ipu_proxynorm.data.digest import digest
 from ipu_proxynorm.data.image_set import IGNORED, ImageSet
 from ipu_proxynorm.data.loader import (
     PaddedDataset,
@@ -37,6 +38,7 @@ __all__ = [
     "create_data",
     "dataset",
     "described_data",
+    "digest",
     "image_data",
     "pixel_statistics",
     "training_loader",

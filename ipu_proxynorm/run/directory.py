@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Mapping, Optional, Union
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Set, Union
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,6 +25,27 @@ CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
 #: Of `ipu_proxynorm.analysis`, where it was asked to record.
 POWER = "power.jsonl"
 CHECKPOINTS = ("last", "best")
+
+
+#: Open folders that are locked. A forked child must not hold them: data workers outlive a run
+#: that is killed, and would keep it from being resumed.
+_locks: Set[int] = set()
+
+
+def _unlock(folder: int) -> None:
+    if folder in _locks:  # not so in a forked child, where the number may be another file's
+        _locks.remove(folder)
+        os.close(folder)
+
+
+def _leave_locks() -> None:
+    """Close, in a forked child, what its parent has locked: the lock stays the parent's."""
+    for folder in _locks:
+        os.close(folder)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 class RunDirectory:
@@ -100,7 +121,8 @@ class RunDirectory:
     def _acquire(self) -> None:
         """Keep other processes out until this one ends, however it ends."""
         folder = os.open(self.path, os.O_RDONLY)
-        self._lock = weakref.finalize(self, os.close, folder)
+        _locks.add(folder)
+        self._lock = weakref.finalize(self, _unlock, folder)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -186,10 +208,13 @@ class RunDirectory:
                 if name != "step":
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
-            raise UserError(
-                f"{str(self.path / METRICS)!r} cannot be written ({error.strerror}); free the disk "
-                f"or choose another folder with runs=FOLDER"
-            ) from error
+            raise self._unwritten(METRICS, error) from error
+
+    def _unwritten(self, name: str, error: OSError) -> UserError:
+        return UserError(
+            f"{str(self.path / name)!r} cannot be written ({error.strerror}); free the disk or "
+            f"choose another folder with runs=FOLDER"
+        )
 
     @property
     def metrics_bytes(self) -> int:
@@ -198,11 +223,18 @@ class RunDirectory:
         return path.stat().st_size if path.exists() else 0
 
     def rewind(self, metrics_bytes: int, step: int) -> None:
-        """Forget what was logged after host call ``step``, when the metrics were that long."""
+        """Forget what was logged after host call ``step``, when the metrics were that long.
+
+        Raises:
+            UserError: the metrics cannot be written.
+        """
         if not self._writes:
             return
-        if self.metrics_bytes > metrics_bytes:
-            os.truncate(self.path / METRICS, metrics_bytes)
+        try:
+            if self.metrics_bytes > metrics_bytes:
+                os.truncate(self.path / METRICS, metrics_bytes)
+        except OSError as error:
+            raise self._unwritten(METRICS, error) from error
         self._purge_step = step + 1
 
     def close(self) -> None:

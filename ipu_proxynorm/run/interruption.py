@@ -1,16 +1,15 @@
-"""Ctrl-C and SIGTERM: asked for once, the run stops at the next host call; twice, at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: once, the run stops at the next host call; twice, at once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Any, Dict, Iterator, Optional
 
-from ipu_proxynorm.errors import Shared, program_name
+from ipu_proxynorm.errors import Shared, program_name, say
 
 
 class Interrupted(Shared, Exception):
@@ -24,6 +23,31 @@ class Interrupted(Shared, Exception):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+@contextlib.contextmanager
+def ending_in_a_sentence() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is done meanwhile as Ctrl-C does: by an exception.
+
+    Raises:
+        Interrupted: one of them came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    former = {}
+
+    def end(number: int, frame: Any) -> None:
+        raise Interrupted("interrupted", number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # else someone wants it otherwise
+            former[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class Interruption:
@@ -43,18 +67,23 @@ class Interruption:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Interruption]:
-        """Note the first SIGINT or SIGTERM meanwhile; the next one acts as ever."""
+        """Note the first SIGINT, SIGTERM or SIGHUP meanwhile; the next one acts as ever."""
         if threading.current_thread() is not threading.main_thread():
             yield self  # signals reach the main thread only
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # A shell's background job ignores SIGINT: left so.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # A shell's background job ignores SIGINT, and nohup's SIGHUP: left so.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._former[number] = signal.signal(number, self._note)
         try:
             yield self
         finally:
             self._restore()
+
+    def reader_left(self) -> None:
+        """Ask the run to stop, as the signal would by which other programs end then."""
+        if self.signal_number is None:
+            self.signal_number, self._asked_at = signal.SIGPIPE, time.monotonic()
 
     def _note(self, number: int, frame: Any) -> None:
         if self.signal_number is not None:
@@ -66,10 +95,9 @@ class Interruption:
         if not self.echo:
             self._restore()
         if not self.quiet:
-            print(
+            say(
                 f"{program_name()}: stopping after this host call, with a checkpoint; once more: "
-                "at once",
-                file=sys.stderr,
+                "at once"
             )
 
     def _restore(self) -> None:

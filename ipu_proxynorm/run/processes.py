@@ -12,6 +12,7 @@ import datetime
 import os
 import re
 import socket
+import time
 from typing import Any, Iterator, List, Optional, Sequence, TypeVar
 
 import torch
@@ -26,8 +27,10 @@ Failure = TypeVar("Failure", bound=Shared)
 
 #: How long the processes wait for each other at the start.
 MEETING_SECONDS = 120.0
-#: How long one may be busy on its own, e.g. compiling, while another waits for it.
-PATIENCE = datetime.timedelta(hours=2)
+#: How long one may be busy on its own, e.g. compiling, while another waits: ``training.patience``.
+PATIENCE_SECONDS = 600.0
+#: How long the processes wait for each other's answer when they look who is missing.
+ROLL_CALL_SECONDS = 5.0
 _ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -49,10 +52,12 @@ class Processes:
 
     Args:
         instance: which of them this is.
+        store: where they leave word for each other beside the collectives; None: nowhere.
     """
 
-    def __init__(self, instance: Instance = ALONE) -> None:
+    def __init__(self, instance: Instance = ALONE, store: Optional[dist.Store] = None) -> None:
         self.instance = instance
+        self._store = store
 
     @property
     def first(self) -> bool:
@@ -69,7 +74,7 @@ class Processes:
         if self.alone:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
-        with naming_losses(self.first):
+        with self.naming_losses():
             dist.all_reduce(total)
         return total.tolist()
 
@@ -78,7 +83,7 @@ class Processes:
         if self.alone:
             return value
         number = torch.tensor([value])
-        with naming_losses(self.first):
+        with self.naming_losses():
             dist.all_reduce(number, op=dist.ReduceOp.MAX)
         return int(number)
 
@@ -87,7 +92,7 @@ class Processes:
         if self.alone:
             return [value]
         values: List[Any] = [None] * self.instance.count
-        with naming_losses(self.first):
+        with self.naming_losses():
             dist.all_gather_object(values, value)
         return values
 
@@ -96,7 +101,7 @@ class Processes:
         if self.alone:
             return value
         values: List[Any] = [value if self.first else None]
-        with naming_losses(self.first):
+        with self.naming_losses():
             dist.broadcast_object_list(values)
         return values[0]
 
@@ -139,6 +144,61 @@ class Processes:
         where = f"process {index} of {self.instance.count}: " if index else ""
         raise self.agreed(kind(f"{where}{text}")) from failure
 
+    @contextlib.contextmanager
+    def naming_losses(self) -> Iterator[None]:
+        """Turn gloo's errors, when another process is gone or still, into one sentence.
+
+        The first process that is left prints it.
+
+        Raises:
+            ProcessLost: another process has ended, or has not answered for too long.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            if "gloo" not in text.lower() and "closed by peer" not in text:
+                raise
+            missing = self._missing()
+            others = [n for n in range(self.instance.count) if n not in missing]
+            named = " and ".join(f"process {number} of {self.instance.count}" for number in missing)
+            if "timed out" in text.lower():
+                what = (
+                    f"{named or 'another process'} of the run has not answered for long "
+                    f"(training.patience); it was stopped, or is waiting for something else"
+                )
+            else:
+                reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source
+                what = f"{named or 'another process'} of the run has ended ({reason})"
+            raise ProcessLost(
+                f"{what}; the run stands at its last checkpoint: start all processes again with "
+                f"--resume",
+                quiet=self.instance.index != min(others, default=0),
+            ) from error
+
+    def _missing(self) -> List[int]:
+        """Return the numbers of the processes that do not answer a roll call."""
+        if self._store is None:
+            return []
+        keys = [f"lost/{index}" for index in range(self.instance.count)]
+        own = keys[self.instance.index]
+        deadline = time.monotonic() + ROLL_CALL_SECONDS
+        try:
+            self._store.set(own, "here")
+            self._store.wait([own], datetime.timedelta(seconds=ROLL_CALL_SECONDS))
+        except RuntimeError:  # the first process holds the store, unless the launcher does
+            return [0] if self.instance.index else []
+        return [index for index, key in enumerate(keys) if not self._answers(key, deadline)]
+
+    def _answers(self, key: str, deadline: float) -> bool:
+        assert self._store is not None
+        left = max(deadline - time.monotonic(), 0.1)
+        try:
+            self._store.wait([key], datetime.timedelta(seconds=left))
+        except RuntimeError:
+            return False
+        return True
+
     def agreed(self, error: Failure) -> Failure:
         """Return an error that every process raises, to be printed by the first only."""
         error.share(quiet=not self.first)
@@ -165,29 +225,11 @@ def _described(failure: Optional[Exception]) -> Any:
     return ProcessLost, f"{type(failure).__name__}: {failure}"
 
 
-@contextlib.contextmanager
-def naming_losses(first: bool) -> Iterator[None]:
-    """Turn gloo's errors, when another process has gone, into one sentence of the first process.
-
-    Raises:
-        ProcessLost: another process has gone.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if "gloo" not in text.lower() and "closed by peer" not in text:
-            raise
-        reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source file
-        raise ProcessLost(
-            f"another process of the run has ended, or cannot be reached ({reason}); the run "
-            f"stands at its last checkpoint: start all processes again with --resume",
-            quiet=not first,
-        ) from error
-
-
-def connect() -> Processes:
+def connect(patience: float = PATIENCE_SECONDS) -> Processes:
     """Meet the processes that were launched together with this one, if any were.
+
+    Args:
+        patience: how long one of them may keep the others waiting, seconds.
 
     Raises:
         UserError: the address is none, or not all processes come there.
@@ -204,13 +246,13 @@ def connect() -> Processes:
         return Processes(instance)
     for name, value in _ADDRESS.items():
         os.environ.setdefault(name, value)
-    _meet(instance, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    store = _meet(instance, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], patience)
     popdist.init()
-    return Processes(instance)
+    return Processes(instance, store)
 
 
-def _meet(instance: Instance, address: str, port: str) -> None:
-    """Connect ``torch.distributed``."""
+def _meet(instance: Instance, address: str, port: str, seconds: float) -> dist.Store:
+    """Connect ``torch.distributed``; return the store through which the processes met."""
     place = f"MASTER_ADDR={address} MASTER_PORT={port}"
     if not port.isdigit() or not 0 < int(port) < 2**16:
         raise UserError(f"{place}: expected a free port of the first process's machine, 1 to 65535")
@@ -237,7 +279,7 @@ def _meet(instance: Instance, address: str, port: str) -> None:
             store=store,
             rank=instance.index,
             world_size=instance.count,
-            timeout=PATIENCE,
+            timeout=datetime.timedelta(seconds=seconds),
         )
     except (RuntimeError, OSError) as error:
         raise UserError(
@@ -246,3 +288,4 @@ def _meet(instance: Instance, address: str, port: str) -> None:
             f"and a free port of the first process, and all WORLD_SIZE={instance.count} processes "
             f"to be started"
         ) from error
+    return store

@@ -6,18 +6,20 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import math
 import os
 import socket
 import time
 import warnings
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.files.whole import replacing
 from ipu_proxynorm.run.interruption import Interrupted
 
 STATE = "state.json"
+STATES = ("running", "finished", "stopped", "failed")
 
 
 @dataclasses.dataclass
@@ -61,13 +63,70 @@ def process_exists(number: int) -> bool:
     return True
 
 
-def read_state(folder: Path) -> Optional[RunState]:
-    """Return how the run in ``folder`` stands; None: it does not say."""
+class Damaged(ValueError):
+    """A record of a run that does not say what it should; the text says what is wrong."""
+
+
+def load_state(folder: Path) -> Optional[RunState]:
+    """Return how the run in ``folder`` stands; None: there is no record of it.
+
+    Raises:
+        Damaged: the record is not one that this program writes.
+    """
+    path = folder / STATE
     try:
-        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        return RunState(**content)
-    except (OSError, ValueError, TypeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise Damaged(f"{STATE} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{STATE} is not JSON") from error
+    if not isinstance(content, dict):
+        raise Damaged(f"{STATE} is not a record of names and values")
+    names = {field.name for field in dataclasses.fields(RunState)}
+    if not names - {"message"} <= content.keys() <= names:
+        raise Damaged(f"{STATE} has other names than {', '.join(sorted(names))}")
+    for name, (rightly, expected) in _EXPECTED.items():
+        if not rightly(content.get(name)):
+            raise Damaged(f"{STATE}: {name} is not {expected}")
+    return RunState(**content)
+
+
+def read_state(folder: Path) -> Optional[RunState]:
+    """Return how the run in ``folder`` stands; None: it does not say, or its record is damaged."""
+    try:
+        return load_state(folder)
+    except Damaged:
+        return None
+
+
+def is_number(value: Any, least: float = 0.0, most: float = math.inf) -> bool:
+    """Tell whether a value of a JSON file is a finite number within limits."""
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value) and least <= value <= most
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        datetime.datetime.fromisoformat(value).astimezone()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return value == ""
+    return True
+
+
+#: What each field of the record is, and how it is recognised.
+_EXPECTED: Dict[str, Tuple[Callable[[Any], bool], str]] = {
+    "state": (STATES.__contains__, f"one of {', '.join(STATES)}"),
+    "started": (_is_moment, "a time in ISO 8601"),
+    "seconds": (lambda value: is_number(value, most=1e11), "a number of seconds"),
+    "process": (
+        lambda value: isinstance(value, int) and is_number(value, 1, 2**31 - 1),
+        "the number of a process",
+    ),
+    "host": (lambda value: isinstance(value, str), "the name of a machine"),
+    "message": (lambda value: value is None or isinstance(value, str), "a text or null"),
+}
 
 
 def write_state(folder: Path, state: RunState) -> None:

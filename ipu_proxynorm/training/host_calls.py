@@ -15,7 +15,6 @@ from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.prediction.check import memory_check
 from ipu_proxynorm.run.mixing import draw
 from ipu_proxynorm.run.optimizer import set_loss_scaling
-from ipu_proxynorm.run.processes import naming_losses
 from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.run.schedule import loss_scaling_at
 from ipu_proxynorm.training.exactness import notice, ways
@@ -81,7 +80,7 @@ class HostCalls:
                 self.executor.compile(*inputs)
             self._compare_ways()
         start = time.perf_counter()
-        with naming_losses(self.processes.first):
+        with self.processes.naming_losses():
             losses, right = self.executor(*inputs)  # one sum over micro-batches a replica
         seconds = time.perf_counter() - start
         arithmetic = self.run.arithmetic

@@ -50,8 +50,8 @@ class Trainer:
         self.processes = run.processes
         self.progress = restore(run, start)
         state = None if start is None else start.state
-        if state is not None:
-            directory.rewind(state.metrics_bytes, self.progress.step)
+        # A run that ended before its first checkpoint may have logged steps all the same.
+        directory.rewind(0 if state is None else state.metrics_bytes, self.progress.step)
         self.calls = HostCalls(run, self.progress, state)
         self.validator = Validator(run, self.interruption)
         self.readings = Readings(run, self.progress.step)

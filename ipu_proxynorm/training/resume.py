@@ -9,8 +9,11 @@ from typing import Any, List, Mapping, Optional, Tuple
 from torch import Tensor
 
 from ipu_proxynorm.config import RunConfig, documentation, loads
+from ipu_proxynorm.config.check import get
+from ipu_proxynorm.data import digest
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState, load_checkpoint
+from ipu_proxynorm.run.agreement import agree
 from ipu_proxynorm.run.arithmetic import BatchArithmetic
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.processes import Processes
@@ -51,17 +54,11 @@ FREE = (
 
 def differences(ours: RunConfig, theirs: RunConfig) -> List[str]:
     """Return the keys, free ones aside, in which two configurations differ, with both values."""
-
-    def value(config: Any, name: str) -> Any:
-        for part in name.split("."):
-            config = getattr(config, part)
-        return config
-
     keys = [key.name for key in documentation() if key.name not in FREE]
     return [
-        f"{key} was {value(theirs, key)} and is {value(ours, key)}"
+        f"{key} was {get(theirs, key)} and is {get(ours, key)}"
         for key in keys
-        if value(ours, key) != value(theirs, key)
+        if get(ours, key) != get(theirs, key)
     ]
 
 
@@ -173,4 +170,5 @@ def begin(
         run = build(config, initialize=start is None, processes=processes)
         if start is not None:
             check_continues(run, start)
+    agree(processes, lambda: {"the data set": digest(run.data)})
     return run, start

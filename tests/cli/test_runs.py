@@ -22,7 +22,7 @@ def make(folder, name, *overrides, accuracies=(), averages=(), state=None):
             for epoch, accuracy in enumerate(values, start=1):
                 line = {"kind": kind, "step": epoch, "epoch": epoch, "accuracy": accuracy}
                 stream.write(json.dumps(line) + "\n")
-        stream.write('17\n[]\n{"kind": "train", "epo')  # cut short by a kill
+        stream.write('{"kind": "train", "epo')  # cut short by a kill
     directory.close()
     if state is not None:
         write_state(directory.path, state)

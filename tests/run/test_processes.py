@@ -240,9 +240,72 @@ def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
     statuses, printed = launched.end()
     assert statuses == [2, -signal.SIGKILL]
     said = printed[0].splitlines()[-1]
-    assert said.startswith("ipu-proxynorm: error: another process of the run has ended")
+    assert said.startswith("ipu-proxynorm: error: process 1 of 2 of the run has ended")
     assert said.endswith("start all processes again with --resume")
     assert load_checkpoint(tmp_path / "quickstart" / "last.pt").state.progress.step >= 1
+
+
+def test_the_first_process_killed_is_named_by_the_second(tmp_path):
+    arguments = [f"runs={tmp_path}", "training.epochs=2", "training.checkpoint_every=1"]
+    launched = Launched(2, train, *arguments, folder=tmp_path)
+    wait_for_lines(tmp_path / "quickstart", 2)
+    launched.children[0].kill()
+    statuses, printed = launched.end()
+    assert statuses == [-signal.SIGKILL, 2]
+    assert "error: process 0 of 2 of the run has ended" in printed[1].splitlines()[-1]
+
+
+def test_a_stopped_process_is_named_after_the_patience_and_outlives_nobody(tmp_path):
+    arguments = [f"runs={tmp_path}", "training.epochs=2", "training.checkpoint_every=1"]
+    launched = Launched(2, train, *arguments, "training.patience=3", folder=tmp_path)
+    wait_for_lines(tmp_path / "quickstart", 2)
+    os.kill(launched.children[1].pid, signal.SIGSTOP)
+    launched.children[0].join(60)
+    os.kill(launched.children[1].pid, signal.SIGCONT)
+    statuses, printed = launched.end()
+    assert statuses == [2, 2]
+    said = printed[0].splitlines()[-1]
+    assert "error: process 1 of 2 of the run has not answered for long (training.patience)" in said
+    assert said.endswith("start all processes again with --resume")
+
+
+def train_apart(*arguments):
+    """Train, where arguments that begin with a number are that process's alone."""
+    own = [word.split(":", 1) if word[1] == ":" else ["", word] for word in arguments]
+    return train(*(word for number, word in own if number in ("", os.environ["RANK"])))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["1:optimizer.lr=0.2"], "process 1 of 2: optimizer.lr is 0.2 there and 0.1 in process 0"),
+        (["1:seed=7"], "process 1 of 2: seed is 7 there and 0 in process 0"),
+        (["0:model.width=8"], "process 1 of 2: model.width is 4 there and 8 in process 0"),
+        (["1:training.epochs=2"], "process 1 of 2: training.epochs is 2 there and 1 in process 0"),
+        (["0:--resume"], "process 1 of 2: --resume is False there and True in process 0"),
+        (["1:--smoke"], "process 1 of 2: --smoke is True there and False in process 0"),
+    ],
+)
+def test_processes_that_differ_are_refused_before_they_train(tmp_path, arguments, words):
+    launched = Launched(2, train_apart, f"runs={tmp_path}", *arguments, folder=tmp_path)
+    statuses, printed = launched.end()
+    assert statuses == [2, 2]
+    assert len(printed[0].splitlines()) == 1
+    assert words in printed[0]
+    assert printed[1] == ""
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_processes_that_see_other_images_are_refused(tmp_path):
+    arguments = ["data.name=image_folder", "data.image_size=16", "ipu.micro_batch_size=4"]
+    for number in "01":
+        folder = damaged_images(tmp_path / number)
+        arguments.append(f"{number}:data.path={folder}")
+    (tmp_path / "1" / "train" / "a" / "2.png").rename(tmp_path / "1" / "train" / "a" / "3.png")
+    launched = Launched(2, train_apart, f"runs={tmp_path}", *arguments, folder=tmp_path)
+    statuses, printed = launched.end()
+    assert statuses == [2, 2]
+    assert "process 1 of 2: the data set is 16 and 8 images (" in printed[0]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full (Linux)")

@@ -1,5 +1,6 @@
 """What goes wrong around a run: one sentence, a status other than 0, and nothing lost."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
@@ -19,6 +21,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import build
+from ipu_proxynorm.run.state import read_state
 from ipu_proxynorm.training import EpochResult, StepResult, fit
 
 PATIENCE = 300  # seconds
@@ -78,7 +81,9 @@ def step_of(folder):
     return load_checkpoint(folder / "last.pt").state.progress.step
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_writes_a_checkpoint_first_and_the_run_goes_on(tmp_path, number, status):
     command = Command(tmp_path)
     command.wait_for_steps(2)
@@ -93,6 +98,53 @@ def test_a_signal_writes_a_checkpoint_first_and_the_run_goes_on(tmp_path, number
     assert (ended, "--resume" in said) == (2, True)  # not overwritten unasked
     assert main(["train", *SMALL, f"runs={tmp_path}", "--resume", "training.epochs=1"]) == 0
     assert step_of(command.folder) == 11
+
+
+def test_a_run_killed_with_its_data_workers_goes_on_at_once_with_the_same_records(tmp_path):
+    workers = ["data.workers=2", "training.epochs=1"]
+    assert main(["train", *SMALL, f"runs={tmp_path / 'whole'}", *workers]) == 0
+    command = Command(tmp_path, *workers)
+    command.wait_for_steps(2)  # the first checkpoint is at the end of the epoch
+    os.kill(command.process.pid, signal.SIGKILL)
+    command.process.join()
+    assert main(["train", *SMALL, f"runs={tmp_path}", "--resume", *workers]) == 0
+    records, steps = [], []
+    for folder in (tmp_path / "whole" / "quickstart", command.folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        records.append([{**line, "images_per_second": 0} for line in lines])
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        steps.append([(event.step, event.value) for event in events.Scalars("train/loss")])
+    assert records[0] == records[1]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 11
+
+
+def test_a_reader_that_leaves_ends_a_run_with_a_checkpoint(tmp_path):
+    reader, writer = os.pipe()
+
+    def print_there():
+        sys.stdout = os.fdopen(writer, "w", buffering=1)
+        os.close(reader)
+
+    command = Command(tmp_path, before=print_there)
+    os.close(writer)
+    os.read(reader, 10)
+    os.close(reader)
+    status, said = command.end()
+    assert status == 128 + signal.SIGPIPE
+    assert "interrupted after epoch" in said
+    assert step_of(command.folder) >= 1
+    assert read_state(command.folder).state == "stopped"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full (Linux)")
+def test_a_run_goes_on_where_its_output_cannot_be_written(tmp_path):
+    def print_there():
+        sys.stdout = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", buffering=1)
+
+    status, said = Command(tmp_path, "training.epochs=1", before=print_there).end()
+    assert status == 0
+    assert "what is printed cannot be written (No space left on device); the run goes on" in said
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
