@@ -8,7 +8,7 @@ import torch
 
 from .. import _impl, enums
 from .._utils import flattenTensorStructure, reconstructTensorStructure
-from ..trace import tracing
+from ..trace import refusals, tracing
 
 
 def _identity(tensor: torch.Tensor) -> torch.Tensor:
@@ -67,11 +67,36 @@ def serializedMatMul(
         factor: into how many parts.
         keep_precision: add float16 parts in float32.
 
+    Raises:
+        poptorch.Error: the dimension is no multiple of ``factor``.
+
     """
     assert isinstance(keep_precision, bool)
     assert isinstance(factor, int)
     assert isinstance(mode, enums.MatMulSerializationMode)
+    _check_parts(lhs, rhs, mode, factor)
     return torch.matmul(lhs, rhs)
+
+
+def _check_parts(
+    lhs: torch.Tensor, rhs: torch.Tensor, mode: enums.MatMulSerializationMode, factor: int
+) -> None:
+    """Refuse parts of different sizes, as PopART does (op/matmul.cpp:240-285)."""
+    trace = tracing.current()
+    if trace is None or mode == enums.MatMulSerializationMode.Disabled or lhs.dim() < 2:
+        return
+    size = rhs.shape[-1]
+    if mode == enums.MatMulSerializationMode.ReducingDim:
+        size = lhs.shape[-1]
+    elif mode == enums.MatMulSerializationMode.InputChannels:
+        # Torch takes all leading dimensions as one where the right side is one matrix.
+        size = lhs.shape[:-1].numel() if rhs.dim() == 2 else lhs.shape[-2]
+    if factor < 1 or size % factor:
+        raise refusals.refuse(
+            f"poptorch.serializedMatMul: {mode.name} has {size} elements, which factor={factor} "
+            "does not divide: give a factor that does, or MatMulSerializationMode.Disabled",
+            trace.recorder.where(),
+        )
 
 
 def set_available_memory(tensor: torch.Tensor, available_memory_proportion: float) -> torch.Tensor:

@@ -48,6 +48,24 @@ def test_serialized_matmul():
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "lhs", "rhs", "fits"),
+    [
+        ("InputChannels", (6, 4), (4, 5), 3),
+        ("InputChannels", (2, 3, 4), (4, 5), 6),  # leading dimensions are taken as one
+        ("ReducingDim", (6, 4), (4, 5), 2),
+        ("OutputChannels", (6, 4), (4, 5), 5),
+    ],
+)
+def test_a_serialized_matmul_has_parts_of_one_size(mode, lhs, rhs, fits):
+    mode = poptorch.MatMulSerializationMode[mode]
+    inputs = torch.randn(lhs), torch.randn(rhs)
+    run(lambda a, b: poptorch.serializedMatMul(a, b, mode, fits), *inputs)
+    for factor in (0, 7):
+        with pytest.raises(poptorch.Error, match=f"which factor={factor} does not divide"):
+            run(lambda a, b, f=factor: poptorch.serializedMatMul(a, b, mode, f), *inputs)
+
+
 def test_multi_conv():
     conv = torch.nn.Conv2d(1, 2, 3)
 

@@ -178,6 +178,12 @@ PAIRS = {
         lambda x: torch.convolution(x, x, None, [1], [0], [1], False, [0], 1),
         (torch.ones(1, 1, 3),),
     ),
+    "transposed-dilation": Pair(
+        nn.ConvTranspose2d(2, 3, 2, dilation=2), nn.ConvTranspose2d(2, 3, 2, stride=2), (IMAGE,)
+    ),
+    "dropout-all": Pair(
+        lambda x: F.dropout(x, 1.0), lambda x: F.dropout(x, 1.0, training=False), (ROW,)
+    ),
     "embedding-scaled": Pair(
         nn.Embedding(4, 2, scale_grad_by_freq=True), nn.Embedding(4, 2), (INDICES,)
     ),
@@ -194,6 +200,15 @@ PAIRS = {
         (ROW, CLASSES),
     ),
     "ctc-unreduced": Pair(_ctc("none"), _ctc("mean"), (SEQUENCE, LABELS)),
+    "ctc-unbatched": Pair(
+        lambda x, y: F.ctc_loss(x[:, 0], y[0], (4,), (2,)), _ctc("mean"), (SEQUENCE, LABELS)
+    ),
+    "ctc-concatenated": Pair(
+        lambda x, y: F.ctc_loss(x, y[0], (4,), (2,)), _ctc("mean"), (SEQUENCE, LABELS)
+    ),
+    "l1-scalar": Pair(
+        lambda x: F.l1_loss(x.sum(), x.mean()), lambda x: F.l1_loss(x[:1], x[1:2]), (ROW[0],)
+    ),
     "max-pool-dilation": Pair(nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, dilation=1), (IMAGE,)),
     "pool-stride": Pair(
         lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, 2, stride=2), (IMAGE,)
@@ -249,6 +264,12 @@ PAIRS = {
     "step-in-place": Pair(_write_step(2), _write_step(1), (torch.ones(5),)),
     "argsort-stable": Pair(
         lambda x: torch.argsort(x, stable=True), lambda x: torch.argsort(x), (ROW,)
+    ),
+    "sort-scalar": Pair(
+        lambda x: torch.sort(x.sum())[0], lambda x: torch.sort(x.sum().reshape(1))[0], (ROW,)
+    ),
+    "argmax-scalar": Pair(
+        lambda x: torch.argmax(x.sum(), dim=0), lambda x: torch.argmax(x.sum()), (ROW,)
     ),
     "matrix-norm": Pair(
         lambda x: torch.linalg.matrix_norm(x, 2), lambda x: torch.linalg.matrix_norm(x), (ROW,)
@@ -324,6 +345,17 @@ OTHERS = {
         (lambda x, y: F.nll_loss(x, y, x[0, :2, 0, 0]), (IMAGE, torch.ones(1, 4, 4).long())),
     ],
     "ctc-unreduced": [(lambda x, y: torch.ctc_loss(x, y, [4], [2], 0, 0), (SEQUENCE, LABELS))],
+    "transposed-dilation": [(nn.ConvTranspose1d(2, 3, 2, dilation=2), (IMAGE[0],))],
+    "dropout-all": [
+        (lambda x: nn.Dropout(1.0)(x), (ROW,)),
+        (lambda x: torch.dropout(x, 1.0, True), (ROW,)),
+        (lambda x: F.dropout2d(x, 1.0), (IMAGE,)),
+    ],
+    "sort-scalar": [
+        (lambda x: torch.topk(x.sum(), 1)[0], (ROW,)),
+        (lambda x: torch.argsort(x.sum()), (ROW,)),
+    ],
+    "argmax-scalar": [(lambda x: x.sum().argmin(0), (ROW,))],
     "pool-stride": [
         (lambda x: F.avg_pool2d(x, 2), (IMAGE,)),
         (lambda x: F.max_pool1d(x[0], 2), (IMAGE,)),

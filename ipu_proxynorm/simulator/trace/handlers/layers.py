@@ -14,6 +14,11 @@ def _constant_offsets(call: Call) -> bool:
     return offsets is None or call.facts.is_constant(offsets)
 
 
+def _drops_all(call: Call) -> bool:
+    draws = call["training"] if "training" in call else call["train"]
+    return bool(draws) and call["p"] >= 1.0
+
+
 ROWS = [
     Refusal(
         "lstm-layers",
@@ -157,6 +162,22 @@ ROWS = [
         "popart_canonicalization/ConvolutionOps.cpp:60",
         "leave output_padding at 0",
         functions="convolution",
+    ),
+    Refusal(
+        "transposed-dilation",
+        "A transposed convolution with dilation",
+        lambda call: call["transposed"] and any(size != 1 for size in call["dilation"]),
+        "popart/op/convtranspose.cpp:86",
+        "leave dilation at 1, or spread the weight with zeros",
+        operators="convolution",
+    ),
+    Refusal(
+        "dropout-all",
+        "A dropout of everything (p=1)",
+        _drops_all,
+        "popart/op/dropoutbase.cpp:41",
+        "multiply by zero, or use p below 1",
+        functions="dropout dropout1d dropout2d dropout3d feature_dropout",
     ),
     Refusal(
         "embedding-scaled",

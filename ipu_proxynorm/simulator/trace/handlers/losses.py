@@ -37,4 +37,28 @@ ROWS = [
         "use reduction='sum' or 'mean'",
         functions="ctc_loss",
     ),
+    Refusal(
+        "ctc-unbatched",
+        "ctc_loss of log_probs without a batch dimension",
+        lambda call: call["log_probs"].dim() != 3,
+        "popart/op/ctc.cpp:81",
+        "give a batch of one: log_probs.unsqueeze(1)",
+        functions="ctc_loss",
+    ),
+    Refusal(
+        "ctc-concatenated",
+        "ctc_loss of targets in one row",
+        lambda call: call["log_probs"].dim() == 3 and call["targets"].dim() != 2,
+        "popart/op/ctc.cpp:115",
+        "pad the targets to (batch, length)",
+        functions="ctc_loss",
+    ),
+    Refusal(
+        "l1-scalar",
+        "l1_loss of 0-d tensors",
+        lambda call: call["input"].dim() == 0 and call["target"].dim() == 0,
+        "popart/op/l1.cpp:45",
+        "give one of the two a dimension: reshape(1)",
+        functions="l1_loss",
+    ),
 ]

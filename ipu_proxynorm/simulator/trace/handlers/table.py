@@ -28,6 +28,8 @@ SIGNATURES: Dict[str, str] = {
     "cudnn_enabled",
     "conv2d": "input weight bias stride padding dilation groups",
     "prelu": "input weight",
+    "dropout": "input p train",
+    "feature_dropout": "input p train",
     "scaled_dot_product_attention": "query key value attn_mask dropout_p is_causal scale",
     "convolution": "input weight bias stride padding dilation transposed output_padding groups",
     "ctc_loss": "log_probs targets input_lengths target_lengths blank reduction zero_infinity",

@@ -119,6 +119,23 @@ ROWS = [
         functions="argsort",
     ),
     Refusal(
+        "sort-scalar",
+        "Sorting a 0-d tensor",
+        lambda call: call.input.dim() == 0,
+        "popart/op/basesort.cpp:27",
+        "give it a dimension: reshape(1)",
+        functions="argsort",
+        operators="sort topk",
+    ),
+    Refusal(
+        "argmax-scalar",
+        "argmax or argmin of a 0-d tensor along a dimension",
+        lambda call: call["dim"] is not None and call.input.dim() == 0,
+        "popart/op/argextrema.cpp:49",
+        "leave dim out",
+        operators="argmax argmin",
+    ),
+    Refusal(
         "matrix-norm",
         "A matrix norm by singular values (of order 2, -2 or 'nuc')",
         _matrix_norm,
