@@ -197,7 +197,14 @@ class DataConfig:
         "crop, flipped); null: the dataset's own",
     )
     max_corrupt: int = key(
-        10, "image files that may be damaged or no images; each is named and left out", least=0
+        10, "image files that may be damaged; each is named and left out", least=0
+    )
+    max_left_out: float = key(
+        0.5,
+        "share of the image files that may be left out for whatever reason: damaged, no images, "
+        "too large, of pixels that are not read",
+        least=0,
+        most=1,
     )
     workers: int = key(
         0, "worker processes that read images on the host; 0: none", least=0, most=MOST_WORKERS

@@ -14,6 +14,9 @@ from torchvision import transforms
 #: How training images are augmented, by the name that ``data.augment`` gives.
 AUGMENTATIONS = ("none", "crop", "resized")
 
+#: Sides of an image, long over short, up to which the whole of it is resized.
+LONGEST = 4
+
 #: What the streams of random numbers are for; the first word of each stream's seed.
 ORDER, AUGMENT = 0, 1
 
@@ -83,8 +86,15 @@ class Augmentation:
 
 
 def centre_crop(image: Tensor, size: int, margin: float = 1.0) -> Tensor:
-    """Resize the shorter side of an image to ``margin * size``, then crop ``(C, size, size)``."""
+    """Resize the shorter side of an image to ``margin * size``, then crop ``(C, size, size)``.
+
+    Of an image more than `LONGEST` times as long as wide the middle is taken before: what is
+    resized is then no larger than that many squares.
+    """
     short = round(size * margin)
+    least = min(image.shape[-2:])
+    if max(image.shape[-2:]) > LONGEST * least:
+        image = F.center_crop(image, [min(side, LONGEST * least) for side in image.shape[-2:]])
     if min(image.shape[-2:]) != short:
         image = F.resize(image, [short], antialias=True)
     return F.center_crop(image, [size, size])

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from ipu_proxynorm.data.augment import Augmentation
-from ipu_proxynorm.data.files import Listing, Store, Unreadable
+from ipu_proxynorm.data.decoding import Reason, Unreadable
+from ipu_proxynorm.data.files import Listing, Store
 
 #: The label of a sample that only fills a batch: no loss, no count. torch's ``ignore_index``.
 IGNORED = -100
@@ -130,7 +131,7 @@ class ImageSet(Dataset[Sample]):
         substitute: show the next readable image in the place of a damaged one (training), rather
             than a black one labelled ``IGNORED`` (validation).
         shape: the shape of a sample, for the black image.
-        strangers: files among the images that are none.
+        strangers: files beside the images whose names are no image's.
     """
 
     def __init__(
@@ -144,8 +145,8 @@ class ImageSet(Dataset[Sample]):
         self.images, self.shape, self.augment = images, shape, augment
         self.substitute = substitute
         self.strangers = strangers
-        # One flag an image, written by whichever process meets the damage.
-        self.damaged = torch.zeros(len(images), dtype=torch.bool).share_memory_()
+        # A `Reason` an image, 0 for none, written by whichever process meets it.
+        self.reasons = torch.zeros(len(images), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -162,8 +163,8 @@ class ImageSet(Dataset[Sample]):
             position = number % len(self)
             try:
                 image, label = self.images[position]
-            except Unreadable:
-                self.damaged[position] = True
+            except Unreadable as error:
+                self.reasons[position] = int(error.reason)
                 if not self.substitute:
                     break
                 continue
@@ -172,14 +173,10 @@ class ImageSet(Dataset[Sample]):
             return image, label
         return torch.zeros(self.shape, dtype=torch.uint8), IGNORED
 
-    def files(self) -> int:
-        """Return the number of images, and of files among them that are none."""
-        return len(self.images) + len(self.strangers)
-
-    def damage(self) -> List[str]:
-        """Return the names of the files found to be no images so far."""
-        found = self.damaged.nonzero().flatten().tolist()
-        return [*self.strangers, *(self.images.name(index) for index in found)]
+    def left_out(self) -> List[Tuple[str, Reason]]:
+        """Return the files that could not be read so far, and why."""
+        found = self.reasons.nonzero().flatten().tolist()
+        return [(self.images.name(index), Reason(int(self.reasons[index]))) for index in found]
 
 
 def sample_at(dataset: Dataset[Any], epoch: int, index: int) -> Sample:

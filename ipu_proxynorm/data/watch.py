@@ -1,4 +1,4 @@
-"""Damaged files are named and counted, and a lost worker of a loader is one sentence."""
+"""Files that cannot be read are named and counted; a lost worker of a loader is one sentence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Iterable, Iterator, List
 
 from torch.utils.data import Dataset
 
+from ipu_proxynorm.data.decoding import Reason
 from ipu_proxynorm.data.image_set import image_set
 from ipu_proxynorm.errors import UserError, UserNotice
 
@@ -18,47 +19,92 @@ class DataError(UserError):
 
 
 class DamageReport:
-    """Names each damaged file of a set once, and refuses more than ``limit`` of them."""
+    """Names each file of a set that is left out once, with the reason; refuses too many of them.
 
-    def __init__(self, dataset: Dataset[Any], limit: int) -> None:
-        self._images, self._limit = image_set(dataset), limit
+    Args:
+        dataset: the set.
+        limit: how many damaged files there may be.
+        share: the largest share of the set's files that may be left out, for whatever reason.
+    """
+
+    def __init__(self, dataset: Dataset[Any], limit: int, share: float = 1.0) -> None:
+        self._images, self._limit, self._share = image_set(dataset), limit, share
         self._named: List[str] = []
+        self._damaged: List[str] = []
+        self._said = False
 
     def found(self) -> List[str]:
-        """Return the files that this process has found to be damaged and not yet named."""
-        damage = [] if self._images is None else self._images.damage()
-        return [name for name in damage if name not in self._named]
+        """Return the files that this process has left out and not yet named, as `check` takes."""
+        files = [] if self._images is None else self._images.left_out()
+        return [f"{name}\0{int(why)}" for name, why in files if name not in self._named]
 
     def check(self, found: Iterable[str], say: bool = True) -> None:
-        """Warn of damaged files, of all processes, not yet named.
+        """Warn of files left out, of all processes, not yet named.
 
         Args:
-            found: their names.
+            found: what `found` returned in each process.
             say: print a warning of each; False where another process does.
 
         Raises:
-            DataError: there are more than the limit, or no image is left.
+            DataError: there are more than the limit, no image is left, or the machine is what
+                keeps a file from being read.
         """
-        for name in found:
+        self._say_strangers(say)
+        for entry in found:
+            name, _, number = entry.partition("\0")
+            reason = Reason(int(number or Reason.DAMAGED))
+            if reason.is_the_machines:
+                raise DataError(f"data: {name!r} {reason.sentence}; {_REMEDY[reason]}")
             self._named.append(name)
+            count = ""
+            if reason == Reason.DAMAGED:
+                self._damaged.append(name)
+                count = f" ({len(self._damaged)} so far, data.max_corrupt={self._limit})"
             if say:
                 warnings.warn(
-                    f"data: {name!r} is no image or damaged, left out "
-                    f"({len(self._named)} so far, data.max_corrupt={self._limit})",
-                    UserNotice,
-                    stacklevel=2,
+                    f"data: {name!r} {reason.sentence}, left out{count}", UserNotice, stacklevel=2
                 )
-        if len(self._named) > self._limit:
-            raise DataError(
-                f"data.max_corrupt={self._limit}: {len(self._named)} files are no images or "
-                f"damaged, {', '.join(map(repr, self._named[-3:]))} among them; repair or remove "
-                f"them, or raise the limit"
+        self._refuse()
+
+    def _say_strangers(self, say: bool) -> None:
+        files = () if self._images is None else self._images.strangers
+        if files and say and not self._said:
+            warnings.warn(
+                f"data: {len(files)} files are no images by their names and are not read, "
+                f"{', '.join(map(repr, files[:3]))} among them",
+                UserNotice,
+                stacklevel=3,
             )
-        if self._images is not None and len(self._named) >= self._images.files():
+        self._said = True
+
+    def _refuse(self) -> None:
+        if len(self._damaged) > self._limit:
             raise DataError(
-                f"data.path: none of the files below it is an image that can be read, "
-                f"{', '.join(map(repr, self._named[-3:]))} among them; repair them"
+                f"data.max_corrupt={self._limit}: {len(self._damaged)} files are damaged, "
+                f"{', '.join(map(repr, self._damaged[-3:]))} among them; repair or remove them, or "
+                f"raise the limit"
             )
+        if self._images is None or not self._named:
+            return
+        listed = ", ".join(map(repr, self._named[-3:]))
+        if len(self._named) >= len(self._images):
+            raise DataError(
+                f"data.path: none of the files below it is an image that can be read, {listed} "
+                f"among them; repair them"
+            )
+        if len(self._named) > self._share * len(self._images):
+            raise DataError(
+                f"data.max_left_out={self._share:g}: {len(self._named)} of "
+                f"{len(self._images)} files are left out, {listed} among them; repair or remove "
+                f"them, or raise the share"
+            )
+
+
+_REMEDY = {
+    Reason.PERMISSION: "give it the right to be read, or remove it",
+    Reason.MEMORY: "free some memory, or lower data.workers",
+    Reason.DISK: "see to the disk or network, and go on with --resume",
+}
 
 
 def child_handler() -> Any:

@@ -54,7 +54,9 @@ class HostCalls:
         self.executor = TrainingExecutor(
             run.program, options, run.optimizer, config.seed, streams, check
         )
-        self.damage = DamageReport(run.data.train, config.data.max_corrupt)
+        self.damage = DamageReport(
+            run.data.train, config.data.max_corrupt, config.data.max_left_out
+        )
 
     def batches(self) -> Iterator[Tuple[Tensor, Tensor]]:
         """Yield this process's images and labels for the host calls that are left of the epoch.

@@ -27,6 +27,7 @@ FREE = (
     "data.path",
     "data.workers",
     "data.max_corrupt",
+    "data.max_left_out",
     "ipu.micro_batch_size",
     "ipu.replication_factor",
     "ipu.gradient_accumulation",

@@ -50,7 +50,9 @@ class Validator:
             run.data.validation, options, config.ipu.micro_batch_size, config.data.workers
         )
         self.executor = poptorch.inferenceModel(run.program, options)
-        self.damage = DamageReport(run.data.validation, config.data.max_corrupt)
+        self.damage = DamageReport(
+            run.data.validation, config.data.max_corrupt, config.data.max_left_out
+        )
 
     def evaluate(self) -> Evaluation:
         """Return loss and accuracy with the network's present weights; IPUs are released after.

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from ipu_proxynorm.data import IGNORED, create_data
+from ipu_proxynorm.data.decoding import Reason
 from ipu_proxynorm.data.image_set import CachedImages, image_set, sample_at
 from ipu_proxynorm.errors import UserError
 
@@ -95,10 +96,11 @@ def test_damaged_files_are_replaced_in_training_left_out_in_validation_and_named
     image, label = data.train[2]
     assert torch.equal(image, pixels(folder / "train" / "cat" / "3.png"))
     assert label == 0
-    assert image_set(Subset(data.train, [0])).damage() == ["train/dog/notes.txt", str(broken)]
+    assert image_set(Subset(data.train, [0])).left_out() == [(str(broken), Reason.DAMAGED)]
+    assert data.train.strangers == ("train/dog/notes.txt",)
     image, label = data.validation[2]
     assert (int(image.sum()), label) == (0, IGNORED)
-    assert data.validation.damage() == [str(folder / "test" / "dog" / "0.png")]
+    assert data.validation.left_out() == [(str(folder / "test" / "dog" / "0.png"), Reason.NO_IMAGE)]
 
 
 def test_files_lie_at_any_depth_and_hidden_ones_are_left_out(folder):
@@ -114,7 +116,7 @@ def test_files_lie_at_any_depth_and_hidden_ones_are_left_out(folder):
         data = create_data("cifar10", path, augment="none")
         assert (data.sizes(), data.num_classes) == ((12, 4), 2)
         assert [data.train[index][1] for index in range(12)] == 6 * [0] + 6 * [1]
-        assert data.train.damage() == []
+        assert data.train.left_out() == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ipu_proxynorm.data import DamageReport, DataError, watched
+from ipu_proxynorm.data import DamageReport, DataError, ImageSet, watched
+from ipu_proxynorm.data.decoding import Reason
+from ipu_proxynorm.data.image_set import TensorImages
 
 
 @pytest.fixture
@@ -42,8 +44,55 @@ def test_damage_is_named_by_one_process_and_counted_by_all(recwarn):
     reports = [DamageReport(TensorDataset(torch.zeros(1)), limit=2) for _ in range(2)]
     for say, report in zip((True, False), reports):
         report.check(["a.png", "b.png"], say)
-        with pytest.raises(DataError, match="3 files are no images or damaged"):
+        with pytest.raises(DataError, match="3 files are damaged"):
             report.check(["c.png"], say)
     said = [str(warning.message) for warning in recwarn]
     assert len(said) == 3
-    assert said[1].startswith("data: 'b.png' is no image or damaged, left out (2 so far")
+    assert said[1].startswith("data: 'b.png' is damaged, left out (2 so far")
+
+
+def report_on(reasons, share=1.0, strangers=()):
+    images = ImageSet(
+        TensorImages(torch.zeros(10, 1, 1, 1), torch.zeros(10)), (1, 1, 1), strangers=strangers
+    )
+    for number, reason in enumerate(reasons):
+        images.reasons[number] = int(reason)
+    return DamageReport(images, limit=1, share=share)
+
+
+def test_only_damage_counts_as_damage_and_each_reason_has_its_sentence(recwarn):
+    reasons = [Reason.DAMAGED, Reason.NO_IMAGE, Reason.TOO_LARGE, Reason.UNSUPPORTED]
+    report = report_on([*reasons, Reason.MISSING], strangers=("a/notes.txt", "a/film.gif"))
+    report.check(report.found())
+    report.check(report.found())
+    said = [str(warning.message) for warning in recwarn]
+    assert len(said) == len(set(said)) == 6
+    assert said[0].startswith("data: 2 files are no images by their names and are not read")
+    assert said[1] == "data: 'image 0' is damaged, left out (1 so far, data.max_corrupt=1)"
+    assert said[2] == "data: 'image 1' is no image, left out"
+    with pytest.raises(DataError, match=r"data.max_corrupt=1: 2 files are damaged, 'image 0'"):
+        report.check([f"image 8\0{int(Reason.DAMAGED)}"])
+
+
+@pytest.mark.filterwarnings("ignore:data")
+def test_more_than_a_share_of_the_files_stops_whatever_the_reason():
+    report = report_on(3 * [Reason.NO_IMAGE], share=0.2)
+    with pytest.raises(DataError, match=r"data.max_left_out=0.2: 3 of 10 files are left out"):
+        report.check(report.found())
+    report = report_on(10 * [Reason.NO_IMAGE])
+    with pytest.raises(DataError, match="none of the files below it is an image"):
+        report.check(report.found())
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (Reason.PERMISSION, "no permission.*give it the right"),
+        (Reason.MEMORY, "memory that is free; free some"),
+        (Reason.DISK, "disk or network; see to"),
+    ],
+)
+def test_what_the_machine_is_to_blame_for_stops_at_once_and_is_no_damage(reason, words):
+    report = report_on([reason])
+    with pytest.raises(DataError, match=f"data: 'image 0' .*{words}"):
+        report.check(report.found())

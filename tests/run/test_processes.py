@@ -395,7 +395,7 @@ def damaged_images(folder):
         part.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(part / f"{number}.png")
     for path in sorted((folder / "train").glob("*/*.png"))[::3]:
-        path.write_text("not an image")
+        path.write_bytes(path.read_bytes()[:60])
     return folder
 
 
@@ -410,7 +410,7 @@ def test_damaged_images_are_counted_over_all_processes(tmp_path):
     ]
     statuses, printed = Launched(2, train, *arguments, folder=tmp_path).end()
     assert statuses == [2, 2]
-    assert "data.max_corrupt=5: 6 files are no images" in printed[0].splitlines()[-1]
+    assert "data.max_corrupt=5: 6 files are damaged" in printed[0].splitlines()[-1]
     assert printed[1] == ""
 
 
