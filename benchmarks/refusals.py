@@ -1,10 +1,11 @@
 """Does a test see each row of the refusals, and does the table miss a place in the sources?
 
-    python benchmarks/refusals.py [--sources POPTORCH]
+    python benchmarks/refusals.py [--sources POPTORCH] [--popart POPART]
 
 Each row is disabled, then made to refuse every call that it looks at; a test must fail each time
 (a row without a condition has only the first of these). With a checkout of PopTorch 3.4.0, every
-ERROR, ERROR_ON and ERROR_ON_MSG in it must be a row's place or in ``refusal_places.txt``.
+ERROR, ERROR_ON and ERROR_ON_MSG in it must be a row's place or in ``refusal_places.txt``; with one
+of PopART 3.4.0, so must every ``throw error`` of its operators.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Set, Tuple
 
 from ipu_proxynorm.simulator.trace import handlers
 from ipu_proxynorm.simulator.trace.handlers import table
@@ -97,19 +98,44 @@ def read_places() -> List[Place]:
 
 
 def row_places() -> Set[Tuple[str, int]]:
-    """Return the file and lines that rows name, without PopART's."""
+    """Return the file and lines that rows name."""
     found = set()
     for row in handlers.ROWS:
         name = ""
         for file, line in re.findall(r"([\w/]+\.[\w.]+:|, )(\d+)\b", row.place):
             name = file.rstrip(":") if file != ", " else name
-            if not name.startswith("popart/"):
-                found.add((f"poptorch/source/{name}", int(line)))
+            root = "" if name.startswith("popart/") else "poptorch/source/"
+            found.add((f"{root}{name}", int(line)))
     found.add(("poptorch/source/PopartCanonicalization.cpp", 223))  # UNREAD_RESULTS
     return found
 
 
-def account(sources: Path) -> Tuple[Counter, List[str]]:
+def poptorch_lines(sources: Path) -> Iterator[Tuple[str, int]]:
+    """Yield file and line of each place of PopTorch that raises an error."""
+    pattern = re.compile(r"\bERROR(_ON|_ON_MSG)?\(")
+    for folder in ("poptorch/source", "popart_compiler/source"):
+        for path in sorted((sources / folder).rglob("*")):
+            if path.suffix in (".cpp", ".hpp", ".inc"):
+                for number, line in lines_of(path):
+                    if pattern.search(line) and "#define" not in line:
+                        yield str(path.relative_to(sources)), number
+
+
+def popart_lines(sources: Path) -> Iterator[Tuple[str, int]]:
+    """Yield file and line of each place of PopART's operators that raises an error."""
+    folder = sources / "willow" / "src"
+    for path in sorted((folder / "op").rglob("*.cpp")):
+        for number, line in lines_of(path):
+            if re.search(r"\bthrow error\(", line):
+                yield f"popart/{path.relative_to(folder)}", number
+
+
+def lines_of(path: Path) -> Iterator[Tuple[int, str]]:
+    """Yield the lines of a file, numbered from 1."""
+    yield from enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+
+
+def account(places: Iterable[Tuple[str, int]]) -> Tuple[Counter, List[str]]:
     """Return how many places there are of each kind, and those that nothing says anything of."""
     named: Dict[Tuple[str, str], str] = {}
     for place in read_places():
@@ -118,23 +144,14 @@ def account(sources: Path) -> Tuple[Counter, List[str]]:
     counts: Counter = Counter()
     missing = []
     rows = row_places()
-    pattern = re.compile(r"\bERROR(_ON|_ON_MSG)?\(")
-    for folder in ("poptorch/source", "popart_compiler/source"):
-        for path in sorted((sources / folder).rglob("*")):
-            if path.suffix not in (".cpp", ".hpp", ".inc"):
-                continue
-            file = str(path.relative_to(sources))
-            text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            for number, line in enumerate(text, 1):
-                if not pattern.search(line) or "#define" in line:
-                    continue
-                kind = named.get((file, str(number))) or named.get((file, "*"))
-                if (file, number) in rows:
-                    kind = "row"
-                if kind is None:
-                    missing.append(f"{file}:{number}")
-                else:
-                    counts[kind] += 1
+    for file, number in places:
+        kind = named.get((file, str(number))) or named.get((file, "*"))
+        if (file, number) in rows:
+            kind = "row"
+        if kind is None:
+            missing.append(f"{file}:{number}")
+        else:
+            counts[kind] += 1
     return counts, missing
 
 
@@ -142,6 +159,7 @@ def main() -> int:
     """Print the counts; 1 if a mutant lives or a place is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, help="checkout of PopTorch 3.4.0")
+    parser.add_argument("--popart", type=Path, help="checkout of PopART 3.4.0")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     count, alive = mutate(load_tests())
@@ -149,11 +167,14 @@ def main() -> int:
     for mutant in alive:
         print(f"alive: {mutant}")
     missing: List[str] = []
-    if arguments.sources is not None:
-        counts, missing = account(arguments.sources)
+    for sources, lines in ((arguments.sources, poptorch_lines), (arguments.popart, popart_lines)):
+        if sources is None:
+            continue
+        counts, unnamed = account(lines(sources))
         print(f"{sum(counts.values())} places: {dict(counts.most_common())}")
-        for place in missing:
+        for place in unnamed:
             print(f"missing: {place}")
+        missing += unnamed
     return 1 if alive or missing else 0
 
 

@@ -121,6 +121,11 @@ def ctc_beam_search_decoder(
         raise _impl.createPoptorchError(
             "Incorrect shape for first input to CTC beam search decoder."
         )
+    if lengths.shape != probs.shape[1:2]:  # PopART's op/ctcbeamsearch.cpp:72
+        raise _impl.createPoptorchError(
+            f"ctc_beam_search_decoder: lengths has the shape {tuple(lengths.shape)}, expected "
+            f"{tuple(probs.shape[1:2])}, one for each sequence of probs."
+        )
     decoder = _Decoder(blank, beam_width, top_paths)
     recorder = active()
     if recorder is None:

@@ -66,6 +66,12 @@ def test_a_serialized_matmul_has_parts_of_one_size(mode, lhs, rhs, fits):
             run(lambda a, b, f=factor: poptorch.serializedMatMul(a, b, mode, f), *inputs)
 
 
+def test_the_ctc_decoder_wants_a_length_for_each_sequence():
+    scores = torch.randn(4, 2, 3).log_softmax(-1)
+    with pytest.raises(poptorch.Error, match=r"lengths has the shape \(1,\), expected \(2,\)"):
+        run(lambda s, n: poptorch.ctc_beam_search_decoder(s, n), scores, torch.tensor([4]))
+
+
 def test_multi_conv():
     conv = torch.nn.Conv2d(1, 2, 3)
 

@@ -154,7 +154,23 @@ class _Statistics(nn.Module):
         return F.batch_norm(x, self.mean, self.var, training=True)
 
 
+class _Frozen(nn.Module):
+    """A batch norm in evaluation mode, behind a layer that is trained or not."""
+
+    def __init__(self, trained, kind=nn.BatchNorm2d):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.norm = kind(2).eval()
+        self.norm.requires_grad_(False)
+        self.first.requires_grad_(trained)
+
+    def forward(self, x):
+        x = self.norm(self.first(x))
+        return poptorch.identity_loss(self.last(x), "mean")
+
+
 PAIRS = {
+    "norm-frozen": Pair(_Frozen(True), _Frozen(False), (IMAGE,), training=True),
     **_recurrent_pairs(nn.LSTM, "lstm", biased=True),
     **_recurrent_pairs(nn.GRU, "gru", biased=False),
     **_recurrent_pairs(nn.RNN, "rnn", biased=True),

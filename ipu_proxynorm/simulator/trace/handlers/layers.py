@@ -14,6 +14,12 @@ def _constant_offsets(call: Call) -> bool:
     return offsets is None or call.facts.is_constant(offsets)
 
 
+def _passes_gradients_frozen(call: Call) -> bool:
+    given = (call["input"], call["weight"], call["bias"])
+    passes = any(tensor is not None and tensor.requires_grad for tensor in given)
+    return call.training and not call["training"] and passes
+
+
 def _drops_all(call: Call) -> bool:
     draws = call["training"] if "training" in call else call["train"]
     return bool(draws) and call["p"] >= 1.0
@@ -123,6 +129,16 @@ ROWS = [
         lambda call: one_of(call["running_mean"], call["running_var"]),
         f"{_NORMS}:73",
         "give both or neither",
+        functions="batch_norm",
+        operators="native_batch_norm _native_batch_norm_legit",
+    ),
+    Refusal(
+        "norm-frozen",
+        "A batch norm in evaluation mode through which gradients pass, in training,",
+        _passes_gradients_frozen,
+        "popart/op/batchnorm.cpp:162",
+        "let it train, freeze all that comes before it (requires_grad_(False)), or fold it into "
+        "the convolution",
         functions="batch_norm",
         operators="native_batch_norm _native_batch_norm_legit",
     ),

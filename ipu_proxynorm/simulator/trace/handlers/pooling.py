@@ -43,7 +43,8 @@ ROWS = [
         "pool-stride",
         "Pooling without a stride",
         _without_stride,
-        f"{_POOLING}:37, dispatch_tracer/RegisterMetaOps.cpp.inc:223",
+        f"{_POOLING}:37, popart/op/maxpool.cpp:47, "
+        "popart/op/averagepool.cpp:41, dispatch_tracer/RegisterMetaOps.cpp.inc:223",
         "give the kernel's size as the stride, as nn.MaxPool2d and nn.AvgPool2d do",
         functions="max_pool1d max_pool2d max_pool3d avg_pool2d avg_pool3d",
         operators="max_pool2d_with_indices avg_pool2d avg_pool3d",
