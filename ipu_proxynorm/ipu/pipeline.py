@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Dict, List, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError, nearest
@@ -132,6 +132,10 @@ def keep_outputs(model: nn.Module, layers: Sequence[str]) -> None:
         model.get_submodule(layer).register_forward_hook(_checkpoint)
 
 
+def _kept(tensor: Tensor) -> Any:
+    return poptorch.recomputationCheckpoint(tensor)
+
+
 def _checkpoint(module: nn.Module, inputs: Any, output: Any) -> Any:
     """Return the output, kept: a forward hook."""
     if isinstance(output, Pending):  # what is per channel comes with the stage's moments
@@ -146,8 +150,11 @@ def place(
 
     The outputs of the layers in ``checkpoints`` are kept for the backward pass.
 
-    What runs before the first split is on IPU 0. Each stage computes the moments of all its Proxy
-    Norm layers at once, on its own IPU. Results do not depend on either.
+    What runs before the first split is on IPU 0. It also computes the moments of all Proxy Norm
+    layers at once: one set of operators for the network, on the IPU that must begin; the last one,
+    with the classifier, is the fullest as a rule. What is per channel travels with the activations
+    and is a recomputation checkpoint, so that a quadrature's nodes live for a moment only. Results
+    do not depend on either.
 
     Raises:
         UserError: a split is no layer, or out of order, or a checkpoint is no layer.
@@ -156,8 +163,7 @@ def place(
     keep_outputs(model, checkpoints)
     for ipu, split in enumerate(resolve_splits(model, splits), start=1):
         poptorch.BeginBlock(model.get_submodule(split), user_id=split, ipu_id=ipu)
-    for stage in stages:
-        layers = [model.get_submodule(name) for name in stage.layers]
-        if any(isinstance(m, ProxyNormAct) for layer in layers for m in layer.modules()):
-            share_moments(*layers)
+    layers = [model.get_submodule(name) for stage in stages for name in stage.layers]
+    if any(isinstance(m, ProxyNormAct) for layer in layers for m in layer.modules()):
+        share_moments(*layers, keep=_kept if splits else None)
     return stages

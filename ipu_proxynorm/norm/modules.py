@@ -282,10 +282,8 @@ class ProxyNormAct(GroupNormAct):
     ) -> Tuple[Optional[torch.dtype], Optional[torch.dtype]]:
         """Return the types of the unit's constants, and of its scale, for activations of a type.
 
-        A scale that weights take is of the weights' type; what a mean takes stays as it is (None).
+        A scale that weights take is of the weights' type.
         """
-        if self.leaves_all:
-            return activations, None
         if self.readers is not None and self.readers.weights:
             return activations, self.weight.dtype
         return activations, activations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,21 @@ from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 from ipu_proxynorm.norm.pending import Pending
 
 
-def share_moments(*modules: nn.Module) -> SharedMoments:
+def share_moments(
+    *modules: nn.Module, keep: Optional[Callable[[Tensor], Tensor]] = None
+) -> SharedMoments:
     """Compute the moments of all Proxy Norm layers within modules together.
 
     They are computed when the first module is called, and hold until the last one returns: give
-    the network, or the modules of a pipeline stage in the order in which they run (after the stage
-    has its blocks, so that the computation lies on the stage's own IPU). With the custom backward
+    the network, or some modules of it in the order in which they run (after they have their blocks:
+    the computation lies on the first one's IPU). With the custom backward
     on a CPU they are computed again only when a parameter has changed: once per weight update,
     however many micro-batches it accumulates. Outputs and gradients are those of the plain form.
+
+    Args:
+        modules: in the order in which they run.
+        keep: marks what the units read of the moments, in a program of plain operators, as kept
+            for the backward pass, where all else is computed again.
 
     Returns:
         A handle whose ``remove`` ends the sharing.
@@ -31,13 +38,15 @@ def share_moments(*modules: nn.Module) -> SharedMoments:
         ValueError: no module, or no Proxy Norm layer in them.
 
     """
-    return SharedMoments(*modules)
+    return SharedMoments(*modules, keep=keep)
 
 
 class SharedMoments:
     """What `share_moments` set up; ``computed`` counts computations so far."""
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(
+        self, *modules: nn.Module, keep: Optional[Callable[[Tensor], Tensor]] = None
+    ) -> None:
         unique = {id(m): m for module in modules for m in module.modules()}
         self.layers = [m for m in unique.values() if isinstance(m, ProxyNormAct)]
         if not self.layers:
@@ -45,6 +54,7 @@ class SharedMoments:
                 "there is no Proxy Norm layer (norm spec with +pn) to share moments of"
             )
         self.computed = 0
+        self._keep = keep
         self._known: Dict[_Kind, Tuple[Tensor, List[Prepared]]] = {}
         self._handles = [
             modules[0].register_forward_pre_hook(self._before),
@@ -97,8 +107,8 @@ class SharedMoments:
                 self.computed += 1
                 self._share_constants(layers, parameters, sizes, dtype)
 
-    @staticmethod
     def _share_constants(
+        self,
         layers: List[ProxyNormAct],
         parameters: Iterable[Tuple[Tensor, ...]],
         sizes: List[int],
@@ -118,13 +128,12 @@ class SharedMoments:
             )
             for folds in {first.activation.folds and not layer.leaves_all for layer in layers}
         }
-        parts = _Parts(sizes)
+        parts = _Parts(sizes, self._keep)
         wanted = []
         for index, layer in enumerate(layers):
             own = joined[first.activation.folds and not layer.leaves_all]
             kind, scale = layer.constants_in(dtype)
-            shift = None if layer.leaves_all else kind
-            kinds = (kind, kind, kind, kind, shift, scale)
+            kinds = (kind, kind, kind, kind, kind, scale)
             wanted.append([parts.want(index, *it) for it in zip(own, kinds)])
         for layer, keys in zip(layers, wanted):
             layer.use_moments(Constants(*map(parts.get, keys)))
@@ -163,8 +172,11 @@ class SharedMoments:
 class _Parts:
     """Joined values, cast once for all layers that want them so, and cut into each layer's."""
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(
+        self, sizes: Sequence[int], keep: Optional[Callable[[Tensor], Tensor]] = None
+    ) -> None:
         self._sizes = sizes
+        self._keep = keep
         self._values: Dict[Tuple[int, torch.dtype], Tensor] = {}
         self._wanted: Dict[Tuple[int, torch.dtype], List[int]] = {}
         self._cut: Dict[Tuple[int, torch.dtype], Dict[int, Tensor]] = {}
@@ -202,7 +214,8 @@ class _Parts:
                 sizes[-1] += size
             else:
                 sizes.append(size)
-        pieces = self._values[key].to(key[1]).split(sizes)
+        values = self._values[key].to(key[1])
+        pieces = (values if self._keep is None else self._keep(values)).split(sizes)
         return {index: pieces[place] for index, place in places.items()}
 
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from ipu_proxynorm import memory
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import pipeline_stages, place, resolve_splits, split_points
 from ipu_proxynorm.models import create_model
+from ipu_proxynorm.norm import ProxyNormAct
 
 
 @pytest.fixture
@@ -118,3 +120,15 @@ def test_a_checkpoint_that_is_no_layer_is_named(model):
     words = r"recomputation_checkpoints=\['layer1.7'\]: 'layer1.7' is no layer; nearest: layer1"
     with pytest.raises(UserError, match=words):
         place(model, [], checkpoints=["layer1.7"])
+
+
+def test_the_first_ipu_computes_the_moments_of_all_layers():
+    model = create_model("resnetv2_8", "ln+pn")
+    place(model, ["layer2.0", "layer3.0"])
+    found = memory.capture(model, [torch.empty(2, 3, 32, 32)])
+    densities = [o for o in found.operators if o.name == "erfc"]
+    assert [o.stage for o in densities] == [0]
+    (channels,) = found.tensors[densities[0].outputs[0]].shape
+    layers = [m for m in model.modules() if isinstance(m, ProxyNormAct)]
+    assert channels == sum(layer.num_features for layer in layers)
+    assert found.checkpoints  # what the units read

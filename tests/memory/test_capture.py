@@ -9,9 +9,7 @@ from torch import nn
 from ipu_proxynorm import memory, norm
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.ipu.pipeline import place
 from ipu_proxynorm.memory.liveness import stage_tensors
-from ipu_proxynorm.norm import create_norm_act
 
 
 def network() -> nn.Sequential:
@@ -250,8 +248,10 @@ def test_strided_groups_cost_nothing_on_a_device_that_groups_so():
 
 def test_a_stage_s_moments_lie_on_the_stage():
     """PopTorch begins a block before a layer's other hooks run."""
-    layers = [nn.Sequential(nn.Conv2d(4, 4, 1), create_norm_act("ln+pn", 4)) for _ in range(4)]
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 1), norm.create_norm_act("ln+pn", 4)) for _ in range(4)]
     model = nn.Sequential(*layers)
-    place(model, ["2"])
+    poptorch.BeginBlock(model[2], ipu_id=1)
+    for stage in (model[:2], model[2:]):
+        norm.share_moments(*stage)
     found = memory.capture(model, [torch.empty(2, 4, 8, 8)])
     assert [o.stage for o in found.operators if o.name == "erfc"] == [0, 1]
