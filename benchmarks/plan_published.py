@@ -19,7 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ipu_proxynorm.config import load
 from ipu_proxynorm.memory.planner import Plan
-from ipu_proxynorm.prediction.planning import global_batch, layer_names, plan_run
+from ipu_proxynorm.placement import ON_CHIP
+from ipu_proxynorm.prediction.planning import (
+    global_batch,
+    layer_names,
+    plan_run,
+    recomputation,
+)
 
 IPUS = 16
 HEAD = ["recipe", "published", "images/s", "fullest IPU", "planned", "images/s", "fullest IPU",
@@ -27,19 +33,27 @@ HEAD = ["recipe", "published", "images/s", "fullest IPU", "planned", "images/s",
 
 
 def layout(plan: Plan) -> str:
-    """Return a plan in short: stages x replicas, micro-batch, splits, checkpoints."""
+    """Return a plan in short: stages x replicas, micro-batch, splits, and what else it asks for."""
     batch = plan.batch
     splits = " ".join(layer_names(plan.splits))
     text = f"{batch.stages}x{batch.replicas}, {batch.micro_batch}: {splits}"
-    kept = f" (keeps {' '.join(layer_names(plan.checkpoints))})" if plan.checkpoints else ""
-    return text + kept
+    asked = []
+    if plan.checkpoints:
+        asked.append(f"keeps {' '.join(layer_names(plan.checkpoints))}")
+    if batch.stages == 1 and plan.recomputation != "none":
+        asked.append(f"recomputation {recomputation(plan)}")
+    if plan.optimizer_location != ON_CHIP:
+        asked.append(f"state {plan.optimizer_location}")
+    if plan.proportion is not None:
+        asked.append(f"proportion {plan.proportion:g}")
+    return f"{text} ({', '.join(asked)})" if asked else text
 
 
 def row(path: Path) -> List[str]:
     """Return one recipe's row."""
     start = time.perf_counter()
     config = load(path)
-    found = plan_run(config, IPUS, global_batch(config), keep=1)
+    found = plan_run(config, IPUS, global_batch(config))
     given, best = found.given, found.best
     return [
         path.stem.replace("efficientnet_", ""),

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Dict, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.analysis import Power, record_power
@@ -50,16 +50,38 @@ def power_of(run: Run, measure: Measure, *, trained: bool) -> Dict[str, Power]:
     images, all in one batch. A trained one's normalizes with its running statistics.
     """
     model = run.model.double().eval()
-    batch_size = measure.batch_size
-    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
-    if norms and not trained:
-        batch_size = measure.images
-        for layer in norms:
-            layer.train()
+    batch_size = measure.batch_size if trained else _with_batch_statistics(model, measure)
     if measure.noise:
-        batches = noise(run.data, measure.images, batch_size, run.config.seed)
+        shape = (run.data.channels, *run.data.image_size)
+        batches = noise(shape, measure.images, batch_size, run.config.seed)
     else:
         batches = validation_images(run.data, measure.images, batch_size)
+    return record_power(model, (batch.double() for batch in batches), measure.layers)
+
+
+def _with_batch_statistics(model: nn.Module, measure: Measure) -> int:
+    """Let an untrained network's Batch Norms take the images' statistics; return the batch size."""
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    for layer in norms:
+        layer.train()
+    return measure.images if norms else measure.batch_size
+
+
+def power_of_module(model: nn.Module, shape: Sequence[int], measure: Measure) -> Dict[str, Power]:
+    """Return the power after each normalization of any network of one input, in float64.
+
+    Its input is Gaussian noise. Batch Norms that have seen no batch are taken for untrained.
+
+    Args:
+        model: the network.
+        shape: of its input, without the batch.
+        measure: what is measured.
+    """
+    model = model.double().eval()
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    trained = any(layer.num_batches_tracked for layer in norms)
+    batch_size = measure.batch_size if trained else _with_batch_statistics(model, measure)
+    batches = noise(shape, measure.images, batch_size, 0)
     return record_power(model, (batch.double() for batch in batches), measure.layers)
 
 
@@ -75,11 +97,10 @@ def validation_images(data: ImageData, images: int, batch_size: int) -> Iterator
         yield (pixels.float() - mean) / std
 
 
-def noise(data: ImageData, images: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Yield images of Gaussian noise of the data's shape."""
+def noise(shape: Sequence[int], images: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Yield Gaussian noise in images of a shape."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (data.channels, *data.image_size)
-    whole = [torch.randn(shape, generator=generator) for _ in range(images)]
+    whole = [torch.randn(tuple(shape), generator=generator) for _ in range(images)]
     for start in range(0, images, batch_size):
         yield torch.stack(whole[start : start + batch_size])
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any, Sequence, Tuple
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from ipu_proxynorm.analysis.measure import Measure, check_one_network, power_at_start, power_of_run
+from ipu_proxynorm.analysis.measure import (
+    Measure,
+    check_one_network,
+    power_at_start,
+    power_of_module,
+    power_of_run,
+)
 from ipu_proxynorm.analysis.power_log import average, read_power_log
 from ipu_proxynorm.cli.arguments import add_format, norm_specs, report_formats
 from ipu_proxynorm.config import RunConfig, load
@@ -18,6 +25,13 @@ from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.power_page import EXCERPT, Result, excerpt, labels, power_findings
 from ipu_proxynorm.run.directory import CHECKPOINTS, RunDirectory
+from ipu_proxynorm.run.foreign import (
+    METAVAR,
+    load_module,
+    module_config,
+    names_module,
+    parse_inputs,
+)
 
 NORMS = "bn,in,ln,gn4,ln+pn,ln+ws"
 IMAGES, BATCH_SIZE = 128, 32
@@ -29,9 +43,21 @@ def add_parser(subparsers: Any) -> None:
         "analyse",
         help="decompose the power after each normalization of a network",
         description="Decompose the power after each normalization, over depth: of CONFIG's network "
-        "at initialisation under each of --norms, or of trained networks, one or more RUN_DIRs.",
+        "at initialisation under each of --norms, of trained networks, one or more RUN_DIRs, or of "
+        "any network of yours, file.py:factory or package.module:factory, on noise of --input.",
     )
-    parser.add_argument("subject", metavar="CONFIG|RUN_DIR", help="a YAML file or a run's folder")
+    parser.add_argument(
+        "subject",
+        metavar=f"CONFIG|RUN_DIR|{METAVAR}",
+        help="a YAML file, a run's folder or a module, e.g. net.py:Net",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="SHAPE",
+        action="append",
+        default=[],
+        help="of a module: shape of its input, the images at once first, e.g. 32x3x224x224",
+    )
     parser.add_argument(
         "overrides",
         metavar="key=value|RUN_DIR",
@@ -72,7 +98,11 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.out:
         findings.check_writable(Path(arguments.out))
     folders = [word for word in arguments.overrides if "=" not in word]
-    if Path(arguments.subject).is_dir():
+    if names_module(arguments.subject):
+        config, result = of_module(arguments, console)
+    elif arguments.input:
+        raise UserError("--input: it needs a module such as net.py:Net, not a CONFIG or RUN_DIR")
+    elif Path(arguments.subject).is_dir():
         config, result = of_runs(arguments, [arguments.subject, *folders], console)
     else:
         if folders:
@@ -101,6 +131,33 @@ def of_config(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfi
         result[norm] = power_at_start(config, measure(arguments))
         console.print(f"{norm}: {len(result[norm])} normalizations")
     return load(arguments.subject, arguments.overrides), result
+
+
+def of_module(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfig, Result]:
+    """Analyse a network of the user's own, as its factory makes it, on Gaussian noise.
+
+    Raises:
+        UserError: there is no such network, it takes several inputs, or an option is not its own.
+    """
+    for option in ("checkpoint", "epochs", "norms", "overrides", "batch_size"):
+        if getattr(arguments, option):
+            name = option.replace("_", "-") if option != "overrides" else "key=value"
+            raise UserError(f"--{name}: it does not go with a module such as {arguments.subject}")
+    if arguments.inputs == "data":
+        raise UserError(f"--inputs=data: {arguments.subject} has no data; leave it out")
+    inputs = parse_inputs(arguments.subject, arguments.input)
+    if len(inputs) > 1 or not inputs[0].is_floating_point() or inputs[0].dim() < 3:
+        raise UserError(
+            f"--input {' '.join(arguments.input)}: expected one input of floats (N, C, ...), e.g. "
+            f"32x3x224x224"
+        )
+    model = load_module(arguments.subject)
+    size, *shape = inputs[0].shape
+    asked = dataclasses.replace(measure(arguments), batch_size=size)
+    config = module_config(arguments.subject, model, size)
+    result = {"as made": power_of_module(model, shape, asked)}
+    console.print(f"{config.model.name}: {len(result['as made'])} normalizations, on noise")
+    return config, result
 
 
 def of_runs(

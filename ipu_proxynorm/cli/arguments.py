@@ -9,6 +9,7 @@ from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.report import findings
+from ipu_proxynorm.run.foreign import METAVAR
 
 #: What ``--format`` asks for where it is left out.
 FORMATS = "html,png"
@@ -20,6 +21,7 @@ def add_config(
     *,
     example: str = "configs/quickstart.yaml",
     nargs: Optional[str] = None,
+    or_module: bool = False,
 ) -> None:
     """Add CONFIG and its overrides to the parser of a sub-command.
 
@@ -28,8 +30,12 @@ def add_config(
         override: an example of one.
         example: an example of CONFIG.
         nargs: the number of CONFIGs, as argparse takes it; None: exactly one.
+        or_module: a module of the user's may stand in its place.
     """
-    parser.add_argument("config", metavar="CONFIG", nargs=nargs, help=f"e.g. {example}")
+    metavar, text = "CONFIG", f"e.g. {example}"
+    if or_module:
+        metavar, text = f"CONFIG|{METAVAR}", f"{text}; or a module, e.g. net.py:Net"
+    parser.add_argument("config", metavar=metavar, nargs=nargs, help=text)
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", help=f"overrides, e.g. {override}"
     )

@@ -96,8 +96,8 @@ def notices_alone() -> Iterator[None]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit status.
 
-    0; 1 where a program would be refused; 2 for wrong input; 128 plus the number of the signal
-    that stopped it, 130 for Ctrl-C.
+    0; 1 where a program would be refused, or takes more memory than --fail-over allows; 2 for wrong
+    input; 128 plus the number of the signal that stopped it, 130 for Ctrl-C.
     Of several processes that torchrun or poprun started, the first one prints.
     """
     open_standard_streams()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
-from typing import Any, List, Mapping
+from typing import Any, Dict, List, Mapping
 
 from rich.console import Console
 
@@ -14,16 +15,19 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import (
     MIB,
     Prediction,
+    predict_capture,
 )
 from ipu_proxynorm.memory.largest import largest_layers, largest_tensors
 from ipu_proxynorm.memory.table import aligned, describe
 from ipu_proxynorm.prediction import measured
 from ipu_proxynorm.prediction.advice import predict_run
-from ipu_proxynorm.prediction.footprint import footprint
+from ipu_proxynorm.prediction.footprint import Footprint, footprint
+from ipu_proxynorm.prediction.foreign import ForeignFootprint, foreign_footprint
 from ipu_proxynorm.prediction.sweep import largest_that_fit, sweep, with_norm
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.memory_page import memory_findings
 from ipu_proxynorm.report.memory_tables import large_rows, measured_rows, norm_rows, sweep_rows
+from ipu_proxynorm.run.foreign import names_module, parse_inputs
 
 NORMS = "bn,gn4,gn4+pn,ln+pn"
 FORMATS = ("png", "svg", "csv", "json", "html")
@@ -35,10 +39,29 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "memory",
         help="predict what a run takes of each IPU's memory",
-        description="Predict the SRAM that CONFIG's training program takes on each IPU of a "
-        "replica, term by term, without IPUs, data or the Poplar SDK.",
+        description="Predict the SRAM that a training program takes on each IPU of a replica, term "
+        "by term, without IPUs, data or the Poplar SDK: CONFIG's, or that of any module of yours, "
+        "file.py:factory or package.module:factory, on inputs of the shapes of --input. Exit "
+        "status: 0; 1 if --fail-over is exceeded; 2 for wrong input.",
     )
-    add_config(parser, "ipu.chip=bow")
+    add_config(parser, "ipu.chip=bow", or_module=True)
+    parser.add_argument(
+        "--input",
+        metavar="SHAPE",
+        action="append",
+        default=[],
+        help="of a module: shape and type of an input, e.g. 4x3x224x224 or 8x128:int64; repeated "
+        "for further ones",
+    )
+    parser.add_argument(
+        "--inference", action="store_true", help="of a module: without a backward pass"
+    )
+    parser.add_argument(
+        "--fail-over",
+        metavar="PERCENT",
+        type=float,
+        help="exit with status 1 if more of the fullest IPU is predicted to be taken, e.g. 85",
+    )
     parser.add_argument("--norms", help=f"norm specs side by side, e.g. {NORMS}")
     parser.add_argument(
         "--micro-batch", metavar="A..B", help="sweep the micro-batch, e.g. 1..32, for the largest"
@@ -58,21 +81,18 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(command=run)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Predict, print, and write what was asked for."""
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Predict, print, and write what was asked for; return the exit status."""
     formats = findings.formats_of(arguments.format, FORMATS)
-    config = read_config(arguments)
+    limit = arguments.fail_over
+    if limit is not None and not 0 < limit < math.inf:
+        raise UserError(f"--fail-over {limit}: expected a percentage above 0, e.g. 85")
     steps = None if arguments.micro_batch is None else micro_batches(arguments.micro_batch)
     if arguments.measured:
         measured.refuse_without_sdk()
-    norms = [config.model.norm]
-    if arguments.norms is not None:
-        norms = norm_specs(arguments.norms, NORMS)
-    found = {norm: footprint(with_norm(config, norm)) for norm in norms}
-    predictions = {
-        norm: predict_run(one.config, one.capture, one.layout, one.points)
-        for norm, one in found.items()
-    }
+    found = footprints(arguments)
+    config = next(iter(found.values())).config
+    predictions = {norm: predicted(one) for norm, one in found.items()}
     first = predictions[next(iter(predictions))]
     compiled = measured.measure(config) if arguments.measured else None
     show(config, predictions, console)
@@ -87,6 +107,42 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         to_write = memory_findings(config, predictions, sweeps)
         for path in findings.write(Path(arguments.output), formats, to_write, "--output"):
             console.print(f"wrote {path}")
+    used = 100 * max(prediction.verdict.utilisation for prediction in predictions.values())
+    if limit is not None and used > limit:
+        console.print(f"--fail-over {limit:g}: the fullest IPU is predicted at {used:.1f} %")
+        return 1
+    return 0
+
+
+def predicted(one: Footprint) -> Prediction:
+    """Return the prediction with advice: of a run with the keys to change, of a module without."""
+    if isinstance(one, ForeignFootprint):
+        return predict_capture(one.capture, one.layout, advise=True, points=one.points)
+    return predict_run(one.config, one.capture, one.layout, one.points)
+
+
+def footprints(arguments: argparse.Namespace) -> Dict[str, Footprint]:
+    """Return what is to be predicted, by norm; of a module there is the one as it is.
+
+    Raises:
+        UserError: an option does not go with what is asked about, or it cannot be built or traced.
+    """
+    if arguments.config is not None and names_module(arguments.config):
+        for option in ("norms", "measured"):
+            if getattr(arguments, option):
+                raise UserError(f"--{option}: it needs a CONFIG, not the module {arguments.config}")
+        inputs = parse_inputs(arguments.config, arguments.input)
+        training = not arguments.inference
+        one = foreign_footprint(arguments.config, inputs, arguments.overrides, training=training)
+        return {"training" if training else "inference": one}
+    for option in ("input", "inference"):
+        if getattr(arguments, option):
+            raise UserError(f"--{option}: it needs a module such as net.py:factory, not a CONFIG")
+    config = read_config(arguments)
+    norms = [config.model.norm]
+    if arguments.norms is not None:
+        norms = norm_specs(arguments.norms, NORMS)
+    return {norm: footprint(with_norm(config, norm)) for norm in norms}
 
 
 def micro_batches(text: str) -> List[int]:
