@@ -6,6 +6,7 @@ torch's own optimisers as PopTorch's documentation says.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _TYPES = (torch.float16, torch.float32, torch.bfloat16)
 _CASTS = (torch.Tensor.half, torch.Tensor.float, torch.Tensor.bfloat16)
@@ -86,6 +88,19 @@ class InOneType(TorchFunctionMode):
         return self._dtype if isinstance(value, torch.dtype) and value in _TYPES else value
 
 
+class Rounding(TorchDispatchMode):
+    """Rounds what every operator returns to float16, forward and backward."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Optional[Dict] = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tensors_in(result):
+            if tensor.dtype == torch.float32 and 0 not in tensor.stride():
+                tensor.data.copy_(tensor.half())  # whose version stays as autograd knows it
+        return result
+
+
 class PlainLoop:
     """A model, trained in float64 as PopTorch would train it.
 
@@ -96,6 +111,8 @@ class PlainLoop:
         iterations: weight updates for each call.
         mean: average gradients over micro-batches and replicas rather than add them up.
         dtype: computes in it.
+        halved: round every result to float16, and weights of float16 after each update, with the
+            optimiser's loss scaling; ``dtype`` is float32.
 
     """
 
@@ -107,7 +124,11 @@ class PlainLoop:
         iterations: int = 1,
         mean: bool = True,
         dtype: torch.dtype = torch.float64,
+        halved: bool = False,
     ) -> None:
+        self._halved = halved
+        self._half_names = [n for n, p in model.named_parameters() if p.dtype == torch.float16]
+        self._loss_scaling = 1.0
         self.model = copy.deepcopy(model).to(dtype)
         self._dtype = dtype
         self._replicas, self._accumulation, self._iterations = replicas, accumulation, iterations
@@ -133,6 +154,8 @@ class PlainLoop:
             ValueError: there is no plain form of its kind.
 
         """
+        if self._halved:
+            self._loss_scaling = float(optimizer.param_groups[0].get("loss_scaling") or 1.0)
         own = dict(self.model.named_parameters())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups = [
@@ -156,11 +179,19 @@ class PlainLoop:
                 results.append(self._micro_batch(len(results) % self._replicas, *batch))
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
-                    parameter.grad *= self._scale
+                    parameter.grad *= self._scale / self._loss_scaling
             if self._optimizer is not None:
                 self._optimizer.step()
+            if self._halved:
+                self._round_weights()
         self._swap_buffers(0)
         return results
+
+    @torch.no_grad()
+    def _round_weights(self) -> None:
+        own = dict(self.model.named_parameters())
+        for name in self._half_names:
+            own[name].copy_(own[name].half())
 
     def _swap_buffers(self, replica: int) -> None:
         if not self._buffers:
@@ -175,14 +206,15 @@ class PlainLoop:
         default = torch.get_default_dtype()
         torch.set_default_dtype(self._dtype)
         try:
-            with InOneType(self._dtype) as mode, noting_identity_losses(mode.losses):
-                result = self.model(*args, **kwargs)
+            with Rounding() if self._halved else contextlib.nullcontext():
+                with InOneType(self._dtype) as mode, noting_identity_losses(mode.losses):
+                    result = self.model(*args, **kwargs)
+                mode.losses[-1].backward(torch.full_like(mode.losses[-1], self._loss_scaling))
         finally:
             torch.set_default_dtype(default)
         outputs = tensors_in(result)
         loss = mode.losses[-1]
         self.is_loss = [output is loss for output in outputs]
-        loss.backward()
         self._buffers[replica] = {n: t.detach().clone() for n, t in self.model.named_buffers()}
         return [output.detach() for output in outputs]
 

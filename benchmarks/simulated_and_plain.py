@@ -7,10 +7,10 @@ The program runs unchanged, but for dropout, which is off in both. For each of i
 the loop (``plain_loop.py``) trains a copy on the same batches. After each call the largest
 differences of losses, of all outputs and of weights and buffers are printed, each relative to the
 largest magnitude of its tensor. A second loop, in float32, says how much of that is rounding, which
-adaptive optimisers amplify where gradients are nearly 0. The program ends after N calls of each
-training model (default: 5). The exit status is 1 if a difference exceeds both T (default: 1e-3, for
-models with float16 weights or inputs 0.05) and three times the float32 loop's; with float16 that of
-the outputs counts.
+adaptive optimisers amplify where gradients are nearly 0; for models with float16 weights or inputs
+it rounds every operator's result to float16, forward and backward. The program ends after N calls of
+each training model (default: 5). The exit status is 1 if a difference exceeds both T (default: 1e-3,
+with float16 0.05) and three times the second loop's; with float16 that of the outputs counts.
 """
 
 from __future__ import annotations
@@ -71,9 +71,18 @@ class Comparison:
         mean = training.accumulation_and_replication_reduction_type == poptorch.ReductionType.Mean
         shape = (replicas, accumulation, iterations, mean)
         self.loop = PlainLoop(user, *shape)
-        self.rounded = PlainLoop(user, *shape, dtype=torch.float32)
+        self._shape = shape
         self.by_rounding = 0.0
         self.has_half = any(t.dtype == torch.float16 for t in user.state_dict().values())
+
+    def _start(self, given: List[torch.Tensor]) -> None:
+        """Give the loops the program's weights; what the first call is given tells the precision."""
+        self.has_half |= any(t.dtype == torch.float16 for t in given)
+        shape, half = self._shape, self.has_half
+        self.rounded = PlainLoop(self.user, *shape, dtype=torch.float32, halved=half)
+        for loop in (self.loop, self.rounded):
+            loop.load(self.user)
+        self.set_optimizer(self.executor._optimizer)
 
     def set_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Follow the program's optimiser."""
@@ -83,13 +92,10 @@ class Comparison:
     def call(self, args: Any, kwargs: Dict[str, Any]) -> Any:
         """Call both, print the differences, and return the simulator's result."""
         if self.calls == 0:
-            for loop in (self.loop, self.rounded):
-                loop.load(self.user)
-            self.set_optimizer(self.executor._optimizer)
+            self._start(tensors_in((args, kwargs)))
         for loop in (self.loop, self.rounded):
             for own, theirs in zip(loop.model.modules(), self.user.modules()):
                 own.training = theirs.training
-        self.has_half |= any(t.dtype == torch.float16 for t in tensors_in((args, kwargs)))
         expected = collated(self.loop(args, kwargs), self.layout)
         rounded = collated(self.rounded(args, kwargs), self.layout)
         result = _REAL["__call__"](self.executor, *args, **kwargs)
@@ -98,16 +104,24 @@ class Comparison:
         outputs = self._outputs(found, expected)
         losses = [each for each, is_loss in zip(outputs, self.loop.is_loss) if is_loss]
         name, weights = self._weights(self.user)
-        by_rounding = [*self._outputs(rounded, expected), self._weights(self.rounded.model)[1]]
+        of_outputs = self._outputs(rounded, expected)
+        of_weights = self._weights(self.rounded.model)[1]
         print(
             f"model {self.number} call {self.calls}: losses {_text(losses)} outputs "
-            f"{_text(outputs)} weights {weights:.1e} ({name}); float32 loop {_text(by_rounding)}",
+            f"{_text(outputs)} weights {weights:.1e} ({name}); {self.precision} loop: outputs "
+            f"{_text(of_outputs)} weights {of_weights:.1e}",
             flush=True,
         )
         self.worst_outputs = max([self.worst_outputs, *outputs])
         self.worst_weights = max(self.worst_weights, weights)
-        self.by_rounding = max([self.by_rounding, *by_rounding])
+        judged = of_outputs if self.has_half else [*of_outputs, of_weights]
+        self.by_rounding = max([self.by_rounding, *judged])
         return result
+
+    @property
+    def precision(self) -> str:
+        """Which type rounds the second loop."""
+        return "float16" if self.has_half else "float32"
 
     @staticmethod
     def _outputs(found: List[torch.Tensor], expected: List[torch.Tensor]) -> List[float]:
@@ -225,12 +239,12 @@ def main() -> None:
         judged = [comparison.worst_outputs]
         judged += [] if comparison.has_half else [comparison.worst_weights]
         failed |= not max(judged) <= max(limit, 3 * comparison.by_rounding)
-        precision = "float16" if comparison.has_half else "float32"
+        precision = comparison.precision
         replicas = comparison.layout[-1]
         print(
             f"model {comparison.number}: {precision}, {replicas} replicas, {comparison.calls} "
             f"calls, largest difference: outputs {comparison.worst_outputs:.1e}, weights "
-            f"{comparison.worst_weights:.1e}, float32 loop {comparison.by_rounding:.1e}"
+            f"{comparison.worst_weights:.1e}, {precision} loop {comparison.by_rounding:.1e}"
         )
     sys.exit(1 if failed else 0)
 
