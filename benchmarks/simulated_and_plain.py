@@ -6,11 +6,12 @@
 The program runs unchanged, but for dropout, which is off in both. For each of its training models
 the loop (``plain_loop.py``) trains a copy on the same batches. After each call the largest
 differences of losses, of all outputs and of weights and buffers are printed, each relative to the
-largest magnitude of its tensor. A second loop, in float32, says how much of that is rounding, which
-adaptive optimisers amplify where gradients are nearly 0; for models with float16 weights or inputs
-it rounds every operator's result to float16, forward and backward. The program ends after N calls of
-each training model (default: 5). The exit status is 1 if a difference exceeds both T (default: 1e-3,
-with float16 0.05) and three times the second loop's; with float16 that of the outputs counts.
+largest magnitude of its tensor. A second loop says how much of that is rounding, which adaptive
+optimisers amplify where gradients are nearly 0: it computes in float32; for models with float16
+weights or inputs it rounds every operator's result to float16, forward and backward. The program
+ends after N calls of each training model (default: 5). The exit status is 1 if a difference exceeds
+both T (default: 1e-3, with float16 0.05) and three times the second loop's; with float16 that of
+the outputs counts.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Comparison:
         self.has_half = any(t.dtype == torch.float16 for t in user.state_dict().values())
 
     def _start(self, given: List[torch.Tensor]) -> None:
-        """Give the loops the program's weights; what the first call is given tells the precision."""
+        """Give the loops the program's weights; what is given first tells the precision."""
         self.has_half |= any(t.dtype == torch.float16 for t in given)
         shape, half = self._shape, self.has_half
         self.rounded = PlainLoop(self.user, *shape, dtype=torch.float32, halved=half)
