@@ -12,12 +12,13 @@ pytestmark = pytest.mark.simulator
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import subprocess, sys
-import poptorch, poptorch.poptorch_core as core, popdist.poptorch
+import popart, poptorch, poptorch.poptorch_core as core, popdist.poptorch
 from poptorch.options import Options
-assert core.Error is poptorch.Error and Options is poptorch.Options
+assert core.Error is poptorch.Error and popart.VirtualGraphMode and Options is poptorch.Options
 print(poptorch.__name__, __name__, sys.argv[1:])
 if sys.argv[1] == "parent":
-    subprocess.run([sys.executable, "-c", "import poptorch; print(poptorch.__name__)"], check=True)
+    child = "import popart, poptorch; print(poptorch.__name__)"
+    subprocess.run([sys.executable, "-c", child], check=True)
 """
 
 

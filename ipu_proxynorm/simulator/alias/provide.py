@@ -1,4 +1,4 @@
-"""Makes ``import poptorch`` and ``import popdist`` give the simulator, in child processes too."""
+"""Makes ``import poptorch``, ``popdist`` and ``popart`` give the simulator, in children too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from typing import Any, Optional, Sequence
 
 _PACKAGE = __name__.rsplit(".", 2)[0]  # the simulator
 _HERE = Path(__file__).resolve().parent
-_ALIASES = {"poptorch": _PACKAGE, "popdist": f"{_PACKAGE}.popdist"}
+_ALIASES = {
+    "poptorch": _PACKAGE,
+    "popdist": f"{_PACKAGE}.popdist",
+    "popart": f"{_PACKAGE}.popart",
+}
 _FOLDER = str(_HERE / "shims")
 _ROOT = str(_HERE.parents[2])  # where the top-level package lies
 
