@@ -1,11 +1,15 @@
 """Kill a training run with SIGKILL at random instants, resume it each time, compare the weights.
 
-    python benchmarks/kill_resume.py [--kills 20] [--seed 0] [--apart] [CONFIG] [key=value ...]
+    python benchmarks/kill_resume.py [--kills 20] [--processes 1] [--seed 0] [--apart]
+        [CONFIG] [key=value ...]
 
 A run that nobody disturbs comes first. The same run is then started, killed and resumed ``--kills``
 times, at an instant drawn at random while it starts or makes its next few host calls; every third
-kill waits for a checkpoint to be half written. In the end all weights, optimiser tensors and random
-streams of the two runs must be equal, bit for bit; the exit status says so.
+kill waits for a checkpoint to be half written. Of several processes one, drawn at random, is
+killed, and the others must end by themselves. Each resumption must succeed at the first try and at
+once, though data workers of the killed process may still be there. In the end all weights,
+averages, optimiser tensors, random streams, the progress, the metrics (speeds aside) and
+TensorBoard's steps of the two runs must be equal, bit for bit; the exit status says so.
 
 By default both a float32 run whose micro-batches are computed together and a float16 one, whose are
 computed one after the other, are killed; ``--apart`` computes those of the former so, too.
@@ -15,17 +19,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,14 +41,19 @@ from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.training.exactness import TOGETHER
 
 CONFIG = "configs/quickstart.yaml"
+#: Seconds in which the other processes of a run must end when one is killed.
+PATIENCE = 120
 COMMON = [
-    # 11 host calls an epoch.
+    # 5 host calls of 2 weight updates an epoch.
     "training.epochs=6",
     "training.checkpoint_every=2",
     "training.mixup_alpha=0.2",
     "data.augment=crop",
     "model.width=4",
     "ipu.splits=[]",
+    "ipu.device_iterations=2",
+    "data.workers=2",
+    "training.average=exponential",
 ]
 OVERRIDES = {
     # Stochastic rounding draws on every replica's stream.
@@ -57,19 +69,57 @@ OVERRIDES = {
 }
 
 
-def train(arguments: List[str]) -> None:
+def train(arguments: List[str], environment: Dict[str, str]) -> None:
     """Run the command in this process, silently."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         status = main(["train", *arguments])
     os._exit(status)
 
 
-def start(arguments: List[str]) -> Any:
-    """Run the command in a process of its own, spared the imports."""
-    process = multiprocessing.get_context("fork").Process(target=train, args=(arguments,))
-    process.start()
-    return process
+class Started:
+    """The command in processes of its own, spared the imports, as torchrun starts them.
+
+    Args:
+        arguments: the command line.
+        count: how many processes.
+    """
+
+    def __init__(self, arguments: List[str], count: int) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        self.processes = [
+            multiprocessing.get_context("fork").Process(
+                target=train, args=(arguments, {**shared, "RANK": str(rank)} if count > 1 else {})
+            )
+            for rank in range(count)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def is_alive(self) -> bool:
+        """Return whether none of the processes has ended."""
+        return all(process.is_alive() for process in self.processes)
+
+    def kill(self, chance: random.Random) -> bool:
+        """Kill one process; return whether it was still there."""
+        victim = chance.choice(self.processes)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim.pid or 0, signal.SIGKILL)
+        self.end()
+        return victim.exitcode == -signal.SIGKILL
+
+    def end(self) -> int:
+        """Wait until all have ended; return the largest exit status."""
+        for process in self.processes:
+            process.join(PATIENCE)
+            if process.is_alive():
+                process.kill()
+                raise SystemExit(f"a process outlives the others by more than {PATIENCE} s")
+        return max(process.exitcode or 0 for process in self.processes)
 
 
 def lines(folder: Path) -> int:
@@ -88,19 +138,25 @@ def half_written(folder: Path) -> Set[Tuple[str, int]]:
 
 
 def kill(
-    process: Any, folder: Path, left: Set[Tuple[str, int]], calls: Optional[int], delay: float
+    started: Started,
+    folder: Path,
+    left: Set[Tuple[str, int]],
+    calls: Optional[int],
+    delay: float,
+    chance: random.Random,
 ) -> str:
-    """Kill ``process``, a run just started or resumed, and say where it was.
+    """Kill a run just started or resumed, and say where it was.
 
     Args:
-        process: the run.
+        started: the run.
         folder: its own.
         left: what of half written checkpoints was there before.
         calls: how many host calls it is to log first; None: until a checkpoint is half written.
         delay: how long to wait then, s.
+        chance: draws the process that is killed.
     """
     before, reached = lines(folder), None
-    while process.is_alive():
+    while started.is_alive():
         if calls is None:
             if half_written(folder) - left:
                 break
@@ -112,10 +168,11 @@ def kill(
         if reached is not None and time.monotonic() - reached >= delay:
             break
         time.sleep(0.001)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    if process.exitcode != -signal.SIGKILL:
+    ended = not started.is_alive()
+    killed = started.kill(chance)
+    if ended and started.end() != 0:
+        return f"refused: the run ended by itself with status {started.end()}"
+    if ended or not killed:
         return "too late: the run had ended"
     if half_written(folder) - left:
         return "while a checkpoint was written"
@@ -131,6 +188,15 @@ def position(folder: Path) -> str:
     return str(state.progress) if state else "?"
 
 
+def tensors_in(name: str, values: Any) -> Iterator[Tuple[str, torch.Tensor]]:
+    """Yield the tensors of nested dictionaries, by their names."""
+    if isinstance(values, torch.Tensor):
+        yield name, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from tensors_in(f"{name}.{key}", value)
+
+
 def differing(one: Checkpoint, other: Checkpoint) -> List[str]:
     """Return the names of tensors that are not equal bit for bit."""
 
@@ -139,6 +205,7 @@ def differing(one: Checkpoint, other: Checkpoint) -> List[str]:
         yield from checkpoint.weights.items()
         yield from checkpoint.state.optimizer["ipu_state"].items()
         yield "streams", checkpoint.state.streams
+        yield from tensors_in("", checkpoint.state.extra)
 
     ours, theirs = dict(tensors(one)), dict(tensors(other))
     return [
@@ -148,7 +215,26 @@ def differing(one: Checkpoint, other: Checkpoint) -> List[str]:
     ]
 
 
-def killed_and_resumed(common: List[str], kills: int, chance: random.Random, runs: str) -> int:
+def records(folder: Path) -> Dict[str, Any]:
+    """Return what a run has recorded, speeds aside, by name."""
+    checkpoint = load_checkpoint(folder / "last.pt")
+    assert checkpoint.state is not None
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {
+        "progress": checkpoint.state.progress,
+        "metrics": [{**line, "images_per_second": 0} for line in metrics],
+        "TensorBoard": {
+            name: [(event.step, event.value) for event in events.Scalars(name)]
+            for name in events.Tags()["scalars"]
+            if not name.endswith("images_per_second")
+        },
+    }
+
+
+def killed_and_resumed(
+    common: List[str], kills: int, chance: random.Random, runs: str, count: int
+) -> int:
     """Compare a run that is killed again and again with one that is not.
 
     Args:
@@ -156,17 +242,17 @@ def killed_and_resumed(common: List[str], kills: int, chance: random.Random, run
         kills: how many.
         chance: draws the instants.
         runs: folder of both runs.
+        count: the number of processes of each.
 
     Returns:
         The exit status.
     """
     common = [*common, f"runs={runs}"]
     began = time.monotonic()
-    whole = start([*common, "name=whole"])
-    whole.join()
+    status = Started([*common, "name=whole"], count).end()
     duration = time.monotonic() - began
-    if whole.exitcode:
-        print(f"the run itself ends with status {whole.exitcode}", file=sys.stderr)
+    if status:
+        print(f"the run itself ends with status {status}", file=sys.stderr)
         return 2
     print(f"undisturbed run: {duration:.1f} s; kills: {kills}", flush=True)
     folder = Path(runs, "killed")
@@ -175,8 +261,11 @@ def killed_and_resumed(common: List[str], kills: int, chance: random.Random, run
     while killed < kills:
         calls = None if killed % 3 == 2 else chance.randrange(4)
         left = half_written(folder)
-        process = start([*common, "name=killed", "--resume"])
-        where = kill(process, folder, left, calls, chance.uniform(0, duration / 20))
+        started = Started([*common, "name=killed", "--resume"], count)
+        where = kill(started, folder, left, calls, chance.uniform(0, duration / 20), chance)
+        if where.startswith("refused"):
+            print(where, file=sys.stderr)
+            return 1
         if where.startswith("too late"):
             # Only a run with work left can be killed: this one begins again.
             for path in folder.glob("*.pt"):
@@ -186,17 +275,18 @@ def killed_and_resumed(common: List[str], kills: int, chance: random.Random, run
         killed += 1
         counts[where] = counts.get(where, 0) + 1
         print(f"kill {killed:2}: {where}; goes on from {position(folder)}", flush=True)
-    last = start([*common, "name=killed", "--resume"])
-    last.join()
-    if last.exitcode:
-        print(f"the last resumption ends with status {last.exitcode}", file=sys.stderr)
+    status = Started([*common, "name=killed", "--resume"], count).end()
+    if status:
+        print(f"the last resumption ends with status {status}", file=sys.stderr)
         return 1
     one, other = (load_checkpoint(Path(runs, name, "last.pt")) for name in ("whole", "killed"))
     different = differing(one, other)
+    ours, theirs = (records(Path(runs, name)) for name in ("whole", "killed"))
+    different += [name for name in ours if ours[name] != theirs[name]]
     print(", ".join(f"{count} {where}" for where, count in sorted(counts.items())))
     assert other.state is not None
     print(
-        f"{len(one.weights)} weight tensors and optimiser state, "
+        f"{len(one.weights)} weight tensors, averages, optimiser state, metrics and progress, "
         f"{other.state.ways.get(TOGETHER, 'unknown')} micro-batch(es) computed at once: "
         + (f"{len(different)} differ: {different[:5]}" if different else "equal, bit for bit")
     )
@@ -209,6 +299,7 @@ def run() -> int:
     parser.add_argument("config", nargs="?", default=CONFIG)
     parser.add_argument("overrides", nargs="*", help="key=value; default: small digits runs")
     parser.add_argument("--kills", type=int, default=20, help="of each run")
+    parser.add_argument("--processes", type=int, default=1, help="of each run, as under torchrun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--apart", action="store_true", help="one micro-batch after the other")
     arguments = parser.parse_args()
@@ -221,7 +312,10 @@ def run() -> int:
         chance = random.Random(arguments.seed)
         with tempfile.TemporaryDirectory() as runs:
             common = [arguments.config, *overrides]
-            status = max(status, killed_and_resumed(common, arguments.kills, chance, runs))
+            kills, count = arguments.kills, arguments.processes
+            if count > 2:
+                common.append(f"ipu.replication_factor={count}")
+            status = max(status, killed_and_resumed(common, kills, chance, runs, count))
     return status
 
 
