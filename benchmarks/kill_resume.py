@@ -41,8 +41,8 @@ from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.training.exactness import TOGETHER
 
 CONFIG = "configs/quickstart.yaml"
-#: Seconds in which the other processes of a run must end when one is killed.
-PATIENCE = 120
+#: Seconds in which the other processes must end when one is killed: at the start they wait for 120.
+PATIENCE = 180
 COMMON = [
     # 5 host calls of 2 weight updates an epoch.
     "training.epochs=6",
