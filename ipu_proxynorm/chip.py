@@ -45,6 +45,9 @@ CHIPS = {
     "mk2": Chip("mk2", tiles=1472, tile_bytes=638_976),
     # A Bow IPU is a Mk2 of higher clock.
     "bow": Chip("bow", tiles=1472, tile_bytes=638_976, clock_hertz=1.85e9),
+    # So is a C600, with float8 and no other memory on its card; its clock is that of the 280
+    # TFLOPS in float16 that Graphcore announced for it, where a Mk2 has 250.
+    "c600": Chip("c600", tiles=1472, tile_bytes=638_976, clock_hertz=280 / 250 * 1.33e9),
 }
 
 

@@ -265,11 +265,17 @@ def by_kind(
     speed: Speeds,
     precision: str,
     half_partials: bool,
+    stable_norm: bool = False,
 ) -> Dict[str, float]:
-    """Return the cycles of operators by their kind."""
+    """Return the cycles of operators by their kind; see `Layout`.
+
+    A stable norm reads its input once more, for the mean before the variance.
+    """
     found = dict.fromkeys(KINDS, 0.0)
     for operator in operators:
         work = work_of(capture, operator)
+        if stable_norm and work.kind == "norm" and not operator.backward:
+            work = dataclasses.replace(work, reductions=work.reductions + 1)
         if work.kind:
             found[work.kind] += cycles(work, chip.tiles, speed, precision == "32.32", half_partials)
     return found

@@ -133,6 +133,7 @@ class Layout:
         half_partials: convolutions sum in float16 rather than float32.
         io_tiles: tiles of each IPU set aside for input and output.
         overlap_io: what goes to and from the host travels while the IPU computes.
+        stable_norm: norms take their variance in two passes.
         exchange: Poplar's ``internalExchangeOptimisationTarget``.
         eight_bit_io: images arrive as uint8.
     """
@@ -151,6 +152,7 @@ class Layout:
     half_partials: bool = False
     io_tiles: int = 0
     overlap_io: bool = False
+    stable_norm: bool = False
     exchange: str = "cycles"
     eight_bit_io: bool = False
 

@@ -63,7 +63,7 @@ def read_options(options: Any) -> Layout:
     kind = _RECOMPUTATIONS.get(popart.get("autoRecomputation", 3 if pipelined else 0), "stage")
     ipus = max(proportions, default=-1) + 1
     return Layout(
-        chip={1: "mk1"}.get(version, "mk2"),
+        chip={1: "mk1", 21: "c600"}.get(version, "mk2"),  # 21: a Mk2 with float8
         replicas=replicas,
         gradient_accumulation=accumulation,
         schedule="pipelined" if pipelined else "sequential",
@@ -73,6 +73,7 @@ def read_options(options: Any) -> Layout:
         available_memory_proportion=tuple(proportions.get(i, 0.6) for i in range(ipus)) or (0.6,),
         half_partials=_half_partials(popart),
         io_tiles=locations.get("numIOTiles", 0),
+        stable_norm=bool(popart.get("enableStableNorm", False)),
         exchange=_exchange(popart),
     )
 

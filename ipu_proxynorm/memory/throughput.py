@@ -83,7 +83,7 @@ def _stage_time(
 ) -> StageTime:
     # I/O tiles compute nothing.
     chip = dataclasses.replace(chip, tiles=chip.tiles - layout.io_tiles)
-    arguments = (chip, speed, layout.precision, layout.half_partials)
+    arguments = (chip, speed, layout.precision, layout.half_partials, layout.stable_norm)
     forward = by_kind(capture, capture.forward(stage), *arguments)
     kinds = by_kind(capture, capture.backward(stage), *arguments)
     again = _again(capture, layout, stage, arguments)

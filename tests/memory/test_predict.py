@@ -150,6 +150,22 @@ def test_sharded_execution_keeps_what_it_saves_and_pipelines_recompute():
     assert (layout.schedule, layout.recomputation) == ("sequential", "none")
 
 
+def test_what_a_program_asks_of_the_compiler_is_read_off_its_options():
+    options = poptorch.Options().useOfflineIpuTarget(21).enableStableNorm(True)
+    options.setExecutionStrategy(poptorch.ShardedExecution())
+    options._Popart.set("engineOptions", {"opt.internalExchangeOptimisationTarget": "memory"})
+    layout = memory.read_options(options)
+    assert (layout.chip, layout.stable_norm, layout.exchange) == ("c600", True, "memory")
+    kinds = ((0, "none"), (1, "standard"), (2, "norms"), (4, "checkpoints"))
+    for explicit in (False, True):
+        options._Popart.set("explicitRecomputation", explicit)
+        for value, expected in kinds:
+            options._Popart.set("autoRecomputation", value)
+            layout = memory.read_options(options)
+            assert layout.recomputation == expected
+            assert layout.keeps_last_segment == (value == 4 and not explicit)
+
+
 @pytest.mark.parametrize(
     ("read", "missing"),
     [

@@ -76,10 +76,23 @@ def test_the_planner_has_the_same_time(whole):
         assert plan.images_per_second == pytest.approx(direct.images_per_second, rel=0.02)
 
 
+def test_a_stable_norm_reads_its_input_twice(whole):
+    plain, stable = (
+        throughput(whole, dataclasses.replace(LAYOUT, stable_norm=on)).stages[0].kinds
+        for on in (False, True)
+    )
+    assert stable["norm"] > plain["norm"] > 0
+    assert {k: v for k, v in stable.items() if k != "norm"} == {
+        k: v for k, v in plain.items() if k != "norm"
+    }
+
+
 def test_a_chip_of_higher_clock_is_faster_and_float32_slower(whole):
     mk2 = throughput(whole, LAYOUT).images_per_second
     bow = throughput(whole, dataclasses.replace(LAYOUT, chip="bow")).images_per_second
     assert 1.2 < bow / mk2 < 1.85 / 1.33 + 1e-6  # links and host have no higher clock
+    c600 = throughput(whole, dataclasses.replace(LAYOUT, chip="c600")).images_per_second
+    assert 1.05 < c600 / mk2 < 1.12 + 1e-6
     single = throughput(whole, dataclasses.replace(LAYOUT, precision="32.32"))
     assert single.images_per_second < 0.8 * mk2
     half = throughput(whole, dataclasses.replace(LAYOUT, half_partials=True))

@@ -80,10 +80,10 @@ class OneIpu:
         """Return the cycles of what PopART's Standard computes again."""
         capture = self.capture.with_micro_batch(micro_batch)
         again = recomputed(capture, 0, "standard", ())
-        chip = find_chip(self.layout.chip)
-        chip = dataclasses.replace(chip, tiles=chip.tiles - self.layout.io_tiles)
-        how = (chip, speeds()[0], self.layout.precision)
-        return sum(by_kind(capture, again, *how, self.layout.half_partials).values())
+        given, chip = self.layout, find_chip(self.layout.chip)
+        chip = dataclasses.replace(chip, tiles=chip.tiles - given.io_tiles)
+        how = (chip, speeds()[0], given.precision, given.half_partials, given.stable_norm)
+        return sum(by_kind(capture, again, *how).values())
 
     def fastest(self, batch: BatchLayout, slowest: float) -> Optional[Candidate]:
         """Return the fastest candidate that fits, if it beats ``slowest`` images/s."""

@@ -88,7 +88,8 @@ class SegmentedCapture:
         chip = find_chip(self.layout.chip)
         # I/O tiles compute nothing.
         computing = dataclasses.replace(chip, tiles=chip.tiles - self.layout.io_tiles)
-        how = (computing, speeds()[0], self.layout.precision, self.layout.half_partials)
+        given = self.layout
+        how = (computing, speeds()[0], given.precision, given.half_partials, given.stable_norm)
 
         def cycles(operators: Sequence[OperatorRecord]) -> float:
             return sum(by_kind(cut, operators, *how).values())
