@@ -19,9 +19,9 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.errors import UserError, nearest_number
+from ipu_proxynorm.errors import UserError, nearest_number, unknown_name
 from ipu_proxynorm.models.layers import DropPath, Layers, MeanPool, Network, initialize_convolutions
-from ipu_proxynorm.norm import Conv2d, Linear, hand_on_to, spatial_mean
+from ipu_proxynorm.norm import Conv2d, Linear, hand_on_to, leave_scale, spatial_mean
 from ipu_proxynorm.norm.pending import Output, Pending
 
 #: Kernel, stride, channels and blocks of each stage of B0.
@@ -56,15 +56,19 @@ def group_count(channels: int, group_dim: int) -> int:
 class SqueezeExcite(nn.Module):
     """A gate in (0, 1) for each channel of an image, from the means of all its channels."""
 
-    def __init__(self, channels: int, reduced: int, layers: Layers) -> None:
+    def __init__(
+        self, channels: int, reduced: int, layers: Layers, mean_of_unscaled: bool = False
+    ) -> None:
         super().__init__()
+        self.mean_of_unscaled = mean_of_unscaled
         self.conv_reduce = Conv2d(channels, reduced, 1)
         self.activation = layers.activation(reduced)
         self.conv_expand = Conv2d(reduced, channels, 1)
 
     def forward(self, x: Output) -> Tensor:
         """Return x (N, C, H, W) gated; a scale that is pending is multiplied within the gate."""
-        pooled = spatial_mean(x)
+        unscaled = self.mean_of_unscaled and isinstance(x, Pending)
+        pooled = spatial_mean(x.value if unscaled else x)  # type: ignore[union-attr]
         gate = torch.sigmoid(self.conv_expand(self.activation(self.conv_reduce(pooled))))
         if isinstance(x, Pending):
             return x.value * (gate * x.scale.view(1, -1, 1, 1).to(gate.dtype))
@@ -86,6 +90,7 @@ class MBConv(nn.Module):
         expansion: channels between expansion and projection, over ``inputs``.
         group_dim: channels of each group; 1: depthwise.
         drop_path: rate at which the residual branch is dropped.
+        proxy_scale: ``full``, or ``published``: not in the mean that squeeze-and-excite reads.
         scale_in_gate: let an IPU program hand the scale of Proxy Norm on to squeeze-and-excite.
     """
 
@@ -101,6 +106,7 @@ class MBConv(nn.Module):
         group_dim: int,
         drop_path: float,
         scale_in_gate: bool = True,
+        proxy_scale: str = "full",
     ) -> None:
         super().__init__()
         inner = inputs * expansion
@@ -114,13 +120,15 @@ class MBConv(nn.Module):
         if self.expands:
             hand_on_to(self.bn1, self.conv_dw)
         gated = layers.norm_act(inner)
-        if scale_in_gate:
+        if proxy_scale == "published":
+            leave_scale(gated, "left")
+        elif scale_in_gate:
             hand_on_to(gated)
         if self.expands:
             self.bn2 = gated
         else:
             self.bn1 = gated
-        self.se = SqueezeExcite(inner, max(1, inputs // 4), layers)
+        self.se = SqueezeExcite(inner, max(1, inputs // 4), layers, proxy_scale == "published")
         if self.expands:
             self.conv_pwl = layers.conv(inner, outputs, 1)
             self.bn3 = layers.norm_only(outputs)
@@ -156,6 +164,10 @@ class EfficientNet(Network):
         norm_eps: ε of every norm.
         proxy_scale_in_gate: in IPU programs, multiply with the scale of Proxy Norm in
             squeeze-and-excite's gate, (N, C, 1, 1), not before it. The function is the same.
+        padding: of strided convolutions: ``symmetric``, or ``same`` as TensorFlow has it.
+        proxy_method: how Proxy Norm's moments are taken: ``exact`` or ``sampled``.
+        proxy_scale: ``full``, or ``published``: the original implementation's function, in which
+            the mean that squeeze-and-excite reads and the head leave Proxy Norm's scale out.
 
     Raises:
         ValueError: the norm spec is unknown, its groups do not divide the channels, or
@@ -176,6 +188,9 @@ class EfficientNet(Network):
         drop_path: float = 0.2,
         norm_eps: float = 1e-3,
         proxy_scale_in_gate: bool = True,
+        padding: str = "symmetric",
+        proxy_method: str = "exact",
+        proxy_scale: str = "full",
     ) -> None:
         super().__init__()
         if group_dim not in GROUP_DIMS:
@@ -185,7 +200,13 @@ class EfficientNet(Network):
             )
         if expansion < 1:
             raise UserError(f"expansion={expansion}: expected 1 or more; published are 6 and 4")
-        layers = Layers(norm, act_layer, norm_eps)
+        for key, value, choices in (
+            ("padding", padding, ("symmetric", "same")),
+            ("proxy_scale", proxy_scale, ("full", "published")),
+        ):
+            if value not in choices:
+                raise unknown_name(key, value, choices)
+        layers = Layers(norm, act_layer, norm_eps, padding, proxy_method)
         channels = round_channels(32 * width)
         self.conv_stem = layers.conv(in_chans, channels, 3, 2)
         self.bn1 = layers.norm_act(channels)
@@ -205,6 +226,7 @@ class EfficientNet(Network):
                     group_dim=group_dim,
                     drop_path=drop_path * number / total,
                     scale_in_gate=proxy_scale_in_gate,
+                    proxy_scale=proxy_scale,
                 )
                 channels = round_channels(outputs * width)
                 blocks.append(block)
@@ -217,7 +239,10 @@ class EfficientNet(Network):
         features = round_channels(1280 * width)
         self.conv_head = layers.conv(channels, features, 1)
         self.bn2 = layers.norm_act(features)
-        hand_on_to(self.bn2, shift_too=True)
+        if proxy_scale == "published":
+            leave_scale(self.bn2, "dropped")
+        else:
+            hand_on_to(self.bn2, shift_too=True)
         self.global_pool = MeanPool()
         self.dropout = nn.Dropout(dropout)
         self.classifier = Linear(features, num_classes)

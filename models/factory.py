@@ -57,8 +57,14 @@ OPTIONS: Dict[str, str] = {
     "dropout": "EfficientNet: rate before the classifier",
     "proxy_scale_in_gate": "EfficientNet: on an IPU, scale of Proxy Norm within the gate of "
     "squeeze-and-excite; None: yes",
+    "padding": "EfficientNet: of strided convolutions: symmetric, or same, TensorFlow's; None: "
+    "symmetric",
+    "proxy_method": "how Proxy Norm's moments are taken: exact, or sampled, over 200 quantiles; "
+    "None: exact",
+    "proxy_scale": "EfficientNet: full, or published: Proxy Norm's scale left out of the mean that "
+    "squeeze-and-excite reads, and of the head; None: full",
 }
-_RESNET_OPTIONS = ("width", "norm_eps", "zero_init_last")
+_RESNET_OPTIONS = ("width", "norm_eps", "zero_init_last", "proxy_method")
 _EFFICIENTNET_OPTIONS = (
     "norm_eps",
     "group_dim",
@@ -66,6 +72,9 @@ _EFFICIENTNET_OPTIONS = (
     "drop_path",
     "dropout",
     "proxy_scale_in_gate",
+    "padding",
+    "proxy_method",
+    "proxy_scale",
 )
 # B0 to B7: factors on width and depth, dropout, resolution, and half resolution (README of
 # github.com/graphcore-research/making-efficientnet-more-efficient).

@@ -33,15 +33,21 @@ class Layers:
         norm: norm spec of every norm.
         act_layer: activation behind every norm that has one.
         eps: the ε of every norm, added to the variance.
+        padding: of strided convolutions: ``symmetric``, or ``same``, TensorFlow's.
+        proxy_method: how Proxy Norm's moments are taken: ``exact`` or ``sampled``.
     """
 
     norm: str
     act_layer: str = "relu"
     eps: float = 1e-5
+    padding: str = "symmetric"
+    proxy_method: str = "exact"
 
     def norm_act(self, channels: int) -> nn.Module:
         """Return norm and activation as one unit."""
-        return create_norm_act(self.norm, channels, self.act_layer, eps=self.eps)
+        return create_norm_act(
+            self.norm, channels, self.act_layer, eps=self.eps, method=self.proxy_method
+        )
 
     def norm_only(self, channels: int) -> nn.Module:
         """Return a norm that no activation follows: under ``+pn`` with its scale alone."""
@@ -60,6 +66,7 @@ class Layers:
             inputs,
             outputs,
             kernel,
+            same=self.padding == "same",
             stride=stride,
             padding=kernel // 2,
             groups=groups,

@@ -106,6 +106,7 @@ class ResNet(ResidualNetwork):
         base_width: channels of each of them, at width 64.
         norm_eps: ε of every norm.
         zero_init_last: let every residual branch start at zero: γ of its last norm is 0.
+        proxy_method: how Proxy Norm's moments are taken: ``exact`` or ``sampled``.
 
     Raises:
         ValueError: the norm spec is unknown, or its groups do not divide the channels.
@@ -125,9 +126,10 @@ class ResNet(ResidualNetwork):
         base_width: int = 64,
         norm_eps: float = 1e-5,
         zero_init_last: bool = False,
+        proxy_method: str = "exact",
     ) -> None:
         super().__init__(depths)
-        layers = Layers(norm, act_layer, norm_eps)
+        layers = Layers(norm, act_layer, norm_eps, proxy_method=proxy_method)
         kernel, stride = (7, 2) if large_input else (3, 1)
         self.conv1 = layers.conv(in_chans, width, kernel, stride)
         self.bn1 = layers.norm_act(width)

@@ -115,6 +115,7 @@ class ResNetV2(ResidualNetwork):
         norm_eps: ε of every norm.
         zero_init_last: let every residual branch start at zero. It ends in a convolution here,
             whose weights are then zero.
+        proxy_method: how Proxy Norm's moments are taken: ``exact`` or ``sampled``.
 
     Raises:
         ValueError: the norm spec is unknown, or its groups do not divide the channels.
@@ -134,9 +135,10 @@ class ResNetV2(ResidualNetwork):
         base_width: int = 64,
         norm_eps: float = 1e-5,
         zero_init_last: bool = False,
+        proxy_method: str = "exact",
     ) -> None:
         super().__init__(depths)
-        layers = Layers(norm, act_layer, norm_eps)
+        layers = Layers(norm, act_layer, norm_eps, proxy_method=proxy_method)
         if large_input:
             self.stem: nn.Module = nn.Sequential(
                 OrderedDict(

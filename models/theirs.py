@@ -84,6 +84,7 @@ def _refuse_options(provider: str, name: str, chosen: Mapping[str, Any]) -> None
         "width": known.arguments["width"],
         "group_dim": 1,
         "expansion": 6,
+        "padding": "symmetric",
     }
     for key, value in published.items():
         if chosen.get(key, value) != value:

@@ -170,6 +170,24 @@ class ModelConfig:
         "EfficientNet: on an IPU, multiply with Proxy Norm's scale in squeeze-and-excite's gate, "
         "not before it: the same function in less memory; null: yes",
     )
+    padding: Optional[str] = key(
+        None,
+        "EfficientNet: zeros around the input of strided convolutions; null: symmetric",
+        choices={"symmetric": "PyTorch's", "same": "TensorFlow's: none before an even side"},
+    )
+    proxy_method: Optional[str] = key(
+        None,
+        "how Proxy Norm's moments are taken; null: exact",
+        choices={"exact": "closed form or quadrature", "sampled": "over 200 quantiles"},
+    )
+    proxy_scale: Optional[str] = key(
+        None,
+        "EfficientNet: where Proxy Norm's scale belongs; null: full",
+        choices={
+            "full": "everywhere",
+            "published": "not in the mean that squeeze-and-excite reads, not in the head",
+        },
+    )
 
 
 @dataclasses.dataclass
@@ -421,6 +439,14 @@ class TrainingConfig:
     )
     cutmix_lambda_high: float = key(
         1.0, "cut-mix: largest share that stays; low = 1: no cut-mix", least=0, most=1
+    )
+    cutmix_boxes: str = key(
+        "uniform",
+        "cut-mix: where boxes lie",
+        choices={
+            "uniform": "anywhere within the image, alike",
+            "clipped": "centres anywhere, moved inside: more at the edges, as published",
+        },
     )
     cutmix_disable_prob: float = key(0.0, "cut-mix: share of images left whole", least=0, most=1)
     checkpoint_every: Optional[int] = key(

@@ -15,6 +15,7 @@ from ipu_proxynorm.norm.modules import (
     GroupNormAct,
     ProxyNormAct,
     hand_on_to,
+    leave_scale,
 )
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 from ipu_proxynorm.norm.parameter_groups import describe_parameter_groups, parameter_groups
@@ -47,6 +48,7 @@ __all__ = [
     "group_norm",
     "group_norm_act",
     "hand_on_to",
+    "leave_scale",
     "may_use_custom_backward",
     "parameter_groups",
     "parse_norm_spec",

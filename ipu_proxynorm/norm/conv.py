@@ -9,7 +9,7 @@ than the input, and whose ``linear`` with bias gives float32 there. Cast weights
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Any, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +33,44 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5) -> Tensor:
     return scaled.view(weight.shape).to(weight.dtype)
 
 
-class Conv2d(nn.Conv2d):
+def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:
+    """Return the zeros before and behind one dimension, as TensorFlow's ``SAME`` has them.
+
+    As few as make ceil(size / stride) outputs, the odd one behind.
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class _Conv2d(nn.Conv2d):
+    same = False  # padding as TensorFlow's SAME, instead of the constructor's
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if not self.same:
+            return x
+        sizes, strides = self.kernel_size, self.stride
+        top, bottom = same_padding(x.shape[2], sizes[0], strides[0])
+        left, right = same_padding(x.shape[3], sizes[1], strides[1])
+        return F.pad(x, (left, right, top, bottom))
+
+
+class Conv2d(_Conv2d):
     """``torch.nn.Conv2d`` that computes in its input's type; same state dict."""
 
     def forward(self, input: Output) -> Tensor:
         """Convolve the input (N, C_in, H, W)."""
         x, weight = read(input, self.weight, self.groups)
+        x = self._padded(x)
         return self._conv_forward(x, weight, _bias(self, x))
 
 
-class WSConv2d(nn.Conv2d):
+class WSConv2d(_Conv2d):
     """``torch.nn.Conv2d`` that convolves with its standardized weight; same state dict."""
 
     def forward(self, input: Output) -> Tensor:
         """Convolve the input (N, C_in, H, W)."""
         x, weight = read(input, standardize_weight(self.weight), self.groups)
+        x = self._padded(x)
         return self._conv_forward(x, weight, _bias(self, x))
 
 
@@ -69,12 +92,19 @@ def create_conv(
     in_channels: int,
     out_channels: int,
     kernel_size: int,
+    *,
+    same: bool = False,
     **kwargs: Any,
 ) -> nn.Conv2d:
     """Return the convolution of a norm spec: standardized under ``+ws``, plain otherwise.
 
-    Further arguments are ``torch.nn.Conv2d``'s.
+    With ``same``, strided convolutions are padded as TensorFlow's ``SAME`` (`same_padding`), others
+    as the further arguments say, which are ``torch.nn.Conv2d``'s.
     """
+    if same and kwargs.get("stride", 1) != 1:
+        kwargs = {**kwargs, "padding": 0}
     standardized = parse_norm_spec(spec).weight_standardization
     layer = WSConv2d if standardized else Conv2d
-    return layer(in_channels, out_channels, kernel_size, **kwargs)
+    created = layer(in_channels, out_channels, kernel_size, **kwargs)
+    created.same = same and created.stride != (1, 1)
+    return created

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.modules import ActOnly, BatchNormAct, GroupNormAct, ProxyNormAct
+from ipu_proxynorm.norm.pending import Pending
 
 
 def fold_proxy_norm(model: nn.Module) -> nn.Module:
@@ -47,7 +48,11 @@ def _folded(layer: GroupNormAct) -> nn.Sequential:
     if isinstance(layer, ProxyNormAct):
         prepared = layer.prepare()
         clamp = activation.clamp
-        if clamp is not None:
+        if layer.scale_rule != "applied":
+            steps += [_module(activation), Shift((-prepared.mean).to(dtype))]
+            if layer.scale_rule == "left":
+                steps.append(LeaveScale(prepared.inv_std.to(dtype)))
+        elif clamp is not None:
             weight, bias = prepared.weight, prepared.bias
             if clamp.lower > -math.inf:
                 steps.append(AtLeast(prepared.lower.to(dtype)))
@@ -101,6 +106,14 @@ class Scale(_Channelwise):
     def forward(self, x: Tensor) -> Tensor:
         """Scale x (N, C, *)."""
         return x * self.values(x)
+
+
+class LeaveScale(_Channelwise):
+    """Leave the scale of each channel to who reads it."""
+
+    def forward(self, x: Tensor) -> Pending:
+        """Return x (N, C, *) with its scale."""
+        return Pending(x, self.value)  # type: ignore[arg-type]
 
 
 class Shift(_Channelwise):

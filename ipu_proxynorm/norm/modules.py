@@ -22,7 +22,7 @@ from ipu_proxynorm.norm.functional import (
 from ipu_proxynorm.norm.fused import Prepared, fused_norm_act, prepare
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
 from ipu_proxynorm.norm.moments.gaussian import METHODS, proxy_moments
-from ipu_proxynorm.norm.pending import Output, finished
+from ipu_proxynorm.norm.pending import Output, Pending, finished, shifted
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 ActLayer = Optional[ActivationLike]
@@ -207,6 +207,7 @@ class ProxyNormAct(GroupNormAct):
     proxy_bias: nn.Parameter
     bias: nn.Parameter
     readers: Optional[Readers] = None  # see `hand_on_to`
+    scale_rule: str = "applied"  # see `leave_scale`
 
     def __init__(
         self,
@@ -273,6 +274,11 @@ class ProxyNormAct(GroupNormAct):
         self._shared = moments
 
     @property
+    def folds(self) -> bool:
+        """Whether scale and shift fold into the norm as far as the activation allows it."""
+        return self.activation.folds and self.scale_rule == "applied" and not self.leaves_all
+
+    @property
     def leaves_all(self) -> bool:
         """Whether shift and scale are left to the mean over space, so that nothing folds."""
         return self.readers is not None and self.readers.shift_too and hands_on()
@@ -311,6 +317,8 @@ class ProxyNormAct(GroupNormAct):
 
     def _forward(self, x: Tensor) -> Output:
         shared, self._shared = self._shared, None
+        if self.scale_rule != "applied":
+            return self._centered(x, shared)
         if self._may_fuse(x):
             return fused_norm_act(
                 x,
@@ -327,6 +335,17 @@ class ProxyNormAct(GroupNormAct):
         hand_on = hands_on() and self.hands_scale_on(math.prod(x.shape[1:]))
         return out if hand_on else finished(out)
 
+    def _centered(self, x: Tensor, shared: Shared) -> Output:
+        """Return the unit less its scale, in plain operators on every device."""
+        if not native_float16(x) and may_use_custom_backward(x):
+            out = self._plain(x.float(), shared)
+        else:
+            out = self._plain(x, shared)
+        assert isinstance(out, Pending)
+        value = out.value if out.shift is None else shifted(out.value, out.shift)
+        value = value.to(x.dtype)
+        return value if self.scale_rule == "dropped" else Pending(value, out.scale)
+
     def _plain(self, x: Tensor, shared: Shared) -> Output:
         if not isinstance(shared, Constants):
             mean, variance = (
@@ -334,7 +353,7 @@ class ProxyNormAct(GroupNormAct):
             )
             shared = unit_constants(
                 *(self.weight, self.bias, mean, variance, self.activation),
-                *(self.proxy_eps, not self.leaves_all),
+                *(self.proxy_eps, self.folds),
             )
         return proxied_unit(
             *(x, self.num_groups, shared, self.activation),
@@ -360,7 +379,10 @@ class ProxyNormAct(GroupNormAct):
         """Return what the constructor was told."""
         method = self.method if self.method == "exact" else f"{self.method}, n={self.n}"
         recompute = ", recompute=True" if self.recompute else ""
-        return f"{super().extra_repr()}, proxy_eps={self.proxy_eps}, method={method}{recompute}"
+        rule = "" if self.scale_rule == "applied" else f", scale {self.scale_rule}"
+        return (
+            f"{super().extra_repr()}, proxy_eps={self.proxy_eps}, method={method}{recompute}{rule}"
+        )
 
 
 def hand_on_to(unit: nn.Module, *readers: nn.Module, shift_too: bool = False) -> None:
@@ -378,6 +400,20 @@ def hand_on_to(unit: nn.Module, *readers: nn.Module, shift_too: bool = False) ->
     if isinstance(unit, ProxyNormAct):
         weights = [p.numel() for reader in readers for p in reader.parameters() if p.dim() > 1]
         unit.readers = Readers(sum(weights), shift_too)
+
+
+def leave_scale(unit: nn.Module, rule: str) -> None:
+    """Change a unit's function: leave its scale out of what is read, on every device.
+
+    Args:
+        unit: of any norm; nothing happens to one without Proxy Norm.
+        rule: ``left``: it returns a `Pending`, and its reader decides; ``dropped``: the scale has
+            no part in it. Both are in the published EfficientNets.
+    """
+    if rule not in ("left", "dropped"):
+        raise ValueError(f"unknown rule '{rule}': expected left or dropped")
+    if isinstance(unit, ProxyNormAct):
+        unit.readers, unit.scale_rule = None, rule
 
 
 NormAct = Union[ActOnly, BatchNormAct, GroupNormAct, ProxyNormAct]

@@ -95,9 +95,9 @@ class SharedMoments:
         for kind, layers in kinds.items():
             sizes = [layer.num_features for layer in layers]
             parameters = zip(*(layer.moment_parameters for layer in layers))
-            if layers[0].activation.backward is not None and may_use_custom_backward(
-                layers[0].weight
-            ):
+            fusible = layers[0].activation.backward is not None
+            fusible = fusible and layers[0].scale_rule == "applied"
+            if fusible and may_use_custom_backward(layers[0].weight):
                 with torch.no_grad():
                     joined = torch.stack([torch.cat(p) for p in parameters])  # (4, channels)
                 prepared = self._prepared(kind, joined, layers[0], sizes)
@@ -126,12 +126,12 @@ class SharedMoments:
             folds: unit_constants(
                 *(weight, bias, mean, variance, first.activation), *(first.proxy_eps, folds)
             )
-            for folds in {first.activation.folds and not layer.leaves_all for layer in layers}
+            for folds in {layer.folds for layer in layers}
         }
         parts = _Parts(sizes, self._keep)
         wanted = []
         for index, layer in enumerate(layers):
-            own = joined[first.activation.folds and not layer.leaves_all]
+            own = joined[layer.folds]
             kind, scale = layer.constants_in(dtype)
             kinds = (kind, kind, kind, kind, kind, scale)
             wanted.append([parts.want(index, *it) for it in zip(own, kinds)])
@@ -231,4 +231,5 @@ def _kind(layer: ProxyNormAct) -> _Kind:
         layer.proxy_eps,
         layer.weight.dtype,
         layer.weight.device,
+        layer.scale_rule == "applied" or not may_use_custom_backward(layer.weight),
     )

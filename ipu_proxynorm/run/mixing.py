@@ -56,7 +56,8 @@ def draw(
     if mixing.cutmix:
         own = random.uniform(config.cutmix_lambda_low, config.cutmix_lambda_high, images)
         own[random.random(images) < config.cutmix_disable_prob] = 1
-        numbers[:, 1:] = boxes(random, own, (shape[2], shape[3]))
+        clipped = config.cutmix_boxes == "clipped"
+        numbers[:, 1:] = boxes(random, own, (shape[2], shape[3]), clipped)
     return [torch.from_numpy(numbers if share is None else share.of(numbers))]
 
 
@@ -66,19 +67,27 @@ def mixup_coefficients(random: np.random.Generator, images: int, alpha: float) -
     return np.maximum(own, 1 - own)
 
 
-def boxes(random: np.random.Generator, own: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def boxes(
+    random: np.random.Generator, own: np.ndarray, size: Tuple[int, int], clipped: bool = False
+) -> np.ndarray:
     """Return boxes ``(N, 4)`` that leave the share ``own`` of each image, rounded to pixels.
 
-    A box has the image's proportions and lies anywhere within it.
+    A box has the image's proportions and lies anywhere within it, each place as likely as another;
+    ``clipped``: its centre is drawn from the whole image, and a box that would reach over an edge
+    is moved to it (Graphcore's applications).
 
     Args:
         random: where the places are drawn from.
         own: ``(N,)``, 0 to 1.
         size: height and width of the images, pixels.
+        clipped: whether centres are uniform, instead of places.
     """
     ends = []
     for side in size:
         length = side * np.sqrt(1 - own)
-        first = (side - length) * random.random(len(own))
+        place = random.random(len(own))
+        first = (side - length) * place
+        if clipped:
+            first = np.clip(side * place - length / 2, 0, side - length)
         ends += [np.round(first), np.round(first + length)]
     return np.stack(ends, axis=1)

@@ -64,6 +64,20 @@ def test_optimiser_and_schedule_as_published(row):
         assert training.cutmix_disable_prob == pytest.approx(1.55 * strength - 0.96)
 
 
+@pytest.mark.parametrize("row", ROWS, ids=[row["configuration"] for row in ROWS])
+def test_each_has_a_published_variant_by_composition(row, tmp_path):
+    file = page.recipe(row)
+    variant = tmp_path / "variant.yaml"
+    variant.write_text(f"defaults: [{file}, {file.parent / 'base' / 'published.yaml'}]\n")
+    own, published = load(file), load(variant)
+    model = published.model
+    assert (model.padding, model.proxy_method, model.proxy_scale) == (
+        ("same", "sampled", "published")
+    )
+    assert published.training.cutmix_boxes == "clipped"
+    assert (model.name, model.norm, published.ipu) == (own.model.name, own.model.norm, own.ipu)
+
+
 def test_the_page_shows_the_recipes_and_figures_as_they_are():
     assert page.table() in page.PAGE.read_text(encoding="utf-8")
     for link in ("published_results.csv", "../configs/imagenet/efficientnet_b0_g1_gn_native.yaml"):

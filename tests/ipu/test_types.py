@@ -17,6 +17,7 @@ from ipu_proxynorm.config import load
 from ipu_proxynorm.config.schema import ModelConfig
 from ipu_proxynorm.config.shipped import recipes
 from ipu_proxynorm.ipu import Classification, create_network, precision_of
+from ipu_proxynorm.models.efficientnet import EfficientNet
 from ipu_proxynorm.models.factory import architecture
 
 PRECISIONS = ("32.32", "16.32", "16.16")
@@ -62,6 +63,12 @@ CASES = [
     for precision in PRECISIONS
 ]
 CASES += [(model, model.norm, "16.32") for model in NETWORKS]
+PUBLISHED = {"padding": "same", "proxy_method": "sampled", "proxy_scale": "published"}
+CASES += [
+    (dataclasses.replace(model, **PUBLISHED), "ln+pn", "16.32")
+    for network, model in FAMILIES.items()
+    if network is EfficientNet
+]
 
 
 def _label(value: Any) -> str:

@@ -52,6 +52,17 @@ def test_cutmix_boxes_keep_the_share_that_was_drawn():
     assert ((left + right) / 2).mean() == pytest.approx(24, abs=0.4)
 
 
+def test_clipped_boxes_lie_at_the_edges_as_often_as_their_centres_do():
+    options = {"cutmix_lambda_low": 0.75, "cutmix_lambda_high": 0.75}
+    drawn = numbers(cutmix_boxes="clipped", **options)
+    top, bottom = drawn[:, 1], drawn[:, 2]
+    assert set((bottom - top).tolist()) == {16.0}
+    assert np.all((top >= 0) & (bottom <= 32))
+    # The centre, uniform from 0 to 32, is moved to 8 where it is less: a quarter of the boxes.
+    assert (top == 0).mean() == pytest.approx(0.25 + 0.5 / 32, abs=0.03)
+    assert (numbers(**options)[:, 1] == 0).mean() == pytest.approx(0.5 / 16, abs=0.02)
+
+
 def test_a_fixed_share_gives_boxes_of_one_size():
     drawn = numbers(cutmix_lambda_low=0.75, cutmix_lambda_high=0.75)
     assert set((drawn[:, 2] - drawn[:, 1]).tolist()) == {16.0}  # half of 32: sqrt(1 - 3/4) = 1/2
