@@ -109,16 +109,16 @@ class Started:
         victim = chance.choice(self.processes)
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim.pid or 0, signal.SIGKILL)
-        self.end()
+        self.end(PATIENCE)
         return victim.exitcode == -signal.SIGKILL
 
-    def end(self) -> int:
-        """Wait until all have ended; return the largest exit status."""
+    def end(self, patience: Optional[float] = None) -> int:
+        """Wait until all have ended, or so many seconds; return the largest exit status."""
         for process in self.processes:
-            process.join(PATIENCE)
+            process.join(patience)
             if process.is_alive():
                 process.kill()
-                raise SystemExit(f"a process outlives the others by more than {PATIENCE} s")
+                raise SystemExit(f"a process outlives the others by more than {patience} s")
         return max(process.exitcode or 0 for process in self.processes)
 
 
