@@ -1,8 +1,9 @@
-"""What a machine may run out of while a command runs, as one sentence with a way out."""
+"""What a machine runs out of or a path cannot be, as one sentence with a way out."""
 
 from __future__ import annotations
 
 import errno
+import os
 from typing import Optional, Tuple
 
 #: What runs out, by the system's error numbers and by words in the messages of torch and Python;
@@ -34,9 +35,16 @@ _CAUSES: Tuple[Tuple[Tuple[int, ...], Tuple[str, ...], str], ...] = (
     ),
 )
 
+#: What is wrong with a path, where no module of ours has said it in its own words.
+_PATHS = (
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+    errno.ENOENT, errno.EROFS, errno.EEXIST, errno.ENXIO,
+)  # fmt: skip
+_SHOWN = 80
+
 
 def exhausted(error: BaseException) -> Optional[str]:
-    """Return what the machine has run out of, and a way out; None: ``error`` is another one."""
+    """Return what the machine lacks and a way out, in a sentence; None: ``error`` is another one."""
     text = " ".join(str(error).split())
     reason = text[-160:] or type(error).__name__
     if isinstance(error, MemoryError):
@@ -44,6 +52,10 @@ def exhausted(error: BaseException) -> Optional[str]:
     if not isinstance(error, (OSError, RuntimeError)):
         return None
     number = getattr(error, "errno", None)
+    if number in _PATHS and isinstance(error, OSError) and error.filename is not None:
+        path = os.fspath(error.filename)
+        shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
+        return f"{shown!r} cannot be used ({error.strerror}); give another path"
     for numbers, words, sentence in _CAUSES:
         if number in numbers or any(word in text.lower() for word in words):
             return sentence.format(reason=reason)

@@ -1,0 +1,41 @@
+"""What a machine lacks is one sentence, whatever library finds it out."""
+
+import errno
+import os
+
+import pytest
+
+from ipu_proxynorm.cli.exhausted import exhausted
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "this machine's memory does not suffice (MemoryError); lower ipu.micro"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory does"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory does not suffice"),
+        (OSError(errno.EMFILE, "Too many open files"), "raise the limit (ulimit -n)"),
+        (RuntimeError("received 0 items of ancdata"), "no more files can be opened"),
+        (RuntimeError("can't start new thread"), "no more processes or threads can be started"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "(ulimit -u)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a disk or in shared memory, /dev/shm"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "x...' cannot be used"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root"),
+            "'/root' cannot be used (Per",
+        ),
+    ],
+)
+def test_a_sentence_names_it_and_a_way_out(error, words):
+    said = exhausted(error)
+    assert words in said
+    assert "\n" not in said
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), ValueError("no"), OSError(errno.EIO, os.strerror(5))]
+)
+def test_other_errors_are_not_hidden(error):
+    assert exhausted(error) is None
