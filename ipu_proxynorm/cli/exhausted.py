@@ -44,7 +44,7 @@ _SHOWN = 80
 
 
 def exhausted(error: BaseException) -> Optional[str]:
-    """Return what the machine lacks and a way out, in a sentence; None: ``error`` is another one."""
+    """Return what the machine lacks, and a way out, in a sentence; None: it is another error."""
     text = " ".join(str(error).split())
     reason = text[-160:] or type(error).__name__
     if isinstance(error, MemoryError):
