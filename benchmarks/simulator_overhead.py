@@ -15,12 +15,13 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.ipu import place
 from ipu_proxynorm.models import create_model
 from ipu_proxynorm.norm import share_moments
 
@@ -60,11 +61,15 @@ def simulated(
     accumulation: int = 1,
     replicas: int = 1,
     half: bool = False,
+    splits: Sequence[str] = (),
 ) -> Step:
-    """Return the simulator's step, compiled."""
+    """Return the simulator's step, compiled; stages begin at ``splits``."""
     options = poptorch.Options().replicationFactor(replicas).broadcastBuffers(False)
     options.Training.gradientAccumulation(accumulation)
     model = Trained(name, norm)
+    if splits:
+        place(model.network, splits)
+        options.autoRoundNumIPUs(True)
     x, target = batch(micro_batch * accumulation * replicas, resolution)
     if half:
         model, x = model.half(), x.half()
@@ -143,10 +148,10 @@ def splits(rounds: int) -> None:
             title = f"images/s of {norm} at micro-batch {micro_batch} by micro-batch 32"
             show(title, f">= {reach}", steps, rounds, 32)
     steps = {
-        "4 x 4 x 2": simulated("resnet20", "gn4+pn", 32, 4, 4, 2),
+        "4 x 4 x 2": simulated("resnet20", "gn4+pn", 32, 4, 4, 2, splits=["layer2.0"]),
         "32 x 1": simulated("resnet20", "gn4+pn", 32, 32),
     }
-    title = "images/s of gn4+pn at 2 replicas x 4 x micro-batch 4 by micro-batch 32"
+    title = "images/s of gn4+pn at 2 replicas x 4 x micro-batch 4, 2 stages, by micro-batch 32"
     show(title, ">= 0.85", steps, rounds, 32)
 
 

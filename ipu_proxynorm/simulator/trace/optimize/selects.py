@@ -106,7 +106,9 @@ class _Select:
     def _has_form(self, user: Operation) -> bool:
         if is_named(user, _NOT):
             numbers = self._graph.read_by(user.outputs)
-            return all(isinstance(n, Operation) and self._is_number(n) for n in numbers)
+            return not self._is_shared(user.outputs) and all(
+                isinstance(number, Operation) and self._is_number(number) for number in numbers
+            )
         if self._is_number(user):
             return True
         if not is_named(user, "where.self") or user.args[0] != self.condition:
@@ -124,10 +126,12 @@ class _Select:
             is_named(user, _CAST)
             and set(user.kwargs) == {"dtype"}
             and graph.same_kind(number, self.y)
-            # One mask stands for all of them.
-            and not (graph.is_written(number) or graph.is_returned(number))
+            and not self._is_shared(number)  # one mask stands for all of them
             and all(isinstance(reader, Operation) for reader in graph.read_by(number))
         )
+
+    def _is_shared(self, slot: Slot) -> bool:
+        return self._graph.is_written(slot) or self._graph.is_returned(slot)
 
     def rewritten(self, user: Operation, mask: Slot) -> Operation:
         """Return a use of the condition in its vectorised form."""
@@ -195,13 +199,17 @@ class _Rewriter:
         self._new_slot = new_slot
         self._masks: Dict[Slot, Slot] = {}
         self._clamped: Set[Slot] = set()  # conditions whose clamp has been computed
+        self._instead: Dict[Slot, Slot] = {}  # masks in the places of conditions as numbers
 
     def steps(self, block: Block) -> Iterator[Step]:
         """Yield the steps, rewritten."""
-        instead: Dict[Slot, Slot] = {}  # masks in the places of conditions as numbers
+        for step in self._steps(block):
+            yield with_arguments(step, self._instead) if isinstance(step, Operation) else step
+
+    def _steps(self, block: Block) -> Iterator[Step]:
         for step in block.operations:
             if not isinstance(step, Operation) or not isinstance(step.outputs, Slot):
-                yield with_arguments(step, instead) if isinstance(step, Operation) else step
+                yield step
             elif step.outputs in self._selects:
                 select = self._selects[step.outputs]
                 if not _from_result(select):
@@ -215,11 +223,11 @@ class _Rewriter:
                     yield from self._mask_of(select, step)
                     mask = self._masks[select.condition]
                     if is_named(step, _CAST) and step.args[0] == select.condition:
-                        instead[step.outputs] = mask
+                        self._instead[step.outputs] = mask
                     else:
-                        yield with_arguments(select.rewritten(step, mask), instead)
+                        yield select.rewritten(step, mask)
             else:
-                yield with_arguments(step, instead)
+                yield step
 
     def _mask_of(self, select: _Select, user: Operation) -> Iterator[Operation]:
         """Yield what computes the mask, unless it has been computed."""

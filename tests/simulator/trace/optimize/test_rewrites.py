@@ -234,6 +234,27 @@ def test_a_condition_that_is_returned_as_a_number_stays():
     assert tape.same(block, x, b, g)
 
 
+def test_a_conditions_opposite_that_is_returned_stays():
+    x, b, g = arguments()
+    tape = popart_clamp(aten.lt.Tensor, x, b, g)
+    opposite = next(s for s in tape.block.operations if s.name == "logical_not").outputs
+    tape.block.results.append(opposite)
+    assert tape.same(passes.rewritten(tape.block, tape.arguments), x, b, g)
+
+
+def test_a_mask_may_be_what_is_compared():
+    x, b, g = arguments()
+    tape = Tape(x, b, g)
+    number = tape(aten._to_copy.default, tape(aten.lt.Tensor, X, B), dtype=torch.float32)
+    condition = tape(aten.ge.Tensor, number, B)
+    clamped = tape(aten.where.self, condition, B, number)
+    inner = tape(aten.mul.Tensor, tape(aten._to_copy.default, condition, dtype=torch.float32), G)
+    tape.block.results = [clamped, inner]
+    block = passes.rewritten(tape.block, tape.arguments)
+    assert tape.names(block).count("lt_as_float") == 1
+    assert tape.same(block, x, b, g)
+
+
 def test_signs_and_numbers_act_on_few():
     x, b, g = arguments()
     tape = Tape(x, b, g)
