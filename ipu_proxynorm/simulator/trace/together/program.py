@@ -10,7 +10,7 @@ import torch
 from .. import compute_device
 from ..consistency import Traced
 from ..optimize.functional import functional
-from ..optimize.graph import Graph, is_named, written_by
+from ..optimize.graph import Graph, is_named, substituted, written_by
 from ..optimize.passes import Executable, executable, numbers_after
 from ..tape import Block, Operation, Slot, Step, slots_in, to_function, uses, without_dead_code
 from .draws import separated
@@ -203,7 +203,7 @@ class Together:
         if not any(linear):
             return False
         instead = {slot: values.summed(slot, step) for slot in slots}
-        args = [instead.get(a, a) if isinstance(a, Slot) else a for a in step.args]
+        args = substituted(list(step.args), instead)
         outputs = list(slots_in(step.outputs))
         values.call(step, args, step.kwargs, [SUMMED] * len(outputs))
         return True

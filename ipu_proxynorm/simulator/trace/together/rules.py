@@ -7,6 +7,7 @@ from typing import Dict, Optional
 from ..tape import Operation
 from .arguments import Rule
 from .elementwise import elementwise, like, written_elementwise
+from .losses import nll_loss, nll_loss_backward
 from .products import (
     affine,
     batch_norm_inference,
@@ -193,6 +194,8 @@ _ALONG = (
     "_log_softmax",
     "_softmax",
     "all.dim",
+    "argmax",
+    "argmin",
     "amax",
     "amin",
     "any.dim",
@@ -234,6 +237,8 @@ RULES: Dict[str, Rule] = {
     "native_group_norm_backward": group_norm_backward,
     "native_layer_norm": layer_norm,
     "native_layer_norm_backward": layer_norm_backward,
+    "nll_loss_backward": nll_loss_backward,
+    "nll_loss_forward": nll_loss,
     "roll": rolled,
     "select.int": picked,
     "slice.Tensor": picked,

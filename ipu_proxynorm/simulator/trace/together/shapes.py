@@ -77,7 +77,7 @@ def along(position: int) -> Rule:
         source = step.args[0]
         rank = len(values.shape(source))
         given = step.args[position] if position < len(step.args) else None
-        if not rank:
+        if not rank or (given is None and step.name in ("argmax", "argmin")):
             return False
         dims = normal(given, rank)
         tensors = [s for s in tensors_of(step) if values.differs(s)]

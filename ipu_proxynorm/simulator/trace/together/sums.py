@@ -10,8 +10,8 @@ from ..tape import Block, Operation, Slot, Step, slots_in, uses
 # Linear in their first argument, all others being numbers.
 _LINEAR = frozenset({
     "_to_copy", "_unsafe_view", "clone", "div.Scalar", "expand", "mean.dim", "mul.Scalar", "neg",
-    "permute", "reshape", "select", "slice", "squeeze", "squeeze.dim", "squeeze.dims", "sum",
-    "sum.dim_IntList", "t", "transpose", "unsqueeze", "view",
+    "permute", "reshape", "select", "select_backward", "slice", "slice_backward", "squeeze",
+    "squeeze.dim", "squeeze.dims", "sum", "sum.dim_IntList", "t", "transpose", "unsqueeze", "view",
 })  # fmt: skip
 
 
@@ -69,6 +69,8 @@ def is_linear(
         return step.args[0] == slot and step.args[1] not in differing and not step.kwargs
     if is_named(step, "mm.default"):
         return len(read & differing) == 1
+    if is_named(step, "cat.default"):
+        return all(value in differing or is_zero(value, graph) for value in step.args[0])
     if is_named(step, "masked_fill.Scalar"):
         return step.args[0] == slot and step.args[1] not in differing and step.args[2] == 0
     if is_named(step, "where.self"):
@@ -79,10 +81,12 @@ def is_linear(
 
 
 def is_zero(slot: Slot, graph: Graph) -> bool:
-    """Tell whether a tensor is the number 0, made by the program."""
+    """Tell whether a tensor is 0 everywhere, made so by the program."""
     step = graph.made_by(slot)
     if step is None or graph.is_written(slot):
         return False
+    if is_named(step, "zeros.default", "zeros_like.default", "new_zeros.default"):
+        return True
     return is_named(step, "scalar_tensor.default") and step.args[0] == 0
 
 

@@ -61,9 +61,24 @@ FUNCTIONS = {
     "a buffer of its own": lambda m, y: y + m.state.add_(y.detach().mean(0)),
     "norm": lambda m, y: torch.nn.functional.layer_norm(y, (6,)),
     "matrix of each image": lambda m, y: (y[:, :, None] @ y[:, None, :]).mean(2),
+    "largest": lambda m, y: y * (y.argmax(1, keepdim=True) + y.argmin(1)[:, None]),
+    "class losses": lambda m, y: y * torch.nn.functional.cross_entropy(y, _labels(y)),
+    "summed class losses": lambda m, y: (
+        y * torch.nn.functional.cross_entropy(y, _labels(y), reduction="sum", ignore_index=2)
+    ),
+    "a gradient in parts": lambda m, y: y * _parts(m.layer.bias, y),
     "expand": lambda m, y: y.mean(0, keepdim=True).expand(4, 6) * 2,
 }
 APART = {"a part in place", "drawn by values", "a buffer of its own"}
+
+
+def _labels(y):
+    return (y.detach() * 7).long().abs()[:, 0] % 6
+
+
+def _parts(bias, y):
+    first, second, _ = (bias * y.mean(0)).split([1, 3, 2])
+    return torch.cat([second, first, first, second[:1]])
 
 
 def _part(y):
