@@ -59,7 +59,7 @@ def kept_by_standard(capture: Capture, operators: Sequence[OperatorRecord]) -> S
 def recomputed(
     capture: Capture, stage: int, keeping: str, checkpoints: Sequence[int]
 ) -> List[OperatorRecord]:
-    """Return the forward operators of a stage that run again in the backward pass.
+    """Return the forward operators of a stage that may run again in the backward pass.
 
     Args:
         capture: of the program.
@@ -106,6 +106,17 @@ def _writers(forward: Sequence[OperatorRecord]) -> Dict[int, List[OperatorRecord
         for index in operator.outputs or operator.inputs[:1]:
             writers.setdefault(index, []).append(operator)
     return writers
+
+
+def run_again(
+    capture: Capture, stage: int, keeping: str, checkpoints: Sequence[int]
+) -> List[OperatorRecord]:
+    """Return those of `recomputed` that the backward pass needs, and so run; others never do."""
+    again = recomputed(capture, stage, keeping, checkpoints)
+    if keeping == "recompute" or not again:
+        return again
+    passes = replayed(capture, stage, again)[1]
+    return [capture.operators[o.index] for name, o in passes if name == "recompute"]
 
 
 def replayed(

@@ -16,7 +16,7 @@ from ipu_proxynorm.memory.cycles import (
 )
 from ipu_proxynorm.memory.graph import Capture
 from ipu_proxynorm.memory.layout import Layout
-from ipu_proxynorm.memory.recomputing import recomputed
+from ipu_proxynorm.memory.recomputing import run_again
 from ipu_proxynorm.placement import SHARDED
 
 #: Beside what the ensemble of fits allows: with this factor, up and down, 39 of 40 measured
@@ -116,7 +116,7 @@ def _again(
         return {}
     own = liveness.stage_tensors(capture, stage, layout.checkpoints).checkpoints
     how = budget.keeping(capture, layout, stage)
-    return by_kind(capture, recomputed(capture, stage, how, own), *arguments)
+    return by_kind(capture, run_again(capture, stage, how, own), *arguments)
 
 
 def update_cycles(capture: Capture, layout: Layout, speed: Speeds) -> float:

@@ -10,7 +10,13 @@ from torch import nn
 
 from ipu_proxynorm import memory
 from ipu_proxynorm.memory import budget, liveness
-from ipu_proxynorm.memory.recomputing import intervals, kept_by_standard, recomputed, replayed
+from ipu_proxynorm.memory.recomputing import (
+    intervals,
+    kept_by_standard,
+    recomputed,
+    replayed,
+    run_again,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +128,7 @@ def test_norms_alone_run_again():
     capture = memory.capture(model, [torch.zeros(2, 3, 16, 16)], training=True)
     again = recomputed(capture, 0, "norms", ())
     assert [o.name for o in again] == ["native_group_norm"] * 2
+    assert run_again(capture, 0, "norms", ()) == again[::-1]
     # SiLU keeps its input, which is the norm's output: 2 of 2 KiB x 8 channels x 2 images.
     one = 2 * 8 * 16 * 16 * 4
     assert peak(capture, "live") - peak(capture, "norms") >= one
@@ -130,6 +137,10 @@ def test_norms_alone_run_again():
     capture = memory.capture(model, [torch.zeros(2, 3, 16, 16)], training=True)
     assert recomputed(capture, 0, "norms", ()) == []
     assert peak(capture, "live") == peak(capture, "norms")
+    # Its statistics are needed all the same, so that a norm runs again wherever it may.
+    model = nn.Sequential(*block[:2], nn.ReLU(), nn.Conv2d(8, 8, 3))
+    capture = memory.capture(model, [torch.zeros(2, 3, 16, 16)], training=True)
+    assert len(run_again(capture, 0, "norms", ())) == 1
 
 
 @pytest.mark.parametrize(

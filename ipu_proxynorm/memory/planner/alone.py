@@ -15,7 +15,7 @@ from ipu_proxynorm.memory.planner.partition import Partition, PlannedStage
 from ipu_proxynorm.memory.planner.search import Candidate, Machine, throughput
 from ipu_proxynorm.memory.planner.segments import SegmentedCapture
 from ipu_proxynorm.memory.planner.stages import Placement
-from ipu_proxynorm.memory.recomputing import recomputed
+from ipu_proxynorm.memory.recomputing import run_again
 
 #: What one IPU may compute again, see `Layout`: nothing, PopART's own choice, all but checkpoints.
 KINDS = ("none", "standard", "checkpoints")
@@ -79,7 +79,7 @@ class OneIpu:
     def _standard(self, micro_batch: int) -> float:
         """Return the cycles of what PopART's Standard computes again."""
         capture = self.capture.with_micro_batch(micro_batch)
-        again = recomputed(capture, 0, "standard", ())
+        again = run_again(capture, 0, "standard", ())
         given, chip = self.layout, find_chip(self.layout.chip)
         chip = dataclasses.replace(chip, tiles=chip.tiles - given.io_tiles)
         how = (chip, speeds()[0], given.precision, given.half_partials, given.stable_norm)
