@@ -6,17 +6,27 @@ Everything else says ``from ipu_proxynorm.backend import poptorch``. The environ
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ipu_proxynorm.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from ipu_proxynorm import simulator as poptorch
 
-__all__ = ["IMPORT_ERROR", "SIMULATED", "VARIABLE", "at_once", "inspect", "popdist", "poptorch"]
+__all__ = [
+    "IMPORT_ERROR",
+    "SIMULATED",
+    "VARIABLE",
+    "at_once",
+    "custom_operator",
+    "inspect",
+    "popdist",
+    "poptorch",
+]
 
 VARIABLE = "IPU_PROXYNORM_BACKEND"
 CHOICES = ("auto", "sdk", "simulator")
@@ -75,6 +85,30 @@ def inspect(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return importlib.import_module(f"{poptorch.__name__}.preflight").inspect(
         executor, *args, **kwargs
     )
+
+
+def custom_operator(library: str, name: str, domain: str, equivalent: Callable[..., Any]) -> None:
+    """Make a custom operator known: its compiled library, or to the simulator what it computes.
+
+    Args:
+        library: path of the shared library.
+        name: of the operator.
+        domain: of the operator.
+        equivalent: takes the inputs, then the attributes as keywords.
+
+    Raises:
+        UserError: the library cannot be loaded.
+    """
+    if SIMULATED:
+        poptorch.registerCustomOp(name, domain, equivalent)
+        return
+    try:
+        ctypes.cdll.LoadLibrary(library)
+    except OSError as error:
+        raise UserError(
+            f"library={library!r}: cannot be loaded ({error}); expected the shared library that "
+            "make builds of the operator's source, with the Poplar SDK enabled"
+        ) from error
 
 
 def at_once(executor: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
-from ipu_proxynorm.norm.execution import hands_on, may_use_custom_backward, own_precision
+from ipu_proxynorm.norm.execution import (
+    device_grouping,
+    hands_on,
+    may_use_custom_backward,
+    own_precision,
+)
 from ipu_proxynorm.norm.functional import (
     Constants,
     group_norm,
@@ -208,6 +213,9 @@ class ProxyNormAct(GroupNormAct):
     bias: nn.Parameter
     readers: Optional[Readers] = None  # see `hand_on_to`
     scale_rule: str = "applied"  # see `leave_scale`
+    # Computes the unit within `plain_operators`, from itself, x and constants of which nothing is
+    # folded, in place of plain operators.
+    operator: Optional[Callable[[ProxyNormAct, Tensor, Constants], Tensor]] = None
 
     def __init__(
         self,
@@ -276,7 +284,13 @@ class ProxyNormAct(GroupNormAct):
     @property
     def folds(self) -> bool:
         """Whether scale and shift fold into the norm as far as the activation allows it."""
-        return self.activation.folds and self.scale_rule == "applied" and not self.leaves_all
+        whole = self.leaves_all or self.scale_rule != "applied" or self._has_operator
+        return self.activation.folds and not whole
+
+    @property
+    def _has_operator(self) -> bool:
+        native = not self.grouping_matters or self.channel_grouping == device_grouping()
+        return self.operator is not None and hands_on() and native
 
     @property
     def leaves_all(self) -> bool:
@@ -331,6 +345,8 @@ class ProxyNormAct(GroupNormAct):
             )
         if not native_float16(x) and may_use_custom_backward(x):
             return finished(self._plain(x.float(), shared)).to(x.dtype)
+        if self._has_operator:
+            return self._by_operator(x, shared)
         out = self._plain(x, shared)
         hand_on = hands_on() and self.hands_scale_on(math.prod(x.shape[1:]))
         return out if hand_on else finished(out)
@@ -346,17 +362,24 @@ class ProxyNormAct(GroupNormAct):
         value = value.to(x.dtype)
         return value if self.scale_rule == "dropped" else Pending(value, out.scale)
 
+    def _by_operator(self, x: Tensor, shared: Shared) -> Tensor:
+        assert self.operator is not None
+        return self.operator(self, x, self._constants(shared))
+
+    def _constants(self, shared: Shared) -> Constants:
+        if isinstance(shared, Constants):
+            return shared
+        mean, variance = (
+            self.moments() if shared is None or isinstance(shared, Prepared) else shared
+        )
+        return unit_constants(
+            *(self.weight, self.bias, mean, variance, self.activation),
+            *(self.proxy_eps, self.folds),
+        )
+
     def _plain(self, x: Tensor, shared: Shared) -> Output:
-        if not isinstance(shared, Constants):
-            mean, variance = (
-                self.moments() if shared is None or isinstance(shared, Prepared) else shared
-            )
-            shared = unit_constants(
-                *(self.weight, self.bias, mean, variance, self.activation),
-                *(self.proxy_eps, self.folds),
-            )
         return proxied_unit(
-            *(x, self.num_groups, shared, self.activation),
+            *(x, self.num_groups, self._constants(shared), self.activation),
             eps=self.eps,
             grouping=self.channel_grouping,
             shift_too=self.leaves_all,
