@@ -42,8 +42,16 @@ def check(config: RunConfig) -> None:
         raise UserError(f"seed={config.seed}: expected an integer from 0 to 2**63 - 1")
     if config.name in ("", ".", "..") or "/" in config.name or len(config.name.encode()) > 255:
         raise UserError(
-            f"name={config.name!r}: expected a folder's name without '/', of up to 255 bytes"
+            f"name={_shown(config.name)}: expected a folder's name without '/', of up to 255 bytes"
         )
+    for name in ("data.path", "runs", "training.init_from"):
+        value = get(config, name)
+        parts = (value or "").split("/")
+        if any(len(part.encode()) > 255 for part in parts) or "\0" in (value or ""):
+            raise UserError(
+                f"{name}={_shown(value)}: expected a path whose folders and files have names of "
+                f"up to 255 bytes"
+            )
     check_pipeline(config)
     check_recomputation(config.ipu)
     check_compiler(config.ipu)
@@ -56,6 +64,10 @@ def check(config: RunConfig) -> None:
             f"training.average_from_epoch={config.training.average_from_epoch}: expected at most "
             f"training.epochs ({config.training.epochs})"
         )
+
+
+def _shown(value: str, most: int = 60) -> str:
+    return repr(value if len(value) <= most else f"{value[:most]}...")
 
 
 def check_pipeline(config: RunConfig) -> None:

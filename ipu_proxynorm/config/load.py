@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, Sequence, Tuple, Union, cast
+from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple, Union, cast
 
 import omegaconf
 import yaml
@@ -14,8 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from ipu_proxynorm import session_names
 from ipu_proxynorm.config.check import check
 from ipu_proxynorm.config.compiler_options import flattened
-from ipu_proxynorm.config.schema import RunConfig, documentation
+from ipu_proxynorm.config.meant import meant
+from ipu_proxynorm.config.schema import Key, RunConfig, documentation
 from ipu_proxynorm.config.shipped import located, recipe_names
+from ipu_proxynorm.config.text import expand, typed
+from ipu_proxynorm.config.text import override as values_of
 from ipu_proxynorm.errors import UserError, nearest
 
 #: Key of a file, no key of a run: the files that it builds on.
@@ -82,7 +86,7 @@ def _parse(text: str, source: str) -> DictConfig:
     layer: Any = None
     try:
         with contextlib.suppress(AssertionError):  # OmegaConf's, where there is one value alone
-            layer = OmegaConf.create(text)
+            layer = OmegaConf.create(typed(text))
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     except omegaconf.errors.OmegaConfBaseException as error:
@@ -95,12 +99,50 @@ def _parse(text: str, source: str) -> DictConfig:
     return layer
 
 
-def _unresolved(source: str, error: Exception) -> UserError:
+def _unresolved_key(merged: DictConfig) -> str:
+    """Return the first key whose ``${...}`` leads nowhere; OmegaConf 2.3 does not say it."""
+    return next((key.name for key in documentation() if not _resolves(merged, key.name)), "")
+
+
+def _resolves(merged: DictConfig, name: str) -> bool:
+    try:
+        OmegaConf.select(merged, name)
+    except omegaconf.errors.OmegaConfBaseException:
+        return False
+    return True
+
+
+def _unresolved(source: str, error: Exception, key: str = "") -> UserError:
     """Return the error for a ``${...}`` in a value that leads nowhere, or is none."""
+    text = " ".join(str(error).split())
+    unset = re.search(r"Environment variable '(.*?)' not found", text)
+    if unset:
+        return UserError(
+            f"{source}: {key}{': ' * bool(key)}the environment variable {unset[1]} is not set; "
+            f"set it, or give a value for where it is not: ${{oc.env:{unset[1]},VALUE}}"
+        )
     return UserError(
-        f"{source}: {' '.join(str(error).split())}; expected ${{KEY}} with another key, e.g. "
-        f"${{model.norm}}, or no $"
+        f"{source}: {text}; expected ${{KEY}} with another key, e.g. ${{model.norm}}, or no $"
     )
+
+
+def _refuse_shapes(layer: DictConfig, keys: Mapping[str, Key], source: str) -> None:
+    """Refuse what is no section where one is expected, and a map where a list is."""
+    given = cast(Dict[str, Any], OmegaConf.to_container(layer))
+    for name, key in keys.items():
+        section, _, last = name.rpartition(".")
+        value: Any = given
+        for part in section.split(".") if section else ():
+            value = value.get(part, {})
+            if not isinstance(value, dict):
+                raise UserError(
+                    f"{source}: {section}={value!r}: expected keys below it, e.g. {name}"
+                )
+        if isinstance(value.get(last), dict) and key.type.startswith("list of "):
+            raise UserError(
+                f"{source}: {name}={value[last]!r}: expected {key.type}, no keys below it "
+                f"({key.text})"
+            )
 
 
 def _given(layer: DictConfig) -> Any:
@@ -140,24 +182,27 @@ def _build(
         if not override.partition("=")[0].strip() or "=" not in override:
             raise UserError(f"override {override!r}: expected key=value, e.g. training.epochs=1")
         try:
-            layer = OmegaConf.from_dotlist([override])
+            layer = values_of(override)
         except yaml.YAMLError as error:
             raise UserError(f"override {override!r}: the value is not valid YAML") from error
         except omegaconf.errors.OmegaConfBaseException as error:
             raise _unresolved(f"override {override!r}", error) from error
-        merged = _merge(merged, layer, source)
+        merged = _merge(merged, layer, "command line")
     try:
         OmegaConf.resolve(merged)
     except omegaconf.errors.OmegaConfBaseException as error:
-        raise _unresolved(source, error) from error
+        raise _unresolved(source, error, _unresolved_key(merged)) from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         texts = {key.name: key.text for key in documentation()}
-        raise UserError(f"{source}: {missing[0]} is not set: expected {texts[missing[0]]}")
+        first, *others = missing
+        more = "; nor are " * bool(others) + ", ".join(f"{n} ({texts[n]})" for n in others)
+        raise UserError(f"{source}: {first} is not set: expected {texts[first]}{more}")
     config = cast(RunConfig, OmegaConf.to_object(merged))
     for options in (config.ipu.popart, config.ipu.engine):
         for name in [name for name, value in options.items() if value is None]:
             del options[name]
+    expand(config)
     check(config)
     return config
 
@@ -170,12 +215,7 @@ def dump(config: RunConfig) -> str:
 def _merge(base: Any, layer: Any, source: str) -> Any:
     """Merge one layer of values; OmegaConf's errors become sentences that name the key."""
     keys = {key.name: key for key in documentation()}
-    for key in keys:
-        section = key.partition(".")[0]
-        if section != key and not isinstance(layer.get(section, base[section]), DictConfig):
-            raise UserError(
-                f"{source}: {section}={layer[section]!r}: expected keys below it, e.g. {key}"
-            )
+    _refuse_shapes(layer, keys, source)
     for name, last in NUMBER_OR_LIST:
         value = OmegaConf.select(layer, f"{name}.{last}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -198,9 +238,10 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
             raise UserError(
                 f"{source}: {name}={given!r}: expected {wanted}{example} ({keys[name].text})"
             ) from error
-        close = nearest(name, keys) or [
-            key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]
-        ]
+        while isinstance(given, DictConfig) and len(given):  # a section's name is wrong
+            inner = str(next(iter(given)))
+            name, given = f"{name}.{inner}", given._get_node(inner)
+        close = meant(name, keys)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UserError(
             f"{source}: key {name!r} (value {given!r}) is unknown{hint} "
