@@ -23,6 +23,7 @@ from ipu_proxynorm.prediction import measured
 from ipu_proxynorm.prediction.advice import predict_run
 from ipu_proxynorm.prediction.footprint import Footprint, footprint
 from ipu_proxynorm.prediction.foreign import ForeignFootprint, foreign_footprint
+from ipu_proxynorm.prediction.proxy_scales import places_of_scales, scale_sentence
 from ipu_proxynorm.prediction.sweep import largest_that_fit, sweep, with_norm
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.memory_page import memory_findings
@@ -96,6 +97,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     first = predictions[next(iter(predictions))]
     compiled = measured.measure(config) if arguments.measured else None
     show(config, predictions, console)
+    for norm, one in found.items():
+        if not isinstance(one, ForeignFootprint):
+            sentence = scale_sentence(places_of_scales(one.model, one.capture))
+            if sentence:
+                console.print(f"{norm}: Proxy Norm's scale of each unit: {sentence}")
     if compiled is not None:
         console.print(aligned(measured_rows(first, compiled)))
     sweeps = {} if steps is None else {norm: sweep(one, steps) for norm, one in found.items()}
