@@ -8,7 +8,7 @@ import torch
 
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
-from . import half_norms, strided_norms
+from . import half_norms, strided_norms, variances
 from .effects import operator_name, without_write, written
 
 aten = torch.ops.aten
@@ -149,6 +149,8 @@ class DtypeRules:
             kwargs = dict(kwargs, out_int32=True)
         if function is aten.erfc.default:  # as PopTorch has it: AtenHandlers.gen.cpp:177
             return self(aten.rsub.Scalar, [self(aten.erf.default, args, kwargs), 1], {})
+        if variances.concerns(function) and args[0].is_floating_point():
+            return variances.taken_apart(self, function, args, kwargs)
         if self._strided_groups and strided_norms.concerns(function, args):
             return strided_norms.regrouped(self._recorder.emit, self._ruled, function, args)
         return self._ruled(function, args, kwargs)

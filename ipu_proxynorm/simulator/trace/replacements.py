@@ -71,8 +71,11 @@ def _bincount(
             "platform the minimum length is also the maximum length of the result."
         )
     counted = torch.ones_like(input) if weights is None else weights
-    bins = torch.zeros(minlength + 1, dtype=counted.dtype)  # the last one takes what is too large
-    return bins.scatter_add(0, input.clamp(max=minlength), counted)[:minlength]
+    # What is too large counts in the bin of the input's last index, or in none where that is too
+    # large, too (OtherOps.cpp:58-61).
+    bins = torch.zeros(max(minlength, input.numel()), dtype=counted.dtype)
+    last = torch.full_like(input, input.numel() - 1)
+    return bins.scatter_add(0, torch.where(input < minlength, input, last), counted)[:minlength]
 
 
 def _take_along_dim(

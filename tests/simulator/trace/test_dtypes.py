@@ -291,3 +291,49 @@ def test_several_results_are_written_where_the_model_wants_them():
 def test_float16_in_place(in_place, plain):
     x = torch.randn(10).half()
     assert torch.equal(run(lambda x: in_place(x.clone()), x), plain(x.float()).half())
+
+
+@pytest.mark.parametrize("function", [torch.var, torch.std])
+@pytest.mark.parametrize(
+    ("dim", "correction", "keepdim"), [(None, 1, False), (1, 0, True), ((0, -1), 1, False)]
+)
+def test_variances_are_taken_apart(function, dim, correction, keepdim):
+    """As PopTorch has it (ArithmeticOps.cpp:211): in float32 the same but for rounding."""
+    x = torch.randn(3, 4, 5)
+
+    def forward(x):
+        return function(x, dim=dim, correction=correction, keepdim=keepdim)
+
+    torch.testing.assert_close(inferenceModel(forward)(x), forward(x))
+    spread, mean = inferenceModel(
+        lambda x: torch.var_mean(x, dim=dim, correction=correction, keepdim=keepdim)
+    )(x)
+    torch.testing.assert_close(mean, torch.mean(x, dim or (), keepdim))
+    torch.testing.assert_close(
+        spread, torch.var(x, dim=dim, correction=correction, keepdim=keepdim)
+    )
+
+
+def test_a_variance_of_float16_overflows_where_its_squares_do():
+    x = torch.tensor([-300.0, 300.0]).half()
+    function = inferenceModel(lambda x: torch.var(x, dim=0, correction=0))
+    assert torch.isinf(function(x))
+    assert function(x / 2).item() == 22496  # of 22500, the nearest float16
+    function = inferenceModel(lambda x: torch.var(x.float(), dim=0, correction=0))
+    assert function(x).item() == 90000
+
+
+def test_any_correction_but_none_is_one():
+    x = torch.randn(5)
+    function = inferenceModel(lambda x: torch.var(x, dim=0, correction=2))
+    torch.testing.assert_close(function(x), torch.var(x, dim=0, correction=1))
+
+
+def test_what_no_bin_is_for_counts_at_the_inputs_last_index():
+    """OtherOps.cpp:58-61, where torch would make more bins."""
+
+    def count(x):
+        return run(lambda x: torch.bincount(x, minlength=3), x).tolist()
+
+    assert count(torch.tensor([0, 1, 7])) == [1, 1, 1]
+    assert count(torch.tensor([0, 1, 1, 7])) == [1, 2, 0]

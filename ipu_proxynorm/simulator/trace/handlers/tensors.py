@@ -64,10 +64,10 @@ ROWS = [
     ),
     Refusal(
         "variance-correction",
-        "A variance without correction=0 or 1",
+        "A variance or standard deviation without unbiased or correction",
         lambda call: call["correction"] is None,
         "popart_canonicalization/PopartCanonicalizationUtils.cpp:260",
-        "leave correction out, or give 0 or 1",
+        "give correction=0 or 1, or unbiased",
         operators="var std var_mean std_mean",
     ),
     Refusal(
