@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ipu_proxynorm.config.compiler_options import check_options
+from ipu_proxynorm.config.keys import walk
 from ipu_proxynorm.config.optimizers import check_optimizer
-from ipu_proxynorm.config.schema import IPUConfig, RunConfig, ScheduleConfig, walk
+from ipu_proxynorm.config.schema import IPUConfig, RunConfig, ScheduleConfig
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm.spec import parse_norm_spec
 from ipu_proxynorm.placement import SHARDED
@@ -32,7 +33,7 @@ def check(config: RunConfig) -> None:
     Raises:
         UserError: names the key, its value, what was expected and what to change.
     """
-    for name, _, entry in walk():
+    for name, _, entry in walk(RunConfig):
         value = get(config, name)
         if value is not None:
             entry.metadata["limits"].refuse(name, value)
