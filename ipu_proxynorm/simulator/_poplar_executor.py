@@ -193,6 +193,7 @@ class PoplarExecutor(Inspection, Exporting):
         if self._options.connection_type != enums.ConnectionType.Never:
             ipus.attach(self._options)
             self._is_attached = True
+        logger.debug("Setting random seed to: %d", self._seed())
         self._device = Device(program, self._options, groups, self._seed())
         self._executable_inputs = inputs
         self._weights.upload(self._device)
@@ -417,11 +418,15 @@ class PoplarExecutor(Inspection, Exporting):
     def rng_state(self) -> List[int]:
         """The seed, then the state of the replicas' random number generators."""
         streams = self._compiled().streams
+        logger.debug("Reading random seed")
+        logger.debug("Reading RNG state")
         return [streams.seed, *streams.state()]
 
     @rng_state.setter
     def rng_state(self, state: List[int]) -> None:
         streams = self._compiled().streams
+        logger.debug("Setting random seed to: %d", state[0])
+        logger.debug("Setting RNG state")
         streams.seed = state[0]
         streams.set_state(list(state[1:]))
         self._rng_state = list(state)

@@ -57,6 +57,18 @@ class Inspection:
             PlacedBlock(name, *placement) for name, placement in self._compiled().program.blocks
         ]
 
+    def _debugGetPopartIR(self) -> str:
+        """Refuse: PopTorch's own tests and some programs parse PopART's representation.
+
+        Raises:
+            poptorch.Error: always.
+
+        """
+        raise _impl.createPoptorchError(
+            "There is no PopART here, and so no representation of its: "
+            "ipu_proxynorm.simulator.schedule.operators(model) lists the compiled operators."
+        )
+
     # ---- looking inside ------------------------------------------------------------------------
 
     def getTensorNames(self) -> List[str]:

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, Tuple
 
 import torch
 
+from .._logging import logger
 from ..device.device import Device
 from ..trace import model_state
 
@@ -37,12 +38,14 @@ class WeightsLink:
     def fetch(self, device: Device) -> None:
         """Write the device's weights into the host's."""
         self.are_stale = False  # first: writing is a look at the weights, too
+        logger.info("Writing weights from IPU to host.")
         device.store(*self._tensors())
         self.version += 1
 
     def upload(self, device: Device) -> None:
         """Write the host's weights to the device."""
         self.are_stale = False
+        logger.info("Writing weights from host to IPU memory.")
         device.load(*self._tensors())
 
     def upload_buffers(self, device: Device, names: Iterable[str]) -> None:

@@ -85,6 +85,7 @@ def attach(options: Options) -> None:
 
     """
     if not options.exists("ipu_id"):
+        logger.debug("Attached to device 0")
         return
     device = options.ipu_id
     if device in _taken:
@@ -93,9 +94,11 @@ def attach(options: Options) -> None:
             hint = f"waiting for it would take for ever within one process: {hint}"
         raise _error(f"Failed to acquire device Id {device}: another model has it ({hint})")
     _taken.add(device)
+    logger.debug("Attached to device %d", device)
 
 
 def detach(options: Options) -> None:
     """Give the device back."""
     if options.exists("ipu_id"):
         _taken.discard(options.ipu_id)
+    logger.debug("Detached from device %d", options.ipu_id if options.exists("ipu_id") else 0)

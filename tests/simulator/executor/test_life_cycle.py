@@ -295,3 +295,26 @@ def test_errors_that_python_makes_say_so():
     assert str(error) == f"'{error.type}': {error.message}"
     for kind in (poptorch_core.RecoverableError, poptorch_core.UnrecoverableError):
         assert issubclass(kind, poptorch.Error)
+
+
+def test_what_moves_between_host_and_device_is_logged(caplog):
+    model = Model()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    executor = poptorch.trainingModel(model, None, optimizer)
+    with caplog.at_level("DEBUG", logger="poptorch::python"):
+        executor(X, torch.zeros(4, 2))
+        assert "Writing weights from host to IPU memory." in caplog.messages
+        caplog.clear()
+        executor(X, torch.zeros(4, 2))
+        assert not [each for each in caplog.messages if "Writing" in each or "seed" in each]
+        executor.detachFromDevice()
+    for what in ("weights", "optimiser state tensors"):
+        assert f"Writing {what} from IPU to host." in caplog.messages
+    assert {"Reading random seed", "Reading RNG state"} <= set(caplog.messages)
+    assert caplog.messages[-1] == "Detached from device 0"
+
+
+def test_there_is_no_representation_of_popart():
+    executor = poptorch.inferenceModel(Model())
+    with pytest.raises(poptorch.Error, match=r"no PopART.*schedule\.operators"):
+        executor._debugGetPopartIR()
