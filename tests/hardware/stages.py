@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -144,10 +145,11 @@ def only_said(work: Work) -> Iterator[None]:
         yield
 
 
-class _Lines:
+class _Lines(io.TextIOBase):
     """A stream that says each line."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
         self.say, self.rest = say, ""
 
     def write(self, text: str) -> int:
@@ -155,9 +157,6 @@ class _Lines:
         for line in lines:
             self.say(line)
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
 
 
 def command(work: Work, *arguments: str) -> None:
