@@ -20,6 +20,7 @@ from ipu_proxynorm.cli import (
     export,
     memory,
     plan,
+    predict,
     preflight,
     runs,
     train,
@@ -35,6 +36,7 @@ from ipu_proxynorm.run.processes import Processes, connect
 COMMANDS = (
     train,
     validate,
+    predict,
     export,
     memory,
     plan,

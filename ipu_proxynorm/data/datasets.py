@@ -39,7 +39,8 @@ class ImageData:
 
     Every sample is an image, uint8 ``(channels, *image_size)``, and a label, an int below
     ``num_classes``; validation images may be of another size. ``mean`` and ``std`` are per channel,
-    of pixels scaled to [0, 1].
+    of pixels scaled to [0, 1]. ``classes`` are their names, where they have some. Validation images
+    are of ``eval_size``, cropped from the middle after their shorter side became ``resize``.
     """
 
     name: str
@@ -50,6 +51,9 @@ class ImageData:
     image_size: Tuple[int, int]
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
+    classes: Tuple[str, ...] = ()
+    eval_size: int = 0
+    resize: int = 0
 
     def sizes(self) -> Tuple[int, int]:
         """Return the number of training and of validation images."""
@@ -95,6 +99,7 @@ def image_data(
     augment: str,
     statistics: Tuple[Sequence[float], Sequence[float]],
     strangers: Tuple[Sequence[str], Sequence[str]] = ((), ()),
+    names: Sequence[str] = (),
 ) -> ImageData:
     """Return the data of training and validation ``images`` as ``request`` asks.
 
@@ -107,6 +112,7 @@ def image_data(
         augment: the dataset's own augmentation.
         statistics: per channel mean and standard deviation of pixels in [0, 1].
         strangers: files that are no images, in each part.
+        names: of the classes.
     """
     training_size, size = request.sizes(size)
     augmentation = Augmentation(request.augment or augment, training_size, request.seed)
@@ -136,6 +142,9 @@ def image_data(
         image_size=(training_size, training_size),
         mean=tuple(statistics[0]),
         std=tuple(statistics[1]),
+        classes=tuple(names),
+        eval_size=size,
+        resize=round(size * margin),
     )
 
 
@@ -210,10 +219,12 @@ def _cifar(name: str, dataset: Any, class_name: str, request: Request) -> ImageD
                 f"data.path={str(path)!r}: {dataset.base_folder}/ cannot be read ({error}); "
                 f"download it again"
             ) from error
-        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
-        parts.append(TensorImages(images, torch.tensor(part.targets)))
+        pixels = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+        parts.append(TensorImages(pixels, torch.tensor(part.targets)))
     classes = 10 if name == "cifar10" else 100
-    return image_data(name, (parts[0], parts[1]), classes, request, 32, "crop", CIFAR[name])
+    images = (parts[0], parts[1])
+    names = tuple(part.classes)
+    return image_data(name, images, classes, request, 32, "crop", CIFAR[name], names=names)
 
 
 def _files(
@@ -244,7 +255,15 @@ def _files(
     images = (FileImages(store, train), FileImages(store, validation))
     strangers = (train.strangers, validation.strangers)
     return image_data(
-        name, images, len(train.classes), request, size, augment, statistics, strangers
+        name,
+        images,
+        len(train.classes),
+        request,
+        size,
+        augment,
+        statistics,
+        strangers,
+        train.classes,
     )
 
 

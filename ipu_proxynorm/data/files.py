@@ -166,6 +166,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
+def walk_images(folder: Path) -> List[Path]:
+    """Return all images in a folder, at any depth, by name; hidden ones are left out."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if _is_image(path.name)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    return sorted(found)
+
+
 def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 

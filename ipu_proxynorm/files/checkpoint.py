@@ -66,6 +66,7 @@ class Checkpoint:
     """A network's weights, the configuration (YAML) that they belong to, and how to go on.
 
     ``epoch`` counts the epochs done; ``validation_accuracy`` is that after the last validation.
+    ``inputs`` describes images and classes, see `run.inputs`; empty: an older program wrote it.
     """
 
     epoch: int
@@ -73,6 +74,7 @@ class Checkpoint:
     config: str
     weights: Mapping[str, Tensor]
     state: Optional[TrainingState] = None
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from ipu_proxynorm.files.checkpoint import Checkpoint, Progress
 from ipu_proxynorm.ipu import create_network, precision_of, set_weights_type
 from ipu_proxynorm.models import creating_call, default_resolution, to_timm, to_torchvision
 from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.inputs import Inputs, undescribed
 from ipu_proxynorm.run.run import averaged, load_state, own_image_size
 
 WEIGHTS = ("raw", "average")
@@ -90,6 +91,12 @@ def export(checkpoint: Checkpoint, which: str = "raw", provider: Optional[str] =
         weights = to_torchvision(model) if provider == "torchvision" else to_timm(model)
     about = metadata(checkpoint, config, which)
     about.update(num_classes=str(classes), in_chans=str(channels))
+    inputs = (
+        Inputs.read(checkpoint.inputs)
+        if checkpoint.inputs
+        else undescribed(config, classes, channels, size)
+    )
+    about["inputs"] = inputs.json()
     if call is not None:
         about["network"] = call
     return Export(weights, about)

@@ -16,6 +16,7 @@ from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState, 
 from ipu_proxynorm.run.agreement import agree
 from ipu_proxynorm.run.arithmetic import BatchArithmetic
 from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.inputs import Inputs
 from ipu_proxynorm.run.processes import Processes
 from ipu_proxynorm.run.run import Run, build, load_weights
 from ipu_proxynorm.run.schedule import step_schedule
@@ -137,6 +138,7 @@ def capture(
             extra=extra,
             ways=ways,
         ),
+        inputs=Inputs.of(run.data).values(),
     )
 
 

@@ -1,6 +1,7 @@
 """What a run exports: torch's and the other programs' own loaders read it, or it is refused."""
 
 import functools
+import json
 
 import pytest
 import safetensors
@@ -87,6 +88,7 @@ def test_metadata_beside_safetensors(proxy, tmp_path, capsys):
     assert status == 0
     with safetensors.safe_open(out, "pt") as file:
         about = file.metadata()
+    assert json.loads(about.pop("inputs"))["classes"] == list("0123456789")
     assert about.pop("config") == (torch.load(folder / "best.pt")["content"]["config"])
     assert about == {
         "format": "pt",
