@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     config = read_config(arguments)
     batch = arguments.global_batch
     images = global_batch(config) if batch is None else batch
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("layouts", total=None)
 
         def progress(done: int, of: int) -> None:
