@@ -239,8 +239,8 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
                 f"{source}: {name}={given!r}: expected {wanted}{example} ({keys[name].text})"
             ) from error
         while isinstance(given, DictConfig) and len(given):  # a section's name is wrong
-            inner = str(next(iter(given)))
-            name, given = f"{name}.{inner}", given._get_node(inner)
+            inner, given = next(iter(given.items_ex(resolve=False)))
+            name += f".{inner!s}"
         close = meant(name, keys)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UserError(
