@@ -14,6 +14,10 @@ from ipu_proxynorm.files.torch_file import NotPlain, read_torch
 from ipu_proxynorm.files.whole import replacing
 
 SAFETENSORS = ".safetensors"
+#: Where training programs keep a state dict within what they save.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+#: What DistributedDataParallel and torch.compile put before each name.
+PREFIXES = ("module.", "_orig_mod.")
 #: How such files end.
 SUFFIXES = (".pt", ".pth", SAFETENSORS)
 
@@ -116,7 +120,7 @@ def read_weights(path: Path) -> Dict[str, Tensor]:
     Raises:
         UserError: see :func:`read_file`, or it holds something else.
     """
-    content = read_file(path)
+    content = unwrapped(read_file(path))
     if not is_state_dict(content):
         keys = list(content)[:3] if isinstance(content, Mapping) else []
         kind = f"{', '.join(map(repr, keys))}, ..." if keys else type(content).__name__
@@ -124,7 +128,37 @@ def read_weights(path: Path) -> Dict[str, Tensor]:
             f"{str(path)!r} holds {kind} in the place of weights; expected a state_dict, tensors "
             f"by name: write it with torch.save(network.state_dict(), FILE)"
         )
-    return dict(content)
+    weights = dict(content)
+    for name, value in weights.items():
+        wrong = _why_no_weight(name, value)
+        if wrong:
+            raise UserError(f"{str(path)!r}: {name!r} {wrong}; expected tensors of floats by name")
+    return weights
+
+
+def unwrapped(content: Any) -> Any:
+    """Return the state dict within what training programs save around it, by its plain names."""
+    if isinstance(content, Mapping):
+        content = next((content[k] for k in WRAPPERS if is_state_dict(content.get(k))), content)
+    for prefix in PREFIXES:
+        if is_state_dict(content) and all(str(name).startswith(prefix) for name in content):
+            content = {str(name)[len(prefix) :]: value for name, value in content.items()}
+    return content
+
+
+def _why_no_weight(name: Any, value: Tensor) -> str:
+    """Return what is wrong with a tensor in a state dict; empty: nothing."""
+    if not isinstance(name, str) or not name:
+        return "is no name"
+    if value.layout != torch.strided:
+        return f"is sparse ({value.layout})"
+    if value.is_quantized:
+        return "is quantized"
+    if value.is_complex():
+        return "is of complex numbers"
+    if not value.is_floating_point() and value.dim() > 0:
+        return f"is of {str(value.dtype).replace('torch.', '')}"
+    return ""  # a number by itself counts something
 
 
 def read_metadata(path: Path) -> Dict[str, str]:

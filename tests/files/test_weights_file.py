@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, network, capsys)
     flipped(tmp_path / "flipped.pt")
     safetensors.torch.save_file(weights, tmp_path / "cut.safetensors")
     cut(tmp_path / "cut.safetensors")
-    torch.save({"model": weights, "epoch": 3}, tmp_path / "nested.pt")
+    torch.save({"net": weights, "epoch": 3}, tmp_path / "nested.pt")
     torch.save({"w": Malicious()}, tmp_path / "code.pt")
     (tmp_path / "legacy.pt").write_bytes(pickle.dumps({"w": Malicious()}))
     strided = {**weights, "bn1.channel_grouping": torch.tensor(1)}
@@ -101,8 +101,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, network, capsys)
         ("none.safetensors", "gn4", ["none.safetensors'", "no such file"]),
         ("flipped.pt", "gn4", ["flipped.pt'", "damaged"]),
         ("cut.safetensors", "gn4", ["cut.safetensors'", "truncated, damaged or no safetensors"]),
-        ("nested.pt", "gn4", ["nested.pt'", "'model', 'epoch'", "state_dict"]),
-        ("timm:nested.pt", "gn4", ["nested.pt'", "'model', 'epoch'", "state_dict"]),
+        ("nested.pt", "gn4", ["nested.pt'", "'net', 'epoch'", "state_dict"]),
+        ("timm:nested.pt", "gn4", ["nested.pt'", "'net', 'epoch'", "state_dict"]),
         ("code.pt", "gn4", ["code.pt'", "not executed"]),
         ("legacy.pt", "gn4", ["legacy.pt'"]),
         ("timm:legacy.pt", "gn4", ["legacy.pt'", "not executed"]),
