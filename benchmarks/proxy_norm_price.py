@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ipu_proxynorm.config import load
 from ipu_proxynorm.memory import MIB, ensemble
 from ipu_proxynorm.memory.budget import ipu_budgets
+from ipu_proxynorm.memory.throughput import throughput
 from ipu_proxynorm.models import create_model
 from ipu_proxynorm.norm import Conv2d, create_norm_act, hand_on_to, plain_operators
 from ipu_proxynorm.prediction.footprint import footprint
@@ -59,6 +60,13 @@ def memory_lines() -> List[str]:
                 f"{100 * (having.utilisation - without.utilisation):.1f} points | "
                 f"{more['activations']:+.1f} MiB | {more['code']:+.1f} MiB |"
             )
+        rates = {
+            norm: throughput(it.capture, it.layout).images_per_second for norm, it in found.items()
+        }
+        most.append(
+            f"{recipe}, micro-batch {config.ipu.micro_batch_size}: {rates[proxy]:,.0f} images/s "
+            f"with {proxy}, {rates[plain]:,.0f} with {plain} ({rates[proxy] / rates[plain]:.2f})"
+        )
         fits = {norm: largest(sweep(it, range(1, 41))) for norm, it in found.items()}
         most.append(
             f"{recipe}: the largest micro-batch that fits is {fits[proxy]} with {proxy}, "
