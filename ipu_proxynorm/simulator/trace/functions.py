@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 from ipu_proxynorm.nested import tensors_in
 
 from . import handlers, refusals, registered
+from .packages.torch_scatter import replacement as torch_scatter_replacement
 from .recorder import Recorder
 from .replacements import REPLACEMENTS
-from .torch_scatter import replacement as torch_scatter_replacement
 
 # The losses of torch that PopTorch takes as the model's loss without poptorch.identity_loss.
 _LOSS_NAMES = (

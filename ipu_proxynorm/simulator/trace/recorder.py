@@ -24,9 +24,9 @@ from . import (
     refusals,
     registered,
     selects,
-    torch_spline_conv,
 )
 from .consistency import Traced
+from .packages import torch_spline_conv
 from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)

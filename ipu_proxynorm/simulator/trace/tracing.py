@@ -18,11 +18,11 @@ from . import (
     losses,
     refusals,
     strided_norms,
-    torch_spline_conv,
 )
 from .checkpointing import without_recomputation
 from .functions import FunctionMode
 from .overlap import Overlap
+from .packages import torch_spline_conv
 from .recorder import Recorder, Watch, recording
 from .tape import Slot, operations_in
 

@@ -1,6 +1,6 @@
 """Kill a training run with SIGKILL at random instants, resume it each time, compare the weights.
 
-    python benchmarks/kill_resume.py [--kills 20] [--processes 1] [--seed 0] [--apart]
+    python benchmarks/faults/kill_resume.py [--kills 20] [--processes 1] [--seed 0] [--apart]
         [CONFIG] [key=value ...]
 
 A run that nobody disturbs comes first. The same run is then started, killed and resumed ``--kills``
@@ -34,7 +34,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint

@@ -14,8 +14,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequ
 
 import torch
 
-from . import refusals
-from .tape import Origin, Slot
+from .. import refusals
+from ..tape import Origin, Slot
 
 _NAMESPACE = "torch_spline_conv"
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 
-from .. import _impl
+from ... import _impl
 
 
 def _index_like(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:

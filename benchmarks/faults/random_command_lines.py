@@ -1,6 +1,6 @@
 """Try random command lines and damaged files: each must end in a sentence, never in a traceback.
 
-    python benchmarks/random_command_lines.py [--count 1000] [--seed 0]
+    python benchmarks/faults/random_command_lines.py [--count 1000] [--seed 0]
 
 A line is drawn from the commands, their options and overrides, with values that are right, odd or
 nonsense; its CONFIG is a shipped one, a damaged copy of one or no file at all; its run folder is
@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Counter, Iterator, List
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import documentation

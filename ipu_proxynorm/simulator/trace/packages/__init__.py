@@ -1,0 +1,1 @@
+"""Compiled operators of other packages that PopTorch has handlers for."""
