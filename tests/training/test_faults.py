@@ -107,6 +107,7 @@ def test_a_run_killed_with_its_data_workers_goes_on_at_once_with_the_same_record
     command.wait_for_steps(2)  # the first checkpoint is at the end of the epoch
     os.kill(command.process.pid, signal.SIGKILL)
     command.process.join()
+    time.sleep(1.1)  # TensorBoard orders the files of a folder by the second of their beginning
     assert main(["train", *SMALL, f"runs={tmp_path}", "--resume", *workers]) == 0
     records, steps = [], []
     for folder in (tmp_path / "whole" / "quickstart", command.folder):
