@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import documentation
 
-CONFIG = Path("configs/quickstart.yaml")
+CONFIG = Path("configs/quickstart.yaml").resolve()
 #: Small enough for seconds.
 SMALL = ["model.width=4", "training.epochs=1", "ipu.splits=[]", "ipu.micro_batch_size=32"]
 VALUES = [
@@ -185,6 +185,7 @@ def run() -> int:
     counts: Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.chdir(folder)  # an option's odd value may be a folder that is written
         small = ["train", str(CONFIG), *SMALL, f"runs={folder / 'whole'}"]
         if outcome(small) != "status 0":
             raise SystemExit(f"the run itself fails: {outcome(small)}")
