@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -9,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, List, Sequence
+from typing import Iterator, List, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,12 @@ def load_module(text: str) -> nn.Module:
         UserError: there is no such file, package or factory, it fails, or makes no module.
     """
     place, _, name = text.rpartition(":")
+    folder = str(Path(place).parent.resolve()) if place.endswith(".py") else os.getcwd()
+    with _searching(folder):  # the factory may import what lies beside it, too
+        return _made(text, place, name)
+
+
+def _made(text: str, place: str, name: str) -> nn.Module:
     source = _imported(text, place)
     if not hasattr(source, name):
         known = [n for n, value in vars(source).items() if callable(value) and n[0] != "_"]
@@ -64,35 +71,37 @@ def load_module(text: str) -> nn.Module:
     return made
 
 
+@contextlib.contextmanager
+def _searching(folder: str) -> Iterator[None]:
+    """Let Python look for modules in a folder first."""
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _imported(text: str, place: str) -> ModuleType:
     """Return the Python module, from a file or by its name."""
-    if place.endswith(".py"):
-        path = Path(place)
-        if not path.is_file():
-            raise UserError(f"{text}: there is no file {place!r}; {_EXPECTED}")
-        sys.path.insert(0, str(path.parent.resolve()))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)  # pickling and dataclasses look it up
-        load: Any = lambda: spec.loader.exec_module(module)  # type: ignore[union-attr]  # noqa: E731
-    else:
-        sys.path.insert(0, os.getcwd())
-        module = ModuleType("")
-
-        def load() -> None:
-            nonlocal module
-            module = importlib.import_module(place)
-
+    if place.endswith(".py") and not Path(place).is_file():
+        raise UserError(f"{text}: there is no file {place!r}; {_EXPECTED}")
     try:
-        load()
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        return _executed(Path(place))
     except Exception as error:
         raise UserError(f"{text}: {place} cannot be imported ({_said(error)}); {_EXPECTED}") from (
             error
         )
-    finally:
-        del sys.path[0]
+
+
+def _executed(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # pickling and dataclasses look it up
+    spec.loader.exec_module(module)
     return module
 
 

@@ -1,6 +1,7 @@
 """Modules of the user's own: their memory and the power after their norms, or a refusal."""
 
 import csv
+import sys
 
 import pytest
 import torch
@@ -161,5 +162,12 @@ def test_modules_are_found_beside_their_file(tmp_path, capsys):
         "from torch import nn\nimport beside_net\n"
         "def make():\n    return nn.Linear(3, beside_net.WIDTH)\n"
     )
+    (tmp_path / "late_net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n    import beside_late\n    return nn.Linear(3, beside_late.WIDTH)\n"
+    )
+    (tmp_path / "beside_late.py").write_text("WIDTH = 7\n")
+    assert main(["memory", f"{tmp_path}/late_net.py:make", "--input", "2x3"]) == 0
+    assert str(tmp_path) not in sys.path
     assert main(["memory", f"{tmp_path}/importing_net.py:make", "--input", "2x3"]) == 0
     assert "make: Linear (training)" in capsys.readouterr().out
