@@ -114,7 +114,8 @@ def _resolves(merged: DictConfig, name: str) -> bool:
 
 def _unresolved(source: str, error: Exception, key: str = "") -> UserError:
     """Return the error for a ``${...}`` in a value that leads nowhere, or is none."""
-    text = " ".join(str(error).split())
+    # What follows is of OmegaConf's own objects.
+    text = " ".join(str(error).partition("full_key:")[0].split())
     unset = re.search(r"Environment variable '(.*?)' not found", text)
     if unset:
         return UserError(
@@ -122,7 +123,8 @@ def _unresolved(source: str, error: Exception, key: str = "") -> UserError:
             f"set it, or give a value for where it is not: ${{oc.env:{unset[1]},VALUE}}"
         )
     return UserError(
-        f"{source}: {text}; expected ${{KEY}} with another key, e.g. ${{model.norm}}, or no $"
+        f"{source}: {key}{': ' * bool(key)}{text}; expected ${{KEY}} with another key, e.g. "
+        f"${{model.norm}}, or no $"
     )
 
 

@@ -63,6 +63,10 @@ def test_the_users_home(monkeypatch):
         ("ipu=${model}", r"command line: ipu='\${model}': expected keys below it, e.g. ipu."),
         ("ipu=[1]", r"command line: ipu=\[1\]: expected keys below it"),
         ("optimizer.lr=abc", "command line: optimizer.lr='abc': expected float"),
+        (
+            "seed=${nope}",
+            r"seed: Interpolation key 'nope' not found; expected \${KEY} with another",
+        ),
         ("data.path=${oc.env:NOPE_}", "data.path: the environment variable NOPE_ is not set; set"),
         ("name=" + "x" * 256, r"name='x{60}...': expected a folder's name"),
         ("data.path=a/" + "x" * 256, "data.path='a/x+...': expected a path whose folders"),
