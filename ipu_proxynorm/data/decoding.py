@@ -191,7 +191,7 @@ def bounded(file: IO[bytes], size: int) -> bytes:
 
 
 def cannot_read(error: Exception) -> Unreadable:
-    """Return why a file's bytes cannot be had, from the error of whoever reads them."""
+    """Return why a file's bytes cannot be read, from the error of whoever tried."""
     text = str(error) or type(error).__name__
     if isinstance(error, Unreadable):
         return error

@@ -7,7 +7,7 @@ import json
 from typing import Any, Mapping, Tuple
 
 from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.data import ImageData, pixel_statistics
+from ipu_proxynorm.data import ImageData, dataset, pixel_statistics
 from ipu_proxynorm.errors import UserError
 
 
@@ -81,6 +81,6 @@ def undescribed(config: RunConfig, classes: int, channels: int, size: int) -> In
     mean, std = pixel_statistics(config.data.name, config.data.image_size)
     names = tuple(map(str, range(classes)))
     size = config.data.eval_image_size or size
-    resized = (config.data.augment or "") == "resized" or config.data.name == "image_folder"
-    resize = round(size * 8 / 7) if resized and config.data.augment in (None, "resized") else size
+    augment = config.data.augment or ("resized" if dataset(config.data.name).is_folder else "")
+    resize = round(size * 8 / 7) if augment == "resized" else size
     return Inputs(names, channels, size, resize, tuple(mean), tuple(std))

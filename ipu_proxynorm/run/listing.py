@@ -93,7 +93,7 @@ class Entry:
 
 
 def metrics(folder: Path) -> Iterator[Entry]:
-    """Yield the lines of a run's metrics; a last one that a kill or a full disk cut short is not.
+    """Yield the lines of a run's metrics, without a last one that a kill or a full disk cut short.
 
     Raises:
         Damaged: a line is not one that this program writes; names it.
