@@ -105,7 +105,9 @@ def torchrun(tmp_path, monkeypatch):
         path.write_text(textwrap.dedent(program))
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("PYTHONPATH", ":".join(p for p in sys.path if p))
-        main(["--standalone", f"--nproc_per_node={processes}", str(path), str(tmp_path)])
+        # Not --standalone: on torch 2.0 that is port 29400 always, so two launches at once collide.
+        launch = ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+        main([*launch, f"--nproc_per_node={processes}", str(path), str(tmp_path)])
         return [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
 
     return run
