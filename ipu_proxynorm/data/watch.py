@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
-from typing import Any, Iterable, Iterator, List
+from typing import Any, Iterable, Iterator, List, NamedTuple, Sequence
 
 from torch.utils.data import Dataset
 
@@ -16,6 +16,13 @@ from ipu_proxynorm.errors import UserError, UserNotice
 
 class DataError(UserError):
     """The images cannot be read any further; what was trained until then is good."""
+
+
+class LeftOut(NamedTuple):
+    """A file that cannot be read, and why; processes tell each other of it."""
+
+    name: str
+    reason: Reason
 
 
 class DamageReport:
@@ -33,12 +40,12 @@ class DamageReport:
         self._damaged: List[str] = []
         self._said = False
 
-    def found(self) -> List[str]:
-        """Return the files that this process has left out and not yet named, as `check` takes."""
+    def found(self) -> List[LeftOut]:
+        """Return the files that this process has left out and not yet named."""
         files = [] if self._images is None else self._images.left_out()
-        return [f"{name}\0{int(why)}" for name, why in files if name not in self._named]
+        return [LeftOut(name, reason) for name, reason in files if name not in self._named]
 
-    def check(self, found: Iterable[str], say: bool = True) -> None:
+    def check(self, found: Iterable[LeftOut], say: bool = True) -> None:
         """Warn of files left out, of all processes, not yet named.
 
         Args:
@@ -50,9 +57,7 @@ class DamageReport:
                 keeps a file from being read.
         """
         self._say_strangers(say)
-        for entry in found:
-            name, _, number = entry.partition("\0")
-            reason = Reason(int(number or Reason.DAMAGED))
+        for name, reason in found:
             if reason.is_the_machines:
                 raise DataError(f"data: {name!r} {reason.sentence}; {_REMEDY[reason]}")
             self._named.append(name)
@@ -70,8 +75,7 @@ class DamageReport:
         files = () if self._images is None else self._images.strangers
         if files and say and not self._said:
             warnings.warn(
-                f"data: {len(files)} files are no images by their names and are not read, "
-                f"{', '.join(map(repr, files[:3]))} among them",
+                f"data: {_are(len(files))} not read, by name no image: {_listed(files)}",
                 UserNotice,
                 stacklevel=3,
             )
@@ -80,24 +84,32 @@ class DamageReport:
     def _refuse(self) -> None:
         if len(self._damaged) > self._limit:
             raise DataError(
-                f"data.max_corrupt={self._limit}: {len(self._damaged)} files are damaged, "
-                f"{', '.join(map(repr, self._damaged[-3:]))} among them; repair or remove them, or "
-                f"raise the limit"
+                f"data.max_corrupt={self._limit}: {_are(len(self._damaged))} damaged: "
+                f"{_listed(self._damaged)}; repair or remove what is damaged, or raise the limit"
             )
         if self._images is None or not self._named:
             return
-        listed = ", ".join(map(repr, self._named[-3:]))
+        listed = _listed(self._named)
         if len(self._named) >= len(self._images):
             raise DataError(
-                f"data.path: none of the files below it is an image that can be read, {listed} "
-                f"among them; repair them"
+                f"data.path: none of the files below it is an image that can be read: {listed}; "
+                f"repair them"
             )
         if len(self._named) > self._share * len(self._images):
             raise DataError(
-                f"data.max_left_out={self._share:g}: {len(self._named)} of "
-                f"{len(self._images)} files are left out, {listed} among them; repair or remove "
-                f"them, or raise the share"
+                f"data.max_left_out={self._share:g}: {len(self._named)} of {len(self._images)} "
+                f"files left out: {listed}; repair or remove them, or raise the share"
             )
+
+
+def _are(number: int) -> str:
+    return "1 file is" if number == 1 else f"{number} files are"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Return the last of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(map(repr, names[-most:]))}{more}"
 
 
 _REMEDY = {

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from typing import Any, Iterator, List, Optional, Sequence, TypeVar
+from typing import Any, Iterator, List, Optional, Protocol, Sequence, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,16 @@ PATIENCE_SECONDS = 600.0
 #: How long the processes wait for each other's answer when they look who is missing.
 ROLL_CALL_SECONDS = 5.0
 _ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+class Ordered(Protocol):
+    """What can be sorted."""
+
+    def __lt__(self, other: Any, /) -> bool:
+        """Tell whether it comes before another."""
+
+
+Sortable = TypeVar("Sortable", bound=Ordered)
 
 
 class ProcessLost(UserError):
@@ -105,13 +115,13 @@ class Processes:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def union(self, names: Sequence[str]) -> List[str]:
-        """Return the names that any process has, sorted where there are several processes."""
+    def union(self, values: Sequence[Sortable]) -> List[Sortable]:
+        """Return the values that any process has, sorted where there are several processes."""
         if self.alone:
-            return list(names)
-        if not self.largest(len(names)):
+            return list(values)
+        if not self.largest(len(values)):
             return []
-        return sorted({name for some in self.gather(list(names)) for name in some})
+        return sorted({value for some in self.gather(list(values)) for value in some})
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

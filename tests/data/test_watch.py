@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ipu_proxynorm.data import DamageReport, DataError, ImageSet, watched
 from ipu_proxynorm.data.decoding import Reason
 from ipu_proxynorm.data.image_set import TensorImages
+from ipu_proxynorm.data.watch import LeftOut
 
 
 @pytest.fixture
@@ -40,15 +41,28 @@ def test_torchs_handler_is_taken_back(child_signal):
         assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 
+def damaged(name):
+    return LeftOut(name, Reason.DAMAGED)
+
+
 def test_damage_is_named_by_one_process_and_counted_by_all(recwarn):
     reports = [DamageReport(TensorDataset(torch.zeros(1)), limit=2) for _ in range(2)]
     for say, report in zip((True, False), reports):
-        report.check(["a.png", "b.png"], say)
-        with pytest.raises(DataError, match="3 files are damaged"):
-            report.check(["c.png"], say)
+        report.check([damaged("a.png"), damaged("b.png")], say)
+        with pytest.raises(DataError, match=r"3 files are damaged: 'a.png'"):
+            report.check([damaged("c.png")], say)
     said = [str(warning.message) for warning in recwarn]
     assert len(said) == 3
     assert said[1].startswith("data: 'b.png' is damaged, left out (2 so far")
+
+
+@pytest.mark.filterwarnings("ignore:data")
+def test_one_file_is_one_and_of_many_three_are_named():
+    report = DamageReport(TensorDataset(torch.zeros(1)), limit=0)
+    with pytest.raises(DataError, match="=0: 1 file is damaged: 'a'; repair or remove what is"):
+        report.check([damaged("a")])
+    with pytest.raises(DataError, match="=0: 5 files are damaged: 'c', 'd', 'e' and 2 more; "):
+        report.check(map(damaged, "bcde"))
 
 
 def report_on(reasons, share=1.0, strangers=()):
@@ -67,17 +81,19 @@ def test_only_damage_counts_as_damage_and_each_reason_has_its_sentence(recwarn):
     report.check(report.found())
     said = [str(warning.message) for warning in recwarn]
     assert len(said) == len(set(said)) == 6
-    assert said[0].startswith("data: 2 files are no images by their names and are not read")
+    assert said[0].startswith("data: 2 files are not read, by name no image: ")
     assert said[1] == "data: 'image 0' is damaged, left out (1 so far, data.max_corrupt=1)"
     assert said[2] == "data: 'image 1' is no image, left out"
-    with pytest.raises(DataError, match=r"data.max_corrupt=1: 2 files are damaged, 'image 0'"):
-        report.check([f"image 8\0{int(Reason.DAMAGED)}"])
+    with pytest.raises(
+        DataError, match=r"data.max_corrupt=1: 2 files are damaged: 'image 0', 'image 8'; repair"
+    ):
+        report.check([damaged("image 8")])
 
 
 @pytest.mark.filterwarnings("ignore:data")
 def test_more_than_a_share_of_the_files_stops_whatever_the_reason():
     report = report_on(3 * [Reason.NO_IMAGE], share=0.2)
-    with pytest.raises(DataError, match=r"data.max_left_out=0.2: 3 of 10 files are left out"):
+    with pytest.raises(DataError, match=r"data.max_left_out=0.2: 3 of 10 files left out: "):
         report.check(report.found())
     report = report_on(10 * [Reason.NO_IMAGE])
     with pytest.raises(DataError, match="none of the files below it is an image"):

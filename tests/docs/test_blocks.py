@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 from unittest.mock import patch
@@ -69,7 +72,9 @@ def blocks_of(page: Path) -> List[Block]:
 BLOCKS = [
     b for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))) for b in blocks_of(page)
 ]
-PYTHON = [b for b in BLOCKS if b.language == "python" and b.page != "README.md"]  # test_readme.py
+PYTHON = [b for b in BLOCKS if b.language == "python" and b.page != "README.md"]
+#: README's example of the library is run by test_readme.py; this one needs what commands made.
+(ONNX,) = [b for b in BLOCKS if b.language == "python" and "photos.onnx" in b.text]
 CONSOLE = [b for b in BLOCKS if b.language == "console"]
 
 
@@ -111,6 +116,10 @@ def test_commands_are_understood_and_their_recipes_are_shipped(block):
 @pytest.mark.simulator
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_runs_by_itself_and_prints_what_is_shown(block, capsys):
+    run_python(block, capsys)
+
+
+def run_python(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     with patch.dict(MODELS):
         names = {"__name__": "block"}
         exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
@@ -142,6 +151,11 @@ def run(command: str, folder: Path, patched: pytest.MonkeyPatch) -> None:
             if typed.startswith(start):
                 arguments += more.split()
         assert main(arguments) == 0, command
+    elif words[:4] == [".venv/bin/python", "-m", "pip", "install"]:  # the test environment has them
+        assert all(importlib.metadata.version(name) for name in words[4:])
+    elif words[0].rpartition("/")[2] == "python":
+        patched.setattr(sys, "argv", words[1:])
+        runpy.run_path(str(ROOT / words[1]), run_name="__main__")
     elif words[0] == "cd":
         patched.chdir(words[1])
     elif words[0] == "make":  # CI runs `make test`, which takes minutes
@@ -153,12 +167,31 @@ def run(command: str, folder: Path, patched: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{command}: nothing runs it; mark it, or say here how it is run")
 
 
+ROOT = Path.cwd()
 MAKEFILE = Path("Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.simulator
-@pytest.mark.parametrize("block", [b for b in CONSOLE if b.reason is None], ids=str)
+@pytest.mark.parametrize(
+    "block", [b for b in CONSOLE if b.reason is None and "photos.onnx" not in b.text], ids=str
+)
 def test_commands_run(block, folder, monkeypatch):
     monkeypatch.chdir(folder)
     for command in commands_of(block):
         run(command, folder, monkeypatch)
+
+
+@pytest.mark.simulator
+def test_a_folder_of_photographs_becomes_onnx_with_the_same_answers(folder, monkeypatch, capsys):
+    (walk,) = [b for b in CONSOLE if "export runs/photos photos.onnx" in b.text and not b.reason]
+    monkeypatch.chdir(folder)
+    for command in commands_of(walk):
+        capsys.readouterr()
+        run(command, folder, monkeypatch)
+        printed = capsys.readouterr().out
+        if " predict " in command:
+            names = [line.split(": ")[1].split()[0] for line in printed.splitlines()]
+            assert names == ["flower", "china"]
+            assert all(f": {name} " in walk.text for name in names)
+    assert "checked: onnxruntime gives the run's logits" in printed
+    run_python(ONNX, capsys)

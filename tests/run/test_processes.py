@@ -19,6 +19,8 @@ from torch.utils.data import Subset
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
+from ipu_proxynorm.data.decoding import Reason
+from ipu_proxynorm.data.watch import LeftOut
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.ipu import distribution
@@ -411,7 +413,7 @@ def test_damaged_images_are_counted_over_all_processes(tmp_path):
     ]
     statuses, printed = Launched(2, train, *arguments, folder=tmp_path).end()
     assert statuses == [2, 2]
-    assert "data.max_corrupt=5: 6 files are damaged" in printed[0].splitlines()[-1]
+    assert "data.max_corrupt=5: 6 files are damaged: " in printed[0].splitlines()[-1]
     assert printed[1] == ""
 
 
@@ -454,6 +456,8 @@ def exchange(folder):
     assert together.gather(str(rank)) == ["0", "1", "2"]
     assert together.of_first(rank) == 0
     assert together.union([f"file{rank}", "both"]) == ["both", "file0", "file1", "file2"]
+    own = LeftOut("a", Reason(rank + 1))
+    assert together.union([own, own]) == [LeftOut("a", Reason(n)) for n in (1, 2, 3)]
     try:
         with together.together():
             if rank:
