@@ -1,9 +1,10 @@
 # make quickstart: train a proxy-normalized network on real images; sets everything up first.
 # make test:       all that CI runs, in both environments; sets everything up first.
+# make docs:       the documentation as a site, in build/site.
 # make test-ipu:   on a machine with IPUs, what is to be tried there, in order.
 PYTHON ?= python3
 
-.PHONY: quickstart test test-ipu format clean
+.PHONY: quickstart test docs test-ipu format clean
 
 quickstart: .venv/installed
 	# One thread: the tensors are too small to be worth sharing out.
@@ -11,6 +12,9 @@ quickstart: .venv/installed
 
 test: .venv-nox/installed
 	.venv-nox/bin/nox
+
+docs: .venv-nox/installed
+	.venv-nox/bin/nox --session docs
 
 # On a machine with IPUs, with the Poplar SDK enabled and its PopTorch installed for $(PYTHON):
 # stage by stage up to the first failure, and a report to send (docs/hardware.md).

@@ -1,7 +1,8 @@
-"""Everything CI runs: style and contracts once, types and tests in both environments."""
+"""Everything CI runs: style, contracts and docs once, types and tests in both environments."""
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import os
 import shutil
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parent
 IPU = ("3.8", ["torch==2.0.1", "torchvision==0.15.2"])
 TODAY = ("3.11", ["torch==2.14.1", "torchvision==0.29.1"])
 
-nox.options.sessions = ["lint", "types-ipu", "types-today", "tests-ipu", "tests-today"]
+nox.options.sessions = ["lint", "docs", "types-ipu", "types-today", "tests-ipu", "tests-today"]
 nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "venv"
 # A missing interpreter is an error where CI is set, and elsewhere a warning and a skipped session.
@@ -52,6 +53,16 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("lint-imports", env={"PYTHONPATH": str(ROOT)})
+
+
+@nox.session(python=interpreter(TODAY[0]))
+def docs(session: nox.Session) -> None:
+    """Build the documentation's site in build/site; a warning, such as a dead link, is an error."""
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    # The tools alone: they read the sources without importing them.
+    install(session, *metadata["options.extras_require"]["docs"].split())
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 def both(function):

@@ -15,8 +15,8 @@ from ipu_proxynorm.data.augment import ORDER, stream
 class Share:
     """How a combined batch of all processes falls to them, and which of them this one is.
 
-    PopTorch reads a combined batch as [device iteration][accumulation step][replica]; a process
-    has ``1 / processes`` of the replicas, next to each other.
+    PopTorch reads a combined batch as ``[device iteration][accumulation step][replica]``; a
+    process has ``1 / processes`` of the replicas, next to each other.
 
     Args:
         steps: device iterations times gradient accumulation.

@@ -21,8 +21,9 @@ class Position(NamedTuple):
 class BatchLayout(NamedTuple):
     """The micro-batches of a combined batch.
 
-    They lie row-major along dimension 0: [device iteration][accumulation step][input group], where
-    all replicas of an input group get the same micro-batch.
+    They lie row-major along dimension 0, as
+    ``[device iteration][accumulation step][input group]``, where all replicas of an input group
+    get the same micro-batch.
     """
 
     device_iterations: int

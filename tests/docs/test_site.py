@@ -1,0 +1,29 @@
+"""The documentation's site; what `mkdocs build --strict` cannot see."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PAGES = sorted(Path("website/reference").glob("[a-z]*.md"))
+
+
+def test_each_link_to_the_pages_leads_to_them():
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "configs", "docs"):
+        assert Path("website", name).samefile(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_function_of_its_modules_name_is_in_the_reference(page):
+    """The reference of a package takes such a name for the module."""
+    package = f"ipu_proxynorm.{page.stem}"
+    module = importlib.import_module(package)
+    text = page.read_text(encoding="utf-8")
+    assert f"\n::: {package}\n" in text
+    for name in getattr(module, "__all__", ()):
+        public = getattr(module, name)
+        if not callable(public) or not hasattr(module, "__path__"):
+            continue
+        if importlib.util.find_spec(f"{package}.{name}"):
+            assert f"\n::: {public.__module__}.{name}\n" in text
