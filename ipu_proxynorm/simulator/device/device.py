@@ -12,7 +12,8 @@ from .. import enums
 from ..machine.replica_groups import ReplicaGroups
 from ..optimizer.device_optimizer import DeviceOptimizer
 from ..options import Options
-from ..trace import compute_device, dtypes
+from ..trace import compute_device
+from ..trace.arithmetic import dtypes
 from ..trace.program import Program
 from .anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from .batching import BatchLayout, OutputCollector, Position

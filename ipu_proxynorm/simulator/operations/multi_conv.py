@@ -8,7 +8,7 @@ import torch
 
 from .. import enums
 from ..trace import refusals, tracing
-from ..trace.tape import Origin
+from ..trace.origins import Origin
 
 
 def _per_conv(name: str, value: Any, kind: type) -> Optional[Sequence[Any]]:

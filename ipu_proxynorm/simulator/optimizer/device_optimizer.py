@@ -14,7 +14,7 @@ from .._logging import logger
 from .._optimizer_attributes import OptimizerAttrTracker, _OptimizerType, convertOptimizerToDict
 from ..options import Options
 from ..poptorch_core import createError
-from ..trace.dtypes import round_stochastically
+from ..trace.arithmetic.dtypes import round_stochastically
 from ..trace.loss_scale import AutomaticLossScale, is_enabled
 from .adam import AdamRule
 from .rmsprop import RmspropRule

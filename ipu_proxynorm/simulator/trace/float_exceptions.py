@@ -8,8 +8,8 @@ import torch
 
 from .. import poptorch_core
 from .effects import operator_name
+from .origins import Origin
 from .recorder import Recorder
-from .tape import Origin
 
 _ALLOCATIONS = frozenset({
     "empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided",

@@ -106,7 +106,7 @@ class FunctionMode(TorchFunctionMode):
         with self._recorder.in_function(getattr(func, "__name__", "")):
             result = self._call(func, args, kwargs)
             if self._training:
-                self._recorder.note_nodes(result)
+                self._recorder.nodes.note(result, self._recorder.where)
             return result
 
     def _call(self, func: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:

@@ -51,7 +51,7 @@ class GradientCounts:
         """Let the program count in what an operation of the backward pass has just computed."""
         returns = function._schema.returns
         moves = any(value.alias_info is not None for value in returns)  # a view, or in place
-        if recorder.node_origin is None or moves or not inputs:
+        if recorder.nodes.at_work is None or moves or not inputs:
             return
         for tensor in results:
             if tensor.dtype == torch.float16:

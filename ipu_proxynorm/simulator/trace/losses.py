@@ -7,8 +7,9 @@ from typing import List, NamedTuple
 import torch
 
 from .. import poptorch_core
+from .origins import Origin
 from .recorder import Recorder
-from .tape import Origin, Slot, depends_on
+from .tape import Slot, depends_on
 
 
 class Loss(NamedTuple):

@@ -8,7 +8,8 @@ from .. import enums
 from ..machine import pipeline
 from ..options import Options
 from . import refusals
-from .tape import Block, Origin, Slot, operations_in, slots_in
+from .origins import Origin
+from .tape import Block, Slot, operations_in, slots_in
 
 
 class Overlap(NamedTuple):

@@ -26,8 +26,9 @@ from . import (
 )
 from .consistency import Traced
 from .optimize import passes
+from .origins import Origin, find_location
 from .recorder import Recorder
-from .tape import Block, Operation, Origin, Slot, operations_in, without_dead_code
+from .tape import Block, Operation, Slot, operations_in, without_dead_code
 from .together.program import Signature, Together
 from .tracing import Trace, tracing
 
@@ -302,13 +303,13 @@ def _forward(trace: Trace, model: Any, bound: _Bound) -> Any:
     try:
         result = model(*bound.args, **bound.kwargs)
     except poptorch_core.Error as error:
-        error.add_location(trace.recorder.where_raised(error))
+        error.add_location(find_location(error.__traceback__))
         raise
     except RuntimeError as error:
         refusal = trace.recorder.refusal
         if refusal is None or "TorchScript interpreter" not in str(error):
             raise
-        refusal.add_location(trace.recorder.where_raised(error))
+        refusal.add_location(find_location(error.__traceback__))
         raise refusal from error
     trace.recorder.user_code = False
     return result
@@ -394,11 +395,11 @@ def _backward(
     if not trained or not loss.requires_grad:
         return {}
     seed = scaling.to(loss.dtype).expand_as(loss)
-    recorder.follow_nodes()
+    recorder.nodes.follow()
     gradients: Sequence[Optional[torch.Tensor]] = torch.autograd.grad(
         loss, list(trained.values()), seed, allow_unused=True
     )
-    recorder.node_origin = None
+    recorder.nodes.at_work = None
     found: Dict[str, Slot] = {}
     storages = set()
     for name, gradient in zip(trained, gradients):

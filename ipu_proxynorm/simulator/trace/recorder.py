@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
-import os
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ipu_proxynorm import nested
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from .._errors import Error
 from .._logging import logger
-from . import (
-    consistency,
-    dtypes,
-    effects,
-    handlers,
-    refusals,
-    registered,
-    selects,
-)
+from . import consistency, effects, handlers, refusals, registered
+from .arithmetic import dtypes, selects
 from .consistency import Traced
+from .nodes import NodeOrigins
+from .origins import Origin, find_origin
 from .packages import torch_spline_conv
-from .tape import Block, Operation, Origin, Slot, find_location, find_origin, slots_in
+from .tape import Block, Operation, Slot, slots_in
+from .written import Written
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
 _MARK = "_simulated_slot"
-_NOT_THE_USERS = (
-    os.path.dirname(os.path.dirname(__file__)) + os.sep,  # the simulator
-    nested.__file__,
-    os.path.dirname(torch.__file__) + os.sep,
-    contextlib.__file__,
-    copy.__file__,
-    functools.__file__,
-)
-
 # What torch.tensor() and torch.as_tensor() end with.
 _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 
@@ -55,43 +38,6 @@ class _Shadow(NamedTuple):
     tensor: torch.Tensor  # held, so that no other tensor gets its id
     own: Slot
     before: Slot
-
-
-class Written:
-    """The storages that a program writes to, each with the last operation that does.
-
-    Storages are told apart by their address, which another may get once the first is gone: they are
-    held.
-    """
-
-    def __init__(self) -> None:
-        self._held: List[Any] = []  # storages; torch 2.0 types them otherwise
-        self._by: Dict[int, Operation] = {}
-        self._tracked: Dict[int, Operation] = {}
-
-    def add(self, tensor: torch.Tensor, operation: Operation, tracked: bool) -> None:
-        """Note that an operation writes to a tensor, and whether PopTorch sees that it does."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._by:
-            self._held.append(storage)
-        self._by[storage._cdata] = operation
-        if tracked:
-            self._tracked[storage._cdata] = operation
-
-    def by(self, tensor: torch.Tensor) -> Optional[Operation]:
-        """Return the last operation that writes to a tensor's storage, if any does."""
-        return self._by.get(tensor.untyped_storage()._cdata)
-
-    def seen_by_poptorch(self, tensor: torch.Tensor) -> Optional[Operation]:
-        """Return the last operation on floats that is in place by its name, if any is.
-
-        PopTorch tracks what an operator's schema says it writes to, through views, and no integers,
-        which are constants of its programs (``JitDispatch.cpp:104-118``, ``InplaceOps.cpp:210``).
-        A batch norm's schema says nothing: PopART updates the running statistics by itself.
-        """
-        if not tensor.is_floating_point():
-            return None
-        return self._tracked.get(tensor.untyped_storage()._cdata)
 
 
 #: Gradients whose kernels read at an index without a check that it is in range.
@@ -124,10 +70,7 @@ class Recorder(TorchDispatchMode):
         self.training = training
         # Neither the outputs' copies nor the backward pass belong to the user's lines and blocks.
         self.user_code = True
-        # Where the forward operations stand that autograd's nodes belong to, and the node at work.
-        self.node_origins: Dict[Any, Origin] = {}
-        self.node_origin: Optional[Origin] = None
-        self._node = ""
+        self.nodes = NodeOrigins()
         # Stage, phase and IPU of the active block as the strategy places it; None after a block has
         # ended. The pipeline's stages are counted apart.
         self.placement: Optional[Tuple[int, int, int]] = (0, 0, 0)
@@ -289,51 +232,17 @@ class Recorder(TorchDispatchMode):
                 pass
             raise
 
-    @staticmethod
-    def where_raised(error: BaseException) -> str:
-        """Return where in the user's program an error comes from, ``file:line``."""
-        return find_location(_NOT_THE_USERS, error.__traceback__)
-
     def where(self) -> Origin:
         """Return where in the user's program the present operation comes from."""
         if self.user_code:
-            return find_origin(_NOT_THE_USERS, self._place())
-        if self.node_origin is not None:
-            return self.node_origin
+            return find_origin(self._place())
+        if self.nodes.at_work is not None:
+            return self.nodes.at_work
         return Origin("", 0, *self._place(), backward=True)
 
     def _place(self) -> Tuple[int, int, int]:
         _, phase, ipu = self.placement or (0, 0, 0)
         return self.stage, phase, ipu
-
-    def note_nodes(self, result: Any) -> None:
-        """Note that autograd's newest nodes, of this result, belong to the present operation."""
-        nodes = [tensor.grad_fn for tensor in tensors_in(result) if tensor.grad_fn is not None]
-        origin: Optional[Origin] = None
-        while nodes:
-            node = nodes.pop()
-            if node in self.node_origins:
-                continue
-            origin = origin or self.where()._replace(backward=True)
-            self.node_origins[node] = origin
-            nodes.extend(parent for parent, _ in node.next_functions if parent is not None)
-
-    def follow_nodes(self) -> None:
-        """Let operations of the backward pass have the origins of autograd's nodes.
-
-        Raises:
-            poptorch.Error: one is a ``torch.autograd.Function`` of the user's.
-
-        """
-        for node, origin in self.node_origins.items():
-            is_recorded = getattr(getattr(node, "_forward_cls", None), "is_recorded", False)
-            if isinstance(node, torch.autograd.function.BackwardCFunction) and not is_recorded:
-                raise refusals.python_backward(type(node).__name__, origin)
-            enter = functools.partial(self._enter_node, origin, type(node).__name__)
-            node.register_prehook(enter)
-
-    def _enter_node(self, origin: Origin, name: str, gradients: Any) -> None:
-        self.node_origin, self._node = origin, name
 
     @contextlib.contextmanager
     def _real_statistics(self, statistics: Sequence[torch.Tensor]) -> Iterator[None]:
@@ -394,7 +303,7 @@ class Recorder(TorchDispatchMode):
             refusals.check(func, tensors_in((args, kwargs)), self)
             handlers.check_operator(func, args, kwargs, self)
             with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
-                result = selects.gradient(self._node, func, args, self._dtypes)
+                result = selects.gradient(self.nodes.name, func, args, self._dtypes)
                 if result is None:
                     result = self._dtypes(func, list(args), kwargs)
             if tensors:
@@ -416,7 +325,7 @@ class Recorder(TorchDispatchMode):
 
     def release(self) -> None:
         """Forget what is only needed while recording: tensors, and autograd's graph."""
-        self.node_origins = {}
+        self.nodes = NodeOrigins()
         self._foreign = {}
         self._shadows = {}
         self.written = Written()

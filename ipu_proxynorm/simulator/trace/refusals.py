@@ -10,7 +10,8 @@ import torch
 
 from .. import poptorch_core
 from . import operators
-from .tape import Origin, Slot
+from .origins import Origin
+from .tape import Slot
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
 from typing import (
     Any,
     Callable,
@@ -16,33 +14,18 @@ from typing import (
     Optional,
     Sequence,
     Set,
-    Tuple,
     Union,
 )
 
 import torch
+
+from .origins import Origin
 
 
 class Slot(NamedTuple):
     """A tensor of the program, by number."""
 
     number: int
-
-
-class Origin(NamedTuple):
-    """Where an operation comes from, and where it runs."""
-
-    file: str
-    line: int
-    stage: int
-    phase: int
-    ipu: int
-    backward: bool
-
-    @property
-    def location(self) -> str:
-        """``file:line``, or "" where there is none."""
-        return f"{self.file}:{self.line}" if self.file else ""
 
 
 @dataclass
@@ -331,41 +314,3 @@ def to_function(
     namespace: Dict[str, Any] = dict(writer.names)
     exec(compile(source, "<simulated program>", "exec"), namespace)
     return namespace["run"]
-
-
-def find_origin(skip: Sequence[str], placement: Tuple[int, int, int]) -> Origin:
-    """Return the origin of an operation called just now: the innermost frame of the user's code.
-
-    Args:
-        skip: beginnings of the paths of files that are not the user's.
-        placement: pipeline stage, phase and IPU of the active block.
-
-    """
-    stage, phase, ipu = placement
-    frame: Optional[FrameType] = sys._getframe(1)
-    while frame is not None:
-        if _is_users(frame, skip):
-            return Origin(frame.f_code.co_filename, frame.f_lineno, stage, phase, ipu, False)
-        frame = frame.f_back
-    return Origin("", 0, stage, phase, ipu, False)
-
-
-def find_location(skip: Sequence[str], traceback: Optional[TracebackType]) -> str:
-    """Return where an error comes from, ``file:line``: the innermost frame of the user's code.
-
-    Args:
-        skip: beginnings of the paths of files that are not the user's.
-        traceback: the traceback of the error.
-
-    """
-    location = ""
-    while traceback is not None:
-        if _is_users(traceback.tb_frame, skip):
-            location = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return location
-
-
-def _is_users(frame: FrameType, skip: Sequence[str]) -> bool:
-    file = frame.f_code.co_filename
-    return not file.startswith(tuple(skip)) and not file.startswith("<")

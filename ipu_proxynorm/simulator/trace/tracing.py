@@ -11,14 +11,8 @@ from ipu_proxynorm.stages import StageCount
 
 from .. import _impl, enums, poptorch_core
 from ..options import Options
-from . import (
-    dtypes,
-    float_exceptions,
-    loss_scale,
-    losses,
-    refusals,
-    strided_norms,
-)
+from . import float_exceptions, loss_scale, losses, refusals
+from .arithmetic import dtypes, strided_norms
 from .checkpointing import without_recomputation
 from .functions import FunctionMode
 from .overlap import Overlap

@@ -17,8 +17,8 @@ from ipu_proxynorm.simulator import _poplar_executor
 from ipu_proxynorm.simulator.device.device import Device
 from ipu_proxynorm.simulator.optimizer.device_optimizer import DeviceOptimizer
 from ipu_proxynorm.simulator.trace import compute_device
+from ipu_proxynorm.simulator.trace.arithmetic.dtypes import demoted
 from ipu_proxynorm.simulator.trace.compute_device import HOST, VARIABLE, moved
-from ipu_proxynorm.simulator.trace.dtypes import demoted
 from ipu_proxynorm.simulator.trace.optimize import passes
 from ipu_proxynorm.simulator.trace.tape import (
     Block,

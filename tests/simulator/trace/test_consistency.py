@@ -7,8 +7,9 @@ import torch
 
 from ipu_proxynorm.simulator import CPU, Error, inferenceModel
 from ipu_proxynorm.simulator.trace.consistency import Traced, check_program
+from ipu_proxynorm.simulator.trace.origins import Origin
 from ipu_proxynorm.simulator.trace.recorder import active
-from ipu_proxynorm.simulator.trace.tape import Block, Branch, Loop, Operation, Origin, Slot
+from ipu_proxynorm.simulator.trace.tape import Block, Branch, Loop, Operation, Slot
 
 pytestmark = pytest.mark.simulator
 

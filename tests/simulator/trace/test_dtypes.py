@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ipu_proxynorm.simulator import Options, identity_loss, inferenceModel, trainingModel
 from ipu_proxynorm.simulator.optim import SGD
-from ipu_proxynorm.simulator.trace.dtypes import round_stochastically
+from ipu_proxynorm.simulator.trace.arithmetic.dtypes import round_stochastically
 
 pytestmark = pytest.mark.simulator
 

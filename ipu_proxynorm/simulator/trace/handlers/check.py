@@ -10,7 +10,8 @@ import torch
 from ipu_proxynorm.nested import tensors_in
 
 from .. import refusals
-from ..tape import Block, Operation, Origin, operations_in, slots_in
+from ..origins import Origin
+from ..tape import Block, Operation, operations_in, slots_in
 from .facts import ProgramFacts, RecordedProgram
 from .refusal import Call, Refusal
 from .table import FUNCTION_ROWS, IN_PLACE_ROWS, OPERATOR_ROWS, SIGNATURES, UNREAD_RESULTS

@@ -6,7 +6,8 @@ from typing import Dict, Mapping, Optional, Protocol
 
 import torch
 
-from ..tape import Block, Operation, Origin, Slot, slots_in
+from ..origins import Origin
+from ..tape import Block, Operation, Slot, slots_in
 
 # What PopTorch follows from an operator in place back to the slice that it writes to
 # (PopartCanonicalization.cpp:66).

@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequ
 import torch
 
 from .. import refusals
-from ..tape import Origin, Slot
+from ..origins import Origin
+from ..tape import Slot
 
 _NAMESPACE = "torch_spline_conv"
 

@@ -15,7 +15,8 @@ from ipu_proxynorm.simulator.trace.optimize.in_place import in_place
 from ipu_proxynorm.simulator.trace.optimize.once import parted
 from ipu_proxynorm.simulator.trace.optimize.roundings import without_idle_roundings
 from ipu_proxynorm.simulator.trace.optimize.selects import vectorised_selects
-from ipu_proxynorm.simulator.trace.tape import Block, Operation, Origin, Slot, to_function
+from ipu_proxynorm.simulator.trace.origins import Origin
+from ipu_proxynorm.simulator.trace.tape import Block, Operation, Slot, to_function
 from ipu_proxynorm.simulator.trace.tape import without_dead_code as alive
 
 pytestmark = pytest.mark.simulator

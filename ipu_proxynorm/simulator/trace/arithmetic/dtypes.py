@@ -8,8 +8,8 @@ import torch
 
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
+from ..effects import operator_name, without_write, written
 from . import half_norms, strided_norms, variances
-from .effects import operator_name, without_write, written
 
 aten = torch.ops.aten
 _INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)

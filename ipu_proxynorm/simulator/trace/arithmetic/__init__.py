@@ -1,0 +1,1 @@
+"""Numbers as the device computes them, where torch would compute others."""
