@@ -17,11 +17,14 @@ from ipu_proxynorm.models.resnet import ResNet
 from ipu_proxynorm.models.resnetv2 import ResNetV2
 from ipu_proxynorm.models.theirs import PROVIDERS, creating_call
 from ipu_proxynorm.models.weights import (
+    OtherClasses,
+    check_classes,
     load_timm,
     load_torchvision,
     load_weights,
     to_timm,
     to_torchvision,
+    without_classifier,
 )
 
 __all__ = [
@@ -32,10 +35,12 @@ __all__ = [
     "Cost",
     "EfficientNet",
     "Network",
+    "OtherClasses",
     "RandomNet",
     "ResNet",
     "ResNetV2",
     "architecture",
+    "check_classes",
     "check_resolution",
     "cost",
     "create_model",
@@ -47,4 +52,5 @@ __all__ = [
     "multiply_adds",
     "to_timm",
     "to_torchvision",
+    "without_classifier",
 ]

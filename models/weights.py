@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Mapping, Tuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.models.efficientnet import EfficientNet
@@ -64,21 +64,64 @@ _TIMM_RESNETV2: Names = [
 ]
 
 
-def load_torchvision(model: Network, weights: Mapping[str, Tensor]) -> None:
+class OtherClasses(UserError):
+    """Weights are of another number of classes than the network.
+
+    Args:
+        given: the number of classes that the weights are of.
+        wanted: that of the network.
+    """
+
+    def __init__(self, given: int, wanted: int) -> None:
+        super().__init__(f"the weights are of {given} classes, this network has {wanted}")
+        self.given, self.wanted = given, wanted
+
+
+def classifier_of(model: nn.Module) -> str:
+    """Return the name of the layer that answers: the last linear one; empty: there is none."""
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    return linear[-1] if linear else ""
+
+
+def without_classifier(model: nn.Module, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Return weights by the names of ``model``, with its own classifier in the place of theirs."""
+    layer = f"{classifier_of(model)}."
+    rest = {name: value for name, value in weights.items() if not name.startswith(layer)}
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(layer)}
+    return {**rest, **own}
+
+
+def check_classes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights, by the names of ``model``, that are of another number of classes.
+
+    Raises:
+        OtherClasses: they are.
+    """
+    name = f"{classifier_of(model)}.weight"
+    given, own = weights.get(name), model.state_dict().get(name)
+    if given is None or own is None or given.dim() == 0:
+        return
+    if len(given) != len(own) and given.shape[1:] == own.shape[1:]:
+        raise OtherClasses(len(given), len(own))
+
+
+def load_torchvision(model: Network, weights: Mapping[str, Tensor], new_head: bool = False) -> None:
     """Give ``model`` the weights of torchvision's network of the same name.
 
     Args:
         model: a ResNet, ResNeXt or EfficientNet, with the norm that the weights were trained with.
             torchvision's EfficientNet B0 to B4 have a norm ε of 1e-5: ``norm_eps=1e-5``.
         weights: ``state_dict()`` of torchvision's network.
+        new_head: leave the network's classifier as it is, and theirs away.
 
     Raises:
+        OtherClasses: they are of another number of classes.
         UserError: weights are left over, missing, or of another shape.
     """
-    _load(model, weights, _torchvision_names(model), "torchvision's weights")
+    _load(model, weights, _torchvision_names(model), "torchvision's weights", new_head)
 
 
-def load_timm(model: Network, weights: Mapping[str, Tensor]) -> None:
+def load_timm(model: Network, weights: Mapping[str, Tensor], new_head: bool = False) -> None:
     """Give ``model`` the weights of timm's network of the same name.
 
     Args:
@@ -87,25 +130,29 @@ def load_timm(model: Network, weights: Mapping[str, Tensor]) -> None:
             Its ``tf_efficientnet_b0`` ... have our ε of 1e-3 and fit by name, but pad as TensorFlow
             does, one pixel less at the left and top of a strided convolution: outputs differ.
         weights: ``state_dict()`` of timm's network.
+        new_head: leave the network's classifier as it is, and theirs away.
 
     Raises:
+        OtherClasses: they are of another number of classes.
         UserError: weights are left over, missing, or of another shape.
     """
-    _load(model, weights, _timm_names(model), "timm's weights")
+    _load(model, weights, _timm_names(model), "timm's weights", new_head)
 
 
-def load_weights(model: Network, weights: Mapping[str, Tensor]) -> None:
+def load_weights(model: Network, weights: Mapping[str, Tensor], new_head: bool = False) -> None:
     """Give ``model`` weights that are named as its own.
 
     Args:
         model: any.
         weights: ``state_dict()`` of a network of the same names.
+        new_head: leave the network's classifier as it is, and theirs away.
 
     Raises:
+        OtherClasses: they are of another number of classes.
         UserError: weights are left over, missing, of another shape, or of a Group Norm that groups
             channels otherwise.
     """
-    _load(model, weights, [], "the weights")
+    _load(model, weights, [], "the weights", new_head)
 
 
 def to_torchvision(model: Network) -> Dict[str, Tensor]:
@@ -165,7 +212,9 @@ def _contiguous(model: Network) -> Dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.endswith(_GROUPING)}
 
 
-def _load(model: Network, weights: Mapping[str, Tensor], names: Names, whose: str) -> None:
+def _load(
+    model: Network, weights: Mapping[str, Tensor], names: Names, whose: str, new_head: bool
+) -> None:
     given: Dict[str, Tensor] = {}
     origin: Dict[str, str] = {}
     own = model.state_dict()
@@ -175,6 +224,9 @@ def _load(model: Network, weights: Mapping[str, Tensor], names: Names, whose: st
         # A classifier written as a 1x1 convolution has the same weights with two more axes.
         pointwise = ours in own and value.dim() == 4 and own[ours].dim() == 2
         given[ours] = value.flatten(1) if pointwise else value
+    if new_head:
+        given = without_classifier(model, given)
+    check_classes(model, given)
     # How channels are grouped is ours to say; PyTorch's groups are contiguous, as by default.
     wanted = {name: value for name, value in own.items() if not name.endswith(_GROUPING)}
     problems = [

@@ -60,6 +60,11 @@ def check(config: RunConfig) -> None:
     check_schedule(config.schedule, config.training.epochs)
     check_precision(config)
     check_mixing(config)
+    if config.training.new_head and config.training.init_from is None:
+        raise UserError(
+            "training.new_head=True: without training.init_from the whole network is new; set "
+            "training.init_from to what the rest is taken from, or leave it out"
+        )
     if config.training.average_from_epoch > config.training.epochs:
         raise UserError(
             f"training.average_from_epoch={config.training.average_from_epoch}: expected at most "

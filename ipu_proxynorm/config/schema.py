@@ -409,6 +409,11 @@ class TrainingConfig:
         "what weights the run starts from: a checkpoint, e.g. runs/half/last.pt, or a file of "
         "weights, .pt, .pth or .safetensors; torchvision:FILE or timm:FILE where they have theirs",
     )
+    new_head: bool = key(
+        False,
+        "draw the classifier anew and take everything else from init_from, whose weights may be of "
+        "another number of classes",
+    )
     trainable: List[str] = key(
         [], "layers that train, by name or its beginning, e.g. [layer4, fc]; []: all"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -44,9 +45,17 @@ def read_torch(path: Path, what: str, legacy: bool = False) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise NotPlain(
-            f"{name} is not a {what}: it holds something else than tensors and plain values, "
-            f"which was not executed"
+            f"{name} is not a {what}: it holds {_stranger(error)}, which was not executed; "
+            f"expected tensors and plain values"
         ) from error
     except Exception as error:  # damage leads the readers to errors of every kind
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} is truncated, damaged or not a {what} ({first})") from error
+
+
+def _stranger(error: pickle.UnpicklingError) -> str:
+    """Return what torch's reader has refused, in words; the message is all that it gives."""
+    found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+    if found is None:
+        return "something else"
+    return "quantized tensors" if found[1].endswith("_rebuild_qtensor") else found[1]

@@ -18,6 +18,8 @@ SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 #: What DistributedDataParallel and torch.compile put before each name.
 PREFIXES = ("module.", "_orig_mod.")
+#: What weights are of.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: How such files end.
 SUFFIXES = (".pt", ".pth", SAFETENSORS)
 
@@ -106,12 +108,8 @@ def read_file(path: Path) -> Any:
 
 
 def is_state_dict(content: Any) -> bool:
-    """Tell whether what a file holds is tensors by name."""
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(value, Tensor) for value in content.values())
-    )
+    """Tell whether what a file holds is meant as tensors by name; `read_weights` looks at each."""
+    return isinstance(content, Mapping) and any(isinstance(v, Tensor) for v in content.values())
 
 
 def read_weights(path: Path) -> Dict[str, Tensor]:
@@ -146,19 +144,26 @@ def unwrapped(content: Any) -> Any:
     return content
 
 
-def _why_no_weight(name: Any, value: Tensor) -> str:
-    """Return what is wrong with a tensor in a state dict; empty: nothing."""
-    if not isinstance(name, str) or not name:
+def _why_no_weight(name: Any, value: Any) -> str:
+    """Return what is wrong with an entry of a state dict; empty: nothing."""
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
         return "is no name"
+    if not isinstance(value, Tensor):
+        return f"is no tensor, but of type {type(value).__name__}"
+    if value.is_nested:
+        return "is a nested tensor"
     if value.layout != torch.strided:
         return f"is sparse ({value.layout})"
+    if value.is_meta:
+        return "has a shape and no values (device meta)"
     if value.is_quantized:
         return "is quantized"
     if value.is_complex():
         return "is of complex numbers"
-    if not value.is_floating_point() and value.dim() > 0:
+    counts = value.dim() == 0 and not value.is_floating_point()
+    if value.dtype not in FLOATS and not counts:  # float8: its scales lie elsewhere
         return f"is of {str(value.dtype).replace('torch.', '')}"
-    return ""  # a number by itself counts something
+    return ""
 
 
 def read_metadata(path: Path) -> Dict[str, str]:

@@ -31,10 +31,13 @@ from ipu_proxynorm.ipu import (
 from ipu_proxynorm.models import (
     PROVIDERS,
     Network,
+    OtherClasses,
+    check_classes,
     check_resolution,
     default_resolution,
     load_timm,
     load_torchvision,
+    without_classifier,
 )
 from ipu_proxynorm.models import load_weights as load_named
 from ipu_proxynorm.run.arithmetic import BatchArithmetic
@@ -116,37 +119,56 @@ def build(
         processes=processes,
     )
     if initialize and config.training.init_from is not None:
-        run.origin = load_origin(run, config.training.init_from)
+        run.origin = load_origin(run, config.training.init_from, config.training.new_head)
     return run
 
 
-def load_origin(run: Run, origin: str) -> str:
+def load_origin(run: Run, origin: str, new_head: bool = False) -> str:
     """Give the run's network the weights that ``training.init_from`` names; say which in words.
 
     Of another run's checkpoint the average of the weights, where that run kept one, as the networks
     of the papers' fine-tuning start from it; else the weights themselves. Of a file of weights
     those, by our names or, after ``torchvision:`` or ``timm:``, by theirs.
 
+    Args:
+        run: whose network it is.
+        origin: the value of ``training.init_from``.
+        new_head: leave the network's classifier as it was drawn.
+
     Raises:
         UserError: there is no such file, it is damaged, or of another network.
     """
+    with blame("training.init_from", origin):
+        try:
+            said = _load_origin(run, origin, new_head)
+        except OtherClasses as error:
+            raise UserError(
+                f"{error}; set training.new_head=true to load all but the classifier, which is "
+                f"then drawn anew"
+            ) from error
+    return f"{said}, with a new classifier" if new_head else said
+
+
+def _load_origin(run: Run, origin: str, new_head: bool) -> str:
     provider, path = split_origin(origin)
     if provider or path.suffix == SAFETENSORS or not may_be_checkpoint(path):
-        load: Callable[[Network, Mapping[str, Tensor]], None] = {
+        load: Callable[[Network, Mapping[str, Tensor], bool], None] = {
             "torchvision": load_torchvision,
             "timm": load_timm,
             "": load_named,
         }[provider]
-        with blame("training.init_from", origin):
-            weights = read_weights(path)
-            check_stated(run, path)
-            load(run.model, weights)
+        weights = read_weights(path)
+        check_stated(run, path)
+        load(run.model, weights, new_head)
         return f"{f'{provider} ' if provider else ''}weights in {path}"
-    with blame("training.init_from", origin):
-        checkpoint = load_checkpoint(path)
-        average = averaged(checkpoint)
-        load_weights(run, checkpoint if average is None else average)
+    checkpoint = load_checkpoint(path)
+    average = averaged(checkpoint)
     kind = "weights" if average is None else "averaged weights"
+    chosen = checkpoint if average is None else average
+    if new_head:
+        chosen = dataclasses.replace(chosen, weights=without_classifier(run.model, chosen.weights))
+    check_classes(run.model, chosen.weights)
+    load_weights(run, chosen)
     return f"{kind} of {path} (epoch {checkpoint.epoch})"
 
 

@@ -7,8 +7,10 @@ import safetensors.torch
 import torch
 import torchvision
 
-from ipu_proxynorm.config import load
+from ipu_proxynorm.config import dump, load
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState, save_checkpoint
+from ipu_proxynorm.files.weights import write_weights
 from ipu_proxynorm.models import create_model
 from ipu_proxynorm.run.run import build, load_origin
 
@@ -125,3 +127,44 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, network, capsys)
         for part in parts:
             assert part in message, (origin, message)
     assert "executed\n" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def of_seven_classes(tmp_path_factory):
+    """Weights of a network of 7 classes in every kind of file, and a run's checkpoint of them."""
+    folder = tmp_path_factory.mktemp("seven")
+    run = starting("null")
+    network = create_model("resnet8", "gn4", 7)
+    weights = network.state_dict()
+    average = {"readings": 1, "values": {name: 2 * value for name, value in weights.items()}}
+    for name, extra in (("last", {}), ("averaged", {"average": average})):
+        state = TrainingState(Progress(1), {}, extra=extra)
+        checkpoint = Checkpoint(1, None, dump(run.config), weights, state)
+        save_checkpoint(folder / f"{name}.pt", checkpoint)
+    write_weights(folder / "exported.safetensors", weights, {"model": "resnet8", "norm": "gn4"})
+    write_weights(folder / "exported.pt", weights, {})
+    torch.save({"state_dict": weights, "epoch": 3}, folder / "wrapped.pt")
+    return folder, weights
+
+
+@pytest.mark.parametrize(
+    "name", ["last.pt", "averaged.pt", "exported.safetensors", "exported.pt", "wrapped.pt"]
+)
+def test_the_classifier_is_drawn_anew_and_all_else_loaded(of_seven_classes, name):
+    folder, weights = of_seven_classes
+    with pytest.raises(UserError) as caught:
+        starting(folder / name)
+    for part in (f"training.init_from={folder / name}: ", "7 classes", "10", "training.new_head=t"):
+        assert part in str(caught.value)
+    drawn = starting("null").model.state_dict()
+    run = starting(folder / name, "resnet8", "gn4", "training.new_head=true")
+    factor = 2 if name == "averaged.pt" else 1
+    for key, value in run.model.state_dict().items():
+        expected = drawn[key] if key.startswith("fc.") else factor * weights[key]
+        assert torch.equal(value, expected), key
+    assert run.origin.endswith(", with a new classifier")
+
+
+def test_a_new_classifier_needs_weights_for_the_rest():
+    with pytest.raises(UserError, match=r"training.new_head=True: without training.init_from"):
+        starting("null", "resnet8", "gn4", "training.new_head=true")

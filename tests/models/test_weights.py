@@ -1,5 +1,7 @@
 """Other people's weights on our networks: the same outputs, on photographs, or a refusal."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -8,7 +10,14 @@ import torch
 import torchvision
 
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.models import create_model, load_timm, load_torchvision
+from ipu_proxynorm.models import (
+    OtherClasses,
+    create_model,
+    load_timm,
+    load_torchvision,
+    load_weights,
+)
+from ipu_proxynorm.models.weights import classifier_of
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,6 @@ def test_group_norm_weights_have_pytorch_s_groups(photographs):
     ("name", "norm", "classes", "parts"),
     [
         ("resnet34", "bn", 1000, ["96 missing (layer1.2.conv1.weight", ", ...)"]),
-        ("resnet18", "bn", 10, ["2 of another shape", "fc.bias (1000,) for (10,)"]),
         ("resnet18", "ln", 1000, ["60 left over (bn1.running_mean"]),
         ("resnet18", "none", 1000, ["100 left over (bn1.weight, bn1.bias"]),
     ],
@@ -113,3 +121,37 @@ def test_refused_weights_change_nothing():
         load_torchvision(model, weights)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnextv2_50_32x4d", "efficientnet_b7", "random_50"])
+def test_the_classifier_is_found(name):
+    with torch.device("meta"):
+        model = create_model(name, "gn4", 13)
+    assert model.get_submodule(classifier_of(model)).out_features == 13
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "load", "head"),
+    [
+        ("resnet18", torchvision.models.resnet18, load_torchvision, "fc"),
+        ("resnext50_32x4d", torchvision.models.resnext50_32x4d, load_torchvision, "fc"),
+        ("efficientnet_b0", torchvision.models.efficientnet_b0, load_torchvision, "classifier"),
+        ("efficientnet_b0", partial(timm.create_model, "efficientnet_b0"), load_timm, "classifier"),
+        ("resnetv2_50", partial(timm.create_model, "resnetv2_50"), load_timm, "fc"),
+        ("resnetv2_8", partial(create_model, "resnetv2_8", "bn"), load_weights, "fc"),
+    ],
+)
+def test_of_another_number_of_classes_all_but_the_classifier(name, theirs, load, head):
+    model = create_model(name, "bn", 5)
+    drawn = {key: value.clone() for key, value in model.state_dict().items()}
+    weights = {key: value + 1 for key, value in theirs(num_classes=7).state_dict().items()}
+    with pytest.raises(OtherClasses, match="the weights are of 7 classes, this network has 5"):
+        load(model, weights)
+    load(model, weights, new_head=True)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, drawn[key]) == key.startswith(f"{head}."), key
+    headless = {key: value for key, value in weights.items() if value.shape[:1] != (7,)}
+    assert len(headless) == len(weights) - 2
+    load(model, headless, new_head=True)
+    with pytest.raises(UserError, match=f"2 missing .{head}.weight, {head}.bias"):
+        load(model, headless)
