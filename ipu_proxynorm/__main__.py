@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from typing import Any
+
+from ipu_proxynorm.errors import UserError, program_name, say
 
 
 def run() -> int:
@@ -10,19 +14,26 @@ def run() -> int:
     try:
         from ipu_proxynorm.cli.main import main
     except KeyboardInterrupt:
-        print("ipu-proxynorm: interrupted", file=sys.stderr)
+        say(f"{program_name()}: interrupted")
         return 130
-    except (ImportError, OSError, MemoryError) as error:
+    except (UserError, ImportError, OSError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(
-            f"ipu-proxynorm: error: a library cannot be loaded ({reason}); install the package "
-            f"again, or give the process more memory",
-            file=sys.stderr,
-        )
+        if not isinstance(error, UserError):
+            reason = (
+                f"a library cannot be loaded ({reason}); install the package again, or give the "
+                f"process more memory"
+            )
+        say(f"{program_name()}: error: {reason}")
         return 2
+    sys.excepthook = show_traceback
     return main()
+
+
+def show_traceback(*error: Any) -> None:
+    """Print an error that no command expected."""
+    say("".join(traceback.format_exception(*error)).rstrip("\n"))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ __all__ = [
     "SIMULATED",
     "VARIABLE",
     "at_once",
+    "check_environment",
     "custom_operator",
     "inspect",
     "popdist",
@@ -31,26 +32,44 @@ __all__ = [
 VARIABLE = "IPU_PROXYNORM_BACKEND"
 CHOICES = ("auto", "sdk", "simulator")
 SIMULATOR = "ipu_proxynorm.simulator"
+_OPTIONS = "POPTORCH_DEFAULT_OPTIONS"
+#: What the simulator reads variables of its own with: POPTORCH_SIM_DEVICE, POPTORCH_SIM_TOGETHER.
+_SIMULATORS = (("trace.compute_device", "chosen"), ("device.together", "images_asked"))
 
 #: Why the SDK's module could not be imported; None where it was, or was not asked for.
 IMPORT_ERROR: Optional[ImportError] = None
 
-_choice = os.environ.get(VARIABLE, "auto")
+_choice = os.environ.get(VARIABLE) or "auto"
 if _choice not in CHOICES:
     raise unknown_name(f"{VARIABLE}: backend", _choice, CHOICES)
+
+
+def _load(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ValueError as error:  # PopTorch sets its log's level as it is imported
+        level = os.environ.get("POPTORCH_LOG_LEVEL")
+        if level is None:
+            raise
+        raise UserError(f"POPTORCH_LOG_LEVEL={level}: {error}; set another, or unset it") from error
+
+
 if _choice == "simulator":
-    poptorch = importlib.import_module(SIMULATOR)
+    poptorch = _load(SIMULATOR)
 else:
     try:
-        poptorch = importlib.import_module("poptorch")
+        poptorch = _load("poptorch")
         if getattr(poptorch, "__file__", None) is None:
             folder = next(iter(poptorch.__path__))
             raise ImportError(f"'poptorch' is a folder without a module: {folder}")
     except ImportError as error:
         if _choice == "sdk":
-            raise
+            raise UserError(
+                f"{VARIABLE}=sdk: poptorch cannot be imported ({error}); enable the Poplar SDK in "
+                f"this shell and install its poptorch, or unset {VARIABLE} to simulate"
+            ) from error
         IMPORT_ERROR = error
-        poptorch = importlib.import_module(SIMULATOR)
+        poptorch = _load(SIMULATOR)
 
 #: Whether ``poptorch`` is the simulator (also where a program runs under the simulator's alias).
 SIMULATED: bool = poptorch.__name__.startswith(SIMULATOR)
@@ -61,6 +80,36 @@ _package = f"{SIMULATOR}.popdist" if SIMULATED else "popdist"
 if SIMULATED or importlib.util.find_spec(_package) is not None:
     popdist = importlib.import_module(_package)
     importlib.import_module(f"{_package}.poptorch")
+
+
+def check_environment() -> None:
+    """Check the environment variables that decide how programs are run, before any is.
+
+    Raises:
+        UserError: names the variable, its value, and what was expected.
+    """
+    options = os.environ.get(_OPTIONS)
+    try:
+        poptorch.Options()
+    except Exception as error:  # of whatever type its parts raise
+        if options is None:
+            raise
+        raise UserError(
+            f"{_OPTIONS}={options}: not the JSON of PopTorch's options ({_text(error)}); mend it, "
+            f"or unset it"
+        ) from error
+    if SIMULATED:
+        for place, name in _SIMULATORS:
+            check = getattr(importlib.import_module(f"{poptorch.__name__}.{place}"), name)
+            try:
+                check()
+            except poptorch.Error as error:
+                raise UserError(_text(error).rstrip(".")) from error
+
+
+def _text(error: Exception) -> str:
+    """Return an error in one line, without the name of the layer that PopTorch puts before it."""
+    return " ".join(str(getattr(error, "message", error)).split())
 
 
 def inspect(executor: Any, *args: Any, **kwargs: Any) -> Any:

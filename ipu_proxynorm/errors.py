@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import sys
 from typing import Iterable, Iterator, Sequence
+
+#: Line breaks and tabs aside, what acts on a terminal instead of being shown: control characters
+#: (escape sequences begin with one), and marks that change the direction of text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Shared:
@@ -32,10 +37,19 @@ class UserNotice(UserWarning):
     """What a user should know, in one sentence. Command lines print its text alone and go on."""
 
 
+def printable(text: str) -> str:
+    """Return text whose control characters are written out as Python does.
+
+    Whatever a command prints goes through here: names of files, classes and runs, and texts of
+    checkpoints are other people's, and must not act on the terminal.
+    """
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def say(text: str) -> None:
     """Print a line on standard error; where nobody can read it, go on."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:

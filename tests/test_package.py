@@ -65,6 +65,29 @@ def test_a_folder_named_poptorch_is_no_sdk(tmp_path):
     assert (status, printed) == (0, f"True ipu_proxynorm.simulator\n{reason}")
 
 
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ({"IPU_PROXYNORM_BACKEND": "sdk"}, "enable the Poplar SDK"),
+        ({"IPU_PROXYNORM_BACKEND": "gpu"}, "expected one of: auto, sdk, simulator"),
+        ({"POPTORCH_LOG_LEVEL": "LOUD"}, "Valid values are DEBUG, ERR"),
+    ],
+)
+@pytest.mark.simulator
+def test_a_backend_that_cannot_be_loaded_is_one_sentence(variable, words):
+    (name, value) = next(iter(variable.items()))
+    done = subprocess.run(
+        [sys.executable, "run_ipu.py", "doctor"],
+        env={**os.environ, "IPU_PROXYNORM_BACKEND": "simulator", **variable},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"run_ipu.py: error: {name}" in done.stderr
+    assert value in done.stderr
+    assert words in done.stderr
+
+
 def test_an_unknown_backend_is_refused():
     status, _, error = python(CODE, IPU_PROXYNORM_BACKEND="ipu")
     assert status == 1

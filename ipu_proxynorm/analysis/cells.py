@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple, Union
 
 import torch
 
 from ipu_proxynorm.analysis.comparison import DIVERGED, DONE, UNDEFINED, Cell, Row, thin
 from ipu_proxynorm.config import RunConfig, documentation, load
-from ipu_proxynorm.config.check import get
+from ipu_proxynorm.config.check import UnsuitableBatch, get
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import predict
@@ -33,6 +33,20 @@ OWN = {
     "ipu.micro_batch_size": "choose with --micro-batch",
     "ipu.gradient_accumulation": "it follows from --micro-batch and the images per weight update",
 }
+
+
+def cell_or_reason(
+    source: str, overrides: Sequence[str], base: RunConfig, cell: Cell
+) -> Union[RunConfig, str]:
+    """Return the checked configuration of one cell, or why its batch is divided as none can be.
+
+    Raises:
+        UserError: as `cell_config` does, where it is not the cell's own micro-batch that is wrong.
+    """
+    try:
+        return cell_config(source, overrides, base, cell)
+    except UnsuitableBatch as error:
+        return str(error)
 
 
 def cell_config(source: str, overrides: Sequence[str], base: RunConfig, cell: Cell) -> RunConfig:
@@ -91,10 +105,12 @@ def fingerprint_of(base: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_cell(cell: Cell, config: RunConfig, fingerprint: str, folder: Path) -> Row:
-    """Train one cell, or say why its norm is undefined."""
-    config = dataclasses.replace(config, name=cell.name, runs=str(folder / "runs"))
+def run_cell(cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path) -> Row:
+    """Train one cell, or say why it, or its norm, is undefined."""
     common = {**dataclasses.asdict(cell), "varied": cell.varied, "fingerprint": fingerprint}
+    if isinstance(config, str):
+        return Row(**common, status=UNDEFINED, reason=config)
+    config = dataclasses.replace(config, name=cell.name, runs=str(folder / "runs"))
     reason = why_undefined(config)
     if reason:
         return Row(**common, status=UNDEFINED, reason=reason)
@@ -106,16 +122,16 @@ def run_cell(cell: Cell, config: RunConfig, fingerprint: str, folder: Path) -> R
 
 
 def predicted_sram(
-    configs: Mapping[Cell, RunConfig], rows: Sequence[Row]
+    configs: Mapping[Cell, Union[RunConfig, str]], rows: Sequence[Row]
 ) -> Tuple[Sram, List[str]]:
     """Return the memory of every norm, micro-batch and variant; and why of some it is not known."""
     found: Sram = {}
     unknown: List[str] = []
     for row in rows:
         key = (row.norm, row.micro_batch, row.cell.variant)
-        if row.status == UNDEFINED or key in found:
-            continue
         config = configs[row.cell]
+        if isinstance(config, str) or row.status == UNDEFINED or key in found:
+            continue
         run = build(config)
         images = torch.zeros(
             row.micro_batch, run.data.channels, *run.data.image_size, dtype=torch.uint8

@@ -55,7 +55,8 @@ class Row:
         norm, micro_batch, seed, varied: the cell.
         fingerprint: of everything else in the configuration; rows of another one do not count.
         status: ``done``; ``diverged`` where loss or weights did not stay finite; ``undefined``
-            where the norm is not defined for the network or batch.
+            where the norm is not defined for the network or batch, or too few micro-batches are in
+            flight for the pipeline, or too few images in one for mixing.
         reason: why it diverged or is undefined; otherwise empty.
         accuracy: the share of validation images that are right after the last epoch, 0 to 1; after
             a run that diverged, that of the network as it was left.

@@ -13,7 +13,7 @@ from rich.table import Table
 from ipu_proxynorm.analysis.cells import (
     OWN,
     Sram,
-    cell_config,
+    cell_or_reason,
     fingerprint_of,
     predicted_sram,
     run_cell,
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     base = read_config(arguments)
     cells = cells_of(arguments, base)
     configs = [  # all checked before any runs
-        cell_config(arguments.config, arguments.overrides, base, cell) for cell in cells
+        cell_or_reason(arguments.config, arguments.overrides, base, cell) for cell in cells
     ]
     folder = out_folder(arguments, base)
     findings.check_writable(folder)

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
-    """Print backend, its reason, versions and IPUs."""
+    """Print backend, its reason, versions and IPUs; what no program would run with is an error."""
     console.print(f"backend: {'simulator' if backend.SIMULATED else 'Poplar SDK'} ({reason()})")
     if backend.SIMULATED:
         device = os.environ.get("POPTORCH_SIM_DEVICE") or "the CPU"
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         f"torchvision {torchvision.__version__}, numpy {numpy.__version__}, "
         f"Python {platform.python_version()}"
     )
+    backend.check_environment()
     if backend.SIMULATED:
         asked = [f"{name}={os.environ[name]}" for name in SETTINGS if os.environ.get(name)]
         count = torch.get_num_threads()
@@ -70,7 +71,7 @@ def show_programs(config: RunConfig, console: Console) -> None:
 
 def reason() -> str:
     """Return why this backend is in use."""
-    asked = os.environ.get(backend.VARIABLE, "auto")
+    asked = os.environ.get(backend.VARIABLE) or "auto"
     if asked != "auto":
         return f"{backend.VARIABLE}={asked}"
     if backend.IMPORT_ERROR is not None:

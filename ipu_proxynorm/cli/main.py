@@ -7,9 +7,7 @@ import contextlib
 import signal
 import sys
 import warnings
-from typing import IO, Any, Iterator, Optional, Sequence, cast
-
-from rich.console import Console
+from typing import Any, Iterator, Optional, Sequence
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.cli import (
@@ -23,11 +21,18 @@ from ipu_proxynorm.cli import (
     predict,
     preflight,
     runs,
+    schema,
     train,
     validate,
 )
 from ipu_proxynorm.cli.exhausted import exhausted
-from ipu_proxynorm.cli.output import Output, ReaderLeft, open_standard_streams
+from ipu_proxynorm.cli.output import (
+    CleanConsole,
+    CleanParser,
+    Output,
+    ReaderLeft,
+    open_standard_streams,
+)
 from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name, say
 from ipu_proxynorm.ipu import launched
 from ipu_proxynorm.run.interruption import Interrupted, ending_in_a_sentence
@@ -45,13 +50,14 @@ COMMANDS = (
     analyse,
     compare,
     benchmark,
+    schema,
     doctor,
 )
 
 
 def create_parser() -> argparse.ArgumentParser:
     """Return the parser of the program with all its sub-commands."""
-    parser = argparse.ArgumentParser(
+    parser = CleanParser(
         prog=program_name(),
         description="Proxy-normalized networks on Graphcore IPUs, or simulated.",
     )
@@ -83,13 +89,13 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 def notices_alone() -> Iterator[None]:
     """Print notices to the user without our own file and line; other warnings as they are."""
     with warnings.catch_warnings():
-        others = warnings.showwarning
 
         def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
             if issubclass(category, UserNotice):
                 say(f"{program_name()}: warning: {message}")
             else:
-                others(message, category, *where, **more)
+                filename, line = where[:2]
+                say(warnings.formatwarning(message, category, filename, line).rstrip("\n"))
 
         warnings.showwarning = show
         yield
@@ -112,14 +118,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if parsed.distributed:
             processes = connect(parsed.patience(parsed))
         if parsed.distributed or works_alone():
-            quiet = not processes.first
-            console = Console(
-                file=cast(IO[str], output),
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-                quiet=quiet,
-            )
+            console = CleanConsole(output, quiet=not processes.first)
             with notices_alone(), ending_in_a_sentence():
                 if parsed.distributed:
                     parsed.command(parsed, console, processes)

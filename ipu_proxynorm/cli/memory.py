@@ -88,6 +88,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     limit = arguments.fail_over
     if limit is not None and not 0 < limit < math.inf:
         raise UserError(f"--fail-over {limit}: expected a percentage above 0, e.g. 85")
+    if arguments.output is not None:
+        findings.check_drawing(formats)
+        findings.check_writable(Path(arguments.output), "--output")
     steps = None if arguments.micro_batch is None else micro_batches(arguments.micro_batch)
     if arguments.measured:
         measured.refuse_without_sdk()

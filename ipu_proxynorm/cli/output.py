@@ -1,14 +1,56 @@
-"""Standard output that may fail: its reader leaves, its disk is full, it was never open."""
+"""Standard output: nothing acts on the terminal by its name, and the stream may fail.
+
+Its reader leaves, its disk is full, it was never open.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
 import sys
-from typing import Callable, Iterator, Optional, TextIO
+from pathlib import Path
+from typing import IO, Any, Callable, Iterable, Iterator, NoReturn, Optional, TextIO, cast
 
-from ipu_proxynorm.errors import UserError, program_name, say
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from ipu_proxynorm.errors import UserError, printable, program_name, say
+
+
+class CleanConsole(Console):
+    """A console of plain text, to whose terminal nothing but rich itself sends control characters.
+
+    Args:
+        file: where the text goes.
+        quiet: print nothing.
+    """
+
+    def __init__(self, file: Output, quiet: bool = False) -> None:
+        super().__init__(
+            file=cast(IO[str], file), highlight=False, markup=False, soft_wrap=True, quiet=quiet
+        )
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Return text as it is laid out: cleaned before its width is measured."""
+        return super().render_str(printable(text), **how)
+
+    def render(
+        self, renderable: RenderableType, options: Optional[ConsoleOptions] = None
+    ) -> Iterable[Segment]:
+        """Yield what is printed; texts that did not come as strings are cleaned here."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+class CleanParser(argparse.ArgumentParser):
+    """A parser whose complaints show what was typed, and send none of it to the terminal."""
+
+    def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
+        """Leave with a message."""
+        super().exit(status, None if message is None else printable(message))
 
 
 class ReaderLeft(Exception):
@@ -96,6 +138,19 @@ class Output(io.TextIOBase):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the file of ``--output``.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
 
 
 def go_on_silently(error: OSError) -> None:

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ipu_proxynorm.cli.arguments import add_config, read_config
+from ipu_proxynorm.cli.output import write_text
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory import AT_TWICE_THE_LARGEST, FALSE_FITS, MIB, SAFE
 from ipu_proxynorm.memory.planner import SYSTEMS, Plan, system_ipus
@@ -68,21 +69,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         raise UserError(nothing_fits(planned))
     show(planned, console)
     if arguments.output is not None:
-        write(Path(arguments.output), planned_yaml(config, planned.best))
+        write_text(Path(arguments.output), planned_yaml(config, planned.best))
         console.print(f"configuration: {arguments.output} (train {arguments.output})")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output {path}: cannot be written ({error.strerror})") from error
 
 
 def show(planned: RunPlan, console: Console) -> None:

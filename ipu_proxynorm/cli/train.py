@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ipu_proxynorm.analysis.epoch_recorder import EpochRecorder
 from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli.arguments import add_config, read_config
+from ipu_proxynorm.cli.keys import keys_text
 from ipu_proxynorm.cli.output import Output, go_on_silently
-from ipu_proxynorm.config import RunConfig, documentation
+from ipu_proxynorm.cli.progress import Bar, EpochProgress, Lines
+from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.run.agreement import agree, facts_of
@@ -26,7 +27,7 @@ from ipu_proxynorm.run.processes import PATIENCE_SECONDS, Processes
 from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.training import EpochResult, Evaluation, StepResult, fit
 from ipu_proxynorm.training.observers import Observers, observing
-from ipu_proxynorm.training.resume import begin
+from ipu_proxynorm.training.resume import begin, changed
 from ipu_proxynorm.training.smoke import smoke
 from ipu_proxynorm.training.tracking import load_wandb
 
@@ -60,7 +61,13 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="try CONFIG: one small weight update on noise, in seconds; leaves nothing on disk",
     )
-    parser.add_argument("--keys", action="store_true", help="list every key of CONFIG and stop")
+    parser.add_argument(
+        "--keys",
+        metavar="PATTERN",
+        nargs="?",
+        const="",
+        help="list the keys of CONFIG with it in their names, e.g. norm; all without; and stop",
+    )
     parser.set_defaults(command=run, distributed=True, patience=patience)
 
 
@@ -74,8 +81,8 @@ def patience(arguments: argparse.Namespace) -> float:
 
 def run(arguments: argparse.Namespace, console: Console, processes: Processes) -> None:
     """Train, printing first what the run is made of, then its progress."""
-    if arguments.keys:
-        console.print(keys_table())
+    if arguments.keys is not None:
+        console.print(keys_text(arguments.keys, console.width))
         return
     interruption = Interruption(not processes.first, 0.0 if processes.alone else SIGNAL_ECHO)
     with stopping_when_lost(console, interruption):
@@ -107,6 +114,9 @@ def train(
         describe(run, console)
         if start is not None and start.state is not None:
             console.print(f"resumed after {start.state.progress}")
+            differing = changed(run, start)
+            if differing:
+                console.print(f"changed since then: {'; '.join(differing)}")
         last = observed(run, directory, console, start, interruption, wandb)
     finally:
         with writing_threads_quiet():
@@ -246,36 +256,30 @@ def show_progress(
     interruption: Interruption,
     observe: Optional[Observers],
 ) -> EpochResult:
-    """Train with a progress bar and a line an epoch; return the last epoch."""
+    """Train with a progress bar and a line an epoch; return the last epoch.
+
+    Where there is no terminal to draw a bar on, there is a line every training.line_seconds.
+    """
     epochs = run.config.training.epochs
     ended: List[EpochResult] = []
     power = EpochRecorder(run.config, directory)
     if start is not None and run.processes.first:
         power.go_on(start)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+    done = start.state.progress.call if start is not None and start.state is not None else 0
+    progress: EpochProgress = (
+        Bar(console, run, done)
+        if console.is_terminal and not console.is_dumb_terminal
+        else Lines(console, run, done)
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        done = start.state.progress.call if start is not None and start.state is not None else 0
-        task = progress.add_task("", total=run.arithmetic.host_calls, completed=done, figures="")
+    with progress:
         for result in fit(run, directory, start, interruption):
             if observe is not None:
                 observe(result)
             if isinstance(result, StepResult):
-                progress.update(
-                    task,
-                    advance=1,
-                    description=f"epoch {result.epoch}/{epochs}",
-                    figures=f"loss {result.loss:.4f}  accuracy {result.accuracy:.1%}  "
-                    f"{result.images_per_second:,.0f} images/s",
-                )
+                progress.advance(result)
                 continue
             ended.append(result)
-            progress.reset(task)
+            progress.restart()
             console.print(
                 f"epoch {result.epoch:{len(str(epochs))}}/{epochs}  "
                 f"loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  "
@@ -293,12 +297,3 @@ def evaluated(what: str, evaluation: Optional[Evaluation]) -> str:
     if evaluation is None:
         return ""
     return f"  |  {what}: loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
-
-
-def keys_table() -> Table:
-    """Return every key of a run's configuration as a table."""
-    table = Table("key", "type", "default", "meaning")
-    for key in documentation():
-        default = "(required)" if key.default == "???" else str(key.default)
-        table.add_row(key.name, key.type, default, key.text)
-    return table

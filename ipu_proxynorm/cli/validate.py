@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from ipu_proxynorm.data import digest
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.run.agreement import agree, facts_of
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace, console: Console, processes: Processes) -
     with processes.together():
         run = build(config, initialize=False, processes=processes)
         validator = Validator(run)
-    agree(processes, lambda: {"the data set": digest(run.data)})
+    agree(processes, lambda: {"the data set": run.images})
     for name in [arguments.checkpoint] if arguments.checkpoint else CHECKPOINTS:
         path = directory.checkpoint(name)
         with processes.together():

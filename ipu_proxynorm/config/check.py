@@ -19,6 +19,10 @@ from ipu_proxynorm.recomputation import ALL, NONE, PIPELINE, RECOMPUTATIONS
 from ipu_proxynorm.stages import micro_batches_needed
 
 
+class UnsuitableBatch(UserError):
+    """The division of the batch does not suit the rest of a configuration; another one may."""
+
+
 def get(config: RunConfig, name: str) -> Any:
     """Return the value of a dotted key."""
     value: Any = config
@@ -31,6 +35,7 @@ def check(config: RunConfig) -> None:
     """Refuse values that no run can have.
 
     Raises:
+        UnsuitableBatch: micro-batches are too few for the pipeline, or too small to mix images.
         UserError: names the key, its value, what was expected and what to change.
     """
     for name, _, entry in walk(RunConfig):
@@ -91,7 +96,7 @@ def check_pipeline(config: RunConfig) -> None:
         )
     least, given = micro_batches_needed(stages, training=True), config.ipu.gradient_accumulation
     if config.ipu.execution == "pipelined" and stages > 1 and given < least:
-        raise UserError(
+        raise UnsuitableBatch(
             f"ipu.gradient_accumulation={given}: a pipeline of {stages} stages (ipu.splits="
             f"{config.ipu.splits}) needs at least {least} (2S-1) micro-batches in flight; "
             f"set ipu.gradient_accumulation={least} or more, or remove a split"
@@ -224,7 +229,7 @@ def check_mixing(config: RunConfig) -> None:
         else "cut-mix mixes"
     )
     if (mixup or cutmix) and size < 2:
-        raise UserError(
+        raise UnsuitableBatch(
             f"ipu.micro_batch_size={size}: {what} the images of a micro-batch, of which "
             f"there must be 2 or more; raise it, or set training.mixup_alpha=0 and "
             f"training.cutmix_lambda_low=1"

@@ -417,6 +417,12 @@ class TrainingConfig:
     trainable: List[str] = key(
         [], "layers that train, by name or its beginning, e.g. [layer4, fc]; []: all"
     )
+    line_seconds: float = key(
+        60.0,
+        "without a terminal: seconds between lines that say how far the epoch is; 0: a line an "
+        "epoch only",
+        least=0,
+    )
     wandb: Optional[str] = key(
         None, "project of Weights & Biases that the run is also logged to; null: not logged"
     )

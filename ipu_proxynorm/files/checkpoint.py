@@ -51,6 +51,7 @@ class TrainingState:
         metrics_bytes: length of the run's metrics file.
         extra: tensors of other parts of the training loop, by name, e.g. averaged weights.
         ways: by name, how sums were rounded, beside what the configuration says; empty: unknown.
+        images: digest of the data set; empty: unknown.
     """
 
     progress: Progress
@@ -59,6 +60,7 @@ class TrainingState:
     metrics_bytes: int = 0
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ways: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    images: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

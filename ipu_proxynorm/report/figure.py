@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 from xml.sax.saxutils import escape, quoteattr
 
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, printable
+from ipu_proxynorm.extras import install_command
 from ipu_proxynorm.report.style import GRID, INK, MUTED, PAPER, THEME_CSS, colours
 
 try:
@@ -20,8 +21,8 @@ try:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:
     raise UserError(
-        f"plots and HTML reports need matplotlib ({error}): pip install 'ipu-proxynorm[report]', "
-        f"or ask for --format csv,json"
+        f"plots and HTML reports need matplotlib ({error}): {install_command('report')}, or ask "
+        f"for --format csv,json"
     ) from error
 
 #: Size of one panel in inches; two of them stand side by side on a wide screen.
@@ -92,6 +93,7 @@ def svg(figure: Figure, title: str) -> str:
         title: what the figure shows, for those who cannot see it; one of its own on a page.
 
     """
+    title = printable(title)  # XML has no control characters
     stream = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})

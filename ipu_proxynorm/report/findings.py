@@ -69,10 +69,12 @@ def check_drawing(formats: Sequence[str]) -> None:
     """Check, before anything is computed, that what is drawn of the formats can be.
 
     Raises:
-        UserError: matplotlib is missing; says what to install.
+        UserError: matplotlib or jinja2 is missing; says what to install.
     """
     if set(formats) & set(DRAWN):
-        import ipu_proxynorm.report.figure  # noqa: F401
+        import ipu_proxynorm.report.figure
+    if "html" in formats:
+        import ipu_proxynorm.report.html  # noqa: F401
 
 
 def check_writable(folder: Path, option: str = "--out") -> None:

@@ -6,9 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Dict, List, Sequence, Set
 
-import jinja2
-
+from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.extras import install_command
 from ipu_proxynorm.report.style import THEME_CSS, NormStyle, norm_styles
+
+try:
+    import jinja2
+except ImportError as error:
+    raise UserError(
+        f"HTML reports need jinja2 ({error}): {install_command('report')}, or ask for --format "
+        f"csv,json"
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Callable, List, Mapping, Optional, Tuple
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from ipu_proxynorm.backend import check_environment
 from ipu_proxynorm.config import DataConfig, RunConfig, loads
-from ipu_proxynorm.data import ImageData, create_data, dataset, described_data
+from ipu_proxynorm.data import ImageData, create_data, dataset, described_data, digest
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.files.weights import (
@@ -67,6 +69,11 @@ class Run:
     origin: str = ""
     processes: Processes = dataclasses.field(default_factory=Processes)
 
+    @functools.cached_property
+    def images(self) -> str:
+        """Which images they are: their numbers, and a digest."""
+        return digest(self.data)
+
 
 def build(
     config: RunConfig,
@@ -84,9 +91,11 @@ def build(
 
     Raises:
         UserError: a name is unknown, the groups do not divide the channels, a split is no layer
-            or out of order, a path does not exist, the images do not fill a combined batch, or the
-            processes cannot share the replicas.
+            or out of order, a path does not exist, the images do not fill a combined batch, the
+            processes cannot share the replicas, or an environment variable is none that programs
+            run with.
     """
+    check_environment()
     processes = processes or Processes()
     processes.instance.replicas(config.ipu)
     data = create_data(

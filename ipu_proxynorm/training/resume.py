@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ipu_proxynorm.config import RunConfig, documentation, loads
 from ipu_proxynorm.config.check import get
-from ipu_proxynorm.data import digest
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, Progress, TrainingState, load_checkpoint
 from ipu_proxynorm.run.agreement import agree
@@ -50,18 +49,31 @@ FREE = (
     "training.keep_checkpoints",
     "training.validate",
     "training.validate_every",
+    "training.line_seconds",
     "training.wandb",
 )
 
 
-def differences(ours: RunConfig, theirs: RunConfig) -> List[str]:
-    """Return the keys, free ones aside, in which two configurations differ, with both values."""
-    keys = [key.name for key in documentation() if key.name not in FREE]
+def differences(ours: RunConfig, theirs: RunConfig, free: bool = False) -> List[str]:
+    """Return the keys, free ones or the others, in which two configurations differ, as sentences.
+
+    Each has both values.
+    """
+    keys = [key.name for key in documentation() if (key.name in FREE) == free]
     return [
         f"{key} was {get(theirs, key)} and is {get(ours, key)}"
         for key in keys
         if get(ours, key) != get(theirs, key)
     ]
+
+
+def changed(run: Run, checkpoint: Checkpoint) -> List[str]:
+    """Return, with both values, what has changed since a run's checkpoint and may change."""
+    found = differences(run.config, loads(checkpoint.config), free=True)
+    before = checkpoint.state.images if checkpoint.state is not None else ""
+    if before and before != run.images:
+        found.append(f"the data set was {before} and is {run.images}")
+    return found
 
 
 def check_continues(run: Run, checkpoint: Checkpoint) -> TrainingState:
@@ -137,6 +149,7 @@ def capture(
             metrics_bytes=metrics_bytes,
             extra=extra,
             ways=ways,
+            images=run.images,
         ),
         inputs=Inputs.of(run.data).values(),
     )
@@ -173,5 +186,5 @@ def begin(
         run = build(config, initialize=start is None, processes=processes)
         if start is not None:
             check_continues(run, start)
-    agree(processes, lambda: {"the data set": digest(run.data)})
+    agree(processes, lambda: {"the data set": run.images})
     return run, start

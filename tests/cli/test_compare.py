@@ -162,3 +162,29 @@ def test_wrong_input_gets_one_sentence_before_anything_runs(capsys, tmp_path, ca
     for part in parts:
         assert part in output.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_fills_no_pipeline_or_mixes_nothing_is_a_row(capsys, tmp_path):
+    options = ["ipu.splits=[layer2.0]", "--norms", "gn4", "--micro-batch", "1,16,32"]
+    options += [
+        "training.mixup_alpha=0.2",
+        "ipu.micro_batch_size=2",
+        "ipu.gradient_accumulation=16",
+    ]
+    command = ["compare", *SMALL, *options, "--out", tmp_path, "--format", "csv"]
+    wrong = [*command, "--vary", "training.mixup_alpha=-1,0"]
+    assert run(capsys, *wrong)[0] == 2  # what no batch mends fails before anything runs
+    assert list(tmp_path.iterdir()) == []
+    status, output = run(capsys, *command)
+    assert status == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [(row["micro_batch"], row["status"]) for row in rows] == [
+        (32, "undefined"),
+        (16, "undefined"),
+        (1, "undefined"),
+    ]
+    assert "needs at least 3 (2S-1) micro-batches in flight" in rows[0]["reason"]
+    assert "ipu.gradient_accumulation=2" in rows[1]["reason"]
+    assert "mix-up mixes the images of a micro-batch" in rows[2]["reason"]
+    assert "undefined" in output.out
+    assert "; 3 of them done" in run(capsys, *command)[1].out

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 import warnings
@@ -14,15 +15,16 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from ipu_proxynorm.config import load
+from ipu_proxynorm.config import dump, load
 from ipu_proxynorm.data import watched
 from ipu_proxynorm.errors import UserError, UserNotice
-from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.files.checkpoint import Progress, load_checkpoint, save_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interrupted, Interruption
 from ipu_proxynorm.run.run import build
 from ipu_proxynorm.simulator.device import together
 from ipu_proxynorm.training import StepResult, fit, validation
+from ipu_proxynorm.training.resume import capture, changed
 
 CALLS = 3  # of 32 images an epoch
 
@@ -220,6 +222,28 @@ def test_another_run_is_refused(tmp_path, left, override, words):
     for word in words:
         assert word in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_what_has_changed_and_may_is_said_with_both_values(tmp_path):
+    before = small_run(tmp_path)
+    kept = capture(before, None, Progress(), dump(before.config), 0, {}, {})
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, kept)
+    kept = load_checkpoint(path)
+    assert changed(small_run(tmp_path), kept) == []
+    now = small_run(tmp_path, "training.epochs=5", "data.workers=2")
+    assert changed(now, kept) == [
+        "data.workers was 0 and is 2",
+        "training.epochs was 2 and is 5",
+    ]
+    fewer = Subset(now.data.train.dataset, range(99))
+    now = dataclasses.replace(now, data=dataclasses.replace(now.data, train=fewer))
+    *_, images = changed(now, kept)
+    assert re.fullmatch(
+        r"the data set was 100 and 30 images \(\w+\) and is 99 and 30 images \(\w+\)", images
+    )
+    older = dataclasses.replace(kept, state=dataclasses.replace(kept.state, images=""))
+    assert changed(small_run(tmp_path), older) == []
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
