@@ -10,8 +10,13 @@ quickstart: .venv/installed
 	# One thread: the tensors are too small to be worth sharing out.
 	OMP_NUM_THREADS=1 .venv/bin/python run_ipu.py train configs/quickstart.yaml --overwrite
 
+# What uses one core, two at a time; then the tests, which use all.
 test: .venv-nox/installed
-	.venv-nox/bin/nox
+	$(MAKE) --jobs=2 session-types-ipu session-types-today session-lint session-docs
+	.venv-nox/bin/nox --session tests-ipu tests-today
+
+session-%: .venv-nox/installed
+	.venv-nox/bin/nox --session $*
 
 docs: .venv-nox/installed
 	.venv-nox/bin/nox --session docs
