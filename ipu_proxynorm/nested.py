@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from typing import Any, Callable, Iterable, List, Optional
 
 import torch
 
@@ -27,3 +27,11 @@ def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: map_tensors(function, value) for key, value in tree.items()}
     return tree
+
+
+def stand_in(types: Iterable[type]) -> Optional[type]:
+    """Return the class, of those that a function of torch is given, that is no tensor's.
+
+    Its objects stand for tensors, and compute torch's functions by their ``__torch_function__``.
+    """
+    return next((kind for kind in types if not issubclass(kind, torch.Tensor)), None)

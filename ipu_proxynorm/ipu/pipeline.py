@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.errors import UserError, nearest
-from ipu_proxynorm.norm import Pending, ProxyNormAct, share_moments
+from ipu_proxynorm.norm import Pending, ProxyNormAct, StandIn, share_moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,8 @@ def _kept(tensor: Tensor) -> Any:
 
 def _checkpoint(module: nn.Module, inputs: Any, output: Any) -> Any:
     """Return the output, kept: a forward hook."""
+    if isinstance(output, StandIn):
+        return StandIn(_checkpoint(module, inputs, output.pending))
     if isinstance(output, Pending):  # what is per channel comes with the stage's moments
         return output._replace(value=poptorch.recomputationCheckpoint(output.value))
     return poptorch.recomputationCheckpoint(output)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipu_proxynorm.memory.graph import MATMULS, Capture, OperatorRecord, TensorRecord
-from ipu_proxynorm.nested import tensors_in
+from ipu_proxynorm.nested import stand_in, tensors_in
 from ipu_proxynorm.stages import StageCount
 
 # What an element takes on an IPU: no 64-bit types there.
@@ -48,6 +48,10 @@ class _FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        kind: Any = stand_in(types)
+        if kind is not None:
+            with self:
+                return kind.__torch_function__(function, types, args, kwargs)
         result = function(*args, **(kwargs or {}))
         self._recorder.claim_nodes(result)
         return result

@@ -9,19 +9,14 @@ from ipu_proxynorm.norm.execution import may_use_custom_backward, plain_operator
 from ipu_proxynorm.norm.folding import fold_proxy_norm
 from ipu_proxynorm.norm.functional import group_norm, group_norm_act, proxy_norm
 from ipu_proxynorm.norm.grouping import regroup_channels
-from ipu_proxynorm.norm.modules import (
-    ActOnly,
-    BatchNormAct,
-    GroupNormAct,
-    ProxyNormAct,
-    hand_on_to,
-    leave_scale,
-)
+from ipu_proxynorm.norm.modules import ProxyNormAct, hand_on_to, leave_scale
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 from ipu_proxynorm.norm.parameter_groups import describe_parameter_groups, parameter_groups
 from ipu_proxynorm.norm.pending import Pending, finished, spatial_mean
 from ipu_proxynorm.norm.sharing import SharedMoments, share_moments
 from ipu_proxynorm.norm.spec import KINDS, NormKind, NormSpec, parse_norm_spec
+from ipu_proxynorm.norm.standing_in import StandIn
+from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 
 __all__ = [
     "KINDS",
@@ -38,6 +33,7 @@ __all__ = [
     "Pending",
     "ProxyNormAct",
     "SharedMoments",
+    "StandIn",
     "WSConv2d",
     "convert_norms",
     "create_conv",

@@ -5,15 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Callable, Dict, Union
 
-from ipu_proxynorm.norm.modules import (
-    ActLayer,
-    ActOnly,
-    BatchNormAct,
-    GroupNormAct,
-    NormAct,
-    ProxyNormAct,
-)
+from ipu_proxynorm.norm.modules import NormAct, ProxyNormAct
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
+from ipu_proxynorm.norm.units import ActLayer, ActOnly, BatchNormAct, GroupNormAct
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.grouping import regroup_channels
-from ipu_proxynorm.norm.modules import ActOnly, BatchNormAct, GroupNormAct, ProxyNormAct
+from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.pending import Pending
+from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 
 
 def fold_proxy_norm(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from ipu_proxynorm.norm.fused import Prepared, prepare
 from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.moments.gaussian import proxy_moments
 from ipu_proxynorm.norm.pending import Pending
+from ipu_proxynorm.norm.standing_in import StandIn
 
 
 def share_moments(
@@ -73,6 +74,7 @@ class SharedMoments:
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
         given = inputs[0] if inputs else None
+        given = given.pending if isinstance(given, StandIn) else given
         given = given.value if isinstance(given, Pending) else given
         if isinstance(given, Tensor) and given.is_floating_point():
             self.refresh(dtype=given.dtype)

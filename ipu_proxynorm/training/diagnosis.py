@@ -12,7 +12,7 @@ from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import inference_options, precision_of
-from ipu_proxynorm.norm import Pending
+from ipu_proxynorm.norm import Pending, StandIn
 from ipu_proxynorm.run.run import Run
 from ipu_proxynorm.training.averaging import weights_replaced
 
@@ -44,6 +44,8 @@ class ActivationProbe(nn.Module):
 
         def watch(name: str) -> Any:
             def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+                if isinstance(output, StandIn):
+                    output = output.pending
                 if isinstance(output, Pending):
                     output = output.value
                 if isinstance(output, Tensor) and output.is_floating_point():

@@ -16,9 +16,11 @@ from ipu_proxynorm.norm.convert.calls import FUNCTIONAL_NORMS, Call
 from ipu_proxynorm.norm.convert.forward import rewrite
 from ipu_proxynorm.norm.convert.layers import NormLayer, create_unit, norm_layer
 from ipu_proxynorm.norm.convert.plan import ConversionPlan, Fusion, plan, registrations
+from ipu_proxynorm.norm.convert.readers import linear_readers
 from ipu_proxynorm.norm.convert.reading import read
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
 from ipu_proxynorm.norm.convert.state import State
+from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 
@@ -75,6 +77,10 @@ def convert_norms(
             units[id(fusion.layer.module)] = create_unit(
                 fusion.layer, target, fusion.activation, eps, options, fusion.written
             )
+    for norm, readers in linear_readers(model, planned.fusions, reading, known).items():
+        unit = units[norm]
+        if isinstance(unit, ProxyNormAct):
+            unit.readers = readers
     lines = [
         _line(name, layer, name in kept, fusions.get(id(layer.module)), units)
         for name, layer in layers.items()

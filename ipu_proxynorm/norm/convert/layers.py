@@ -13,14 +13,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.convert.activations import Known, of_module
 from ipu_proxynorm.norm.create import create_norm_act
-from ipu_proxynorm.norm.modules import (
-    ActOnly,
-    BatchNormAct,
-    GroupNormAct,
-    NormAct,
-    ProxyNormAct,
-)
+from ipu_proxynorm.norm.modules import NormAct, ProxyNormAct
 from ipu_proxynorm.norm.spec import NormSpec
+from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 
 _BASES = (_BatchNorm, _InstanceNorm, nn.GroupNorm, GroupNormAct)
 # timm's, by name: timm is not imported. They compute what their base does, then drop, then act.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from ipu_proxynorm.nested import tensors_in
+from ipu_proxynorm.nested import stand_in, tensors_in
 
 from . import handlers, refusals, registered
 from .packages.torch_scatter import replacement as torch_scatter_replacement
@@ -103,6 +103,10 @@ class FunctionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._recorder.is_paused:
             return func(*args, **kwargs)
+        kind: Any = stand_in(types)
+        if kind is not None:
+            with self:  # the tensors that it stands for are seen in what it calls
+                return kind.__torch_function__(func, types, args, kwargs)
         with self._recorder.in_function(getattr(func, "__name__", "")):
             result = self._call(func, args, kwargs)
             if self._training:
