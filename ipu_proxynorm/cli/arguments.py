@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import List, Optional
 
-from ipu_proxynorm.config import RunConfig, load
+from ipu_proxynorm.config import UNNEEDED_WITHOUT_A_RUN, RunConfig, load
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.report import findings
@@ -41,15 +41,20 @@ def add_config(
     )
 
 
-def read_config(arguments: argparse.Namespace) -> RunConfig:
+def read_config(arguments: argparse.Namespace, trains: bool = True) -> RunConfig:
     """Return the checked configuration that CONFIG and the overrides describe.
+
+    Args:
+        arguments: of the command line.
+        trains: False where the run's images, weights and records are not looked at: environment
+            variables that these ask for may then be missing.
 
     Raises:
         UserError: CONFIG was left out where a sub-command lets it be, cannot be read, or is wrong.
     """
     if arguments.config is None:
         raise UserError("CONFIG is missing: expected a YAML file, e.g. configs/quickstart.yaml")
-    return load(arguments.config, arguments.overrides)
+    return load(arguments.config, arguments.overrides, () if trains else UNNEEDED_WITHOUT_A_RUN)
 
 
 def words(text: str) -> List[str]:

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Time, and print medians with the shortest and the longest."""
     if not 1 <= arguments.calls <= MOST_CALLS:
         raise UserError(f"--calls {arguments.calls}: expected 1 to {MOST_CALLS}")
-    config = read_config(arguments)
+    config = read_config(arguments, trains=not arguments.device_data)
     timing = (time_on_device if arguments.device_data else time_on_images)(config, arguments.calls)
     batch = timing.arithmetic
     console.print(

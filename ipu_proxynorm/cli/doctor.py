@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         count = torch.get_num_threads()
         console.print(f"speed: {', '.join(asked) or 'as it comes'}; threads: {count}")
     if arguments.config is not None:
-        show_programs(read_config(arguments), console)
+        show_programs(read_config(arguments, trains=False), console)
 
 
 def show_programs(config: RunConfig, console: Console) -> None:

@@ -147,7 +147,7 @@ def footprints(arguments: argparse.Namespace) -> Dict[str, Footprint]:
     for option in ("input", "inference"):
         if getattr(arguments, option):
             raise UserError(f"--{option}: it needs a module such as net.py:factory, not a CONFIG")
-    config = read_config(arguments)
+    config = read_config(arguments, trains=False)
     norms = [config.model.norm]
     if arguments.norms is not None:
         norms = norm_specs(arguments.norms, NORMS)

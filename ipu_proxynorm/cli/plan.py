@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Plan, print the choice with its reasons, and write the configuration."""
     ipus = arguments.ipus if arguments.system is None else system_ipus(arguments.system)
-    config = read_config(arguments)
+    config = read_config(arguments, trains=False)
     batch = arguments.global_batch
     images = global_batch(config) if batch is None else batch
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Check, print, and return the exit status."""
     if not backend.SIMULATED:
         return _simulated()
-    found = preflight_run(read_config(arguments))
+    found = preflight_run(read_config(arguments, trains=False))
     show(found, console, arguments.operators)
     return 1 if found.refused else 0
 

@@ -97,7 +97,7 @@ def train(
 ) -> None:
     """Train as the command line says."""
     with processes.together():
-        config = read_config(arguments)
+        config = read_config(arguments, trains=not arguments.smoke)
         if arguments.resume and arguments.overwrite:
             raise UserError("--resume --overwrite: one goes on with a run, the other removes it")
         wandb = load_wandb(config.training.wandb) if processes.first else None

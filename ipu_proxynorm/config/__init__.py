@@ -1,6 +1,6 @@
 """Typed run configuration: YAML files and dotted overrides become documented dataclasses."""
 
-from ipu_proxynorm.config.load import dump, load, loads
+from ipu_proxynorm.config.load import UNNEEDED_WITHOUT_A_RUN, dump, load, loads
 from ipu_proxynorm.config.optimizer_kinds import OPTIMIZERS, OptimizerKind
 from ipu_proxynorm.config.optimizers import optimizer_values
 from ipu_proxynorm.config.schema import (
@@ -18,6 +18,7 @@ from ipu_proxynorm.config.shipped import SHIPPED, recipe_names, recipes
 __all__ = [
     "OPTIMIZERS",
     "SHIPPED",
+    "UNNEEDED_WITHOUT_A_RUN",
     "DataConfig",
     "IPUConfig",
     "ModelConfig",

@@ -11,6 +11,7 @@ from ipu_proxynorm.config.compiler_options import check_options
 from ipu_proxynorm.config.keys import walk
 from ipu_proxynorm.config.optimizers import check_optimizer
 from ipu_proxynorm.config.schema import IPUConfig, RunConfig, ScheduleConfig
+from ipu_proxynorm.config.text import PATHS
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.norm.spec import parse_norm_spec
 from ipu_proxynorm.placement import SHARDED
@@ -50,7 +51,7 @@ def check(config: RunConfig) -> None:
         raise UserError(
             f"name={_shown(config.name)}: expected a folder's name without '/', of up to 255 bytes"
         )
-    for name in ("data.path", "runs", "training.init_from"):
+    for name in PATHS:
         value = get(config, name)
         parts = (value or "").split("/")
         if any(len(part.encode()) > 255 for part in parts) or "\0" in (value or ""):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple, Union, cast
+from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Sequence, Tuple, Union, cast
 
 import omegaconf
 import yaml
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ipu_proxynorm import session_names
 from ipu_proxynorm.config.check import check
 from ipu_proxynorm.config.compiler_options import flattened
+from ipu_proxynorm.config.interpolation import resolve, unresolved
 from ipu_proxynorm.config.meant import meant
 from ipu_proxynorm.config.schema import Key, RunConfig, documentation
 from ipu_proxynorm.config.shipped import located, recipe_names
@@ -24,6 +25,17 @@ from ipu_proxynorm.errors import UserError, nearest
 
 #: Key of a file, no key of a run: the files that it builds on.
 DEFAULTS = "defaults"
+#: Keys of where a run's images, weights and records are: a program that trains nothing can do
+#: without the environment variables that they ask for.
+UNNEEDED_WITHOUT_A_RUN = (
+    "data.path",
+    "ipu.executable_cache",
+    "runs",
+    "training.init_from",
+    "training.wandb",
+)
+#: What is to blame for a value, where no file is.
+COMMAND_LINE = "command line"
 #: Keys that are lists with one value a stage; a number stands for a list of it alone.
 NUMBER_OR_LIST = (("ipu", "available_memory_proportion"),)
 #: Keys that are mappings of options by name, and the options that are mappings themselves.
@@ -33,7 +45,9 @@ BY_NAME: Tuple[Tuple[str, str, FrozenSet[str]], ...] = (
 )
 
 
-def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> RunConfig:
+def load(
+    path: Union[str, Path], overrides: Sequence[str] = (), unneeded: Collection[str] = ()
+) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides (dotted keys, YAML values).
 
     A file may build on others: ``defaults: [base/a.yaml, base/b.yaml]``, paths from its own folder.
@@ -41,11 +55,17 @@ def load(path: Union[str, Path], overrides: Sequence[str] = ()) -> RunConfig:
     are replaced, not joined. A file that is not there may be the name of a shipped recipe, see
     `shipped.located`.
 
+    Args:
+        path: the file.
+        overrides: of a command line.
+        unneeded: keys that keep their defaults where the environment variables that they ask for
+            are not set, see `UNNEEDED_WITHOUT_A_RUN`.
+
     Raises:
         UserError: a file is missing or not YAML, builds on itself, a key is unknown, or a value is
             not allowed.
     """
-    return _build(_layers(located(path)), overrides, str(path))
+    return _build(_layers(located(path)), overrides, str(path), unneeded)
 
 
 def loads(text: str, overrides: Sequence[str] = (), source: str = "config") -> RunConfig:
@@ -90,42 +110,13 @@ def _parse(text: str, source: str) -> DictConfig:
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     except omegaconf.errors.OmegaConfBaseException as error:
-        raise _unresolved(source, error) from error
+        raise unresolved(source, error) from error
     if not isinstance(layer, DictConfig):
         raise UserError(f"{source}: expected 'key: value' lines, got {text[:40]!r}")
     for key in layer:
         if not isinstance(key, str):  # YAML reads on, off, yes and no as such
             raise UserError(f"{source}: key {key!r} is unknown (train --keys lists all)")
     return layer
-
-
-def _unresolved_key(merged: DictConfig) -> str:
-    """Return the first key whose ``${...}`` leads nowhere; OmegaConf 2.3 does not say it."""
-    return next((key.name for key in documentation() if not _resolves(merged, key.name)), "")
-
-
-def _resolves(merged: DictConfig, name: str) -> bool:
-    try:
-        OmegaConf.select(merged, name)
-    except omegaconf.errors.OmegaConfBaseException:
-        return False
-    return True
-
-
-def _unresolved(source: str, error: Exception, key: str = "") -> UserError:
-    """Return the error for a ``${...}`` in a value that leads nowhere, or is none."""
-    # What follows is of OmegaConf's own objects.
-    text = " ".join(str(error).partition("full_key:")[0].split())
-    unset = re.search(r"Environment variable '(.*?)' not found", text)
-    if unset:
-        return UserError(
-            f"{source}: {key}{': ' * bool(key)}the environment variable {unset[1]} is not set; "
-            f"set it, or give a value for where it is not: ${{oc.env:{unset[1]},VALUE}}"
-        )
-    return UserError(
-        f"{source}: {key}{': ' * bool(key)}{text}; expected ${{KEY}} with another key, e.g. "
-        f"${{model.norm}}, or no $"
-    )
 
 
 def _refuse_shapes(layer: DictConfig, keys: Mapping[str, Key], source: str) -> None:
@@ -174,9 +165,13 @@ def _layers(path: Path, chain: Tuple[Path, ...] = ()) -> List[Tuple[DictConfig, 
 
 
 def _build(
-    layers: Sequence[Tuple[DictConfig, str]], overrides: Sequence[str], source: str
+    layers: Sequence[Tuple[DictConfig, str]],
+    overrides: Sequence[str],
+    source: str,
+    unneeded: Collection[str] = (),
 ) -> RunConfig:
     """Return the checked configuration of values, later ones over earlier ones."""
+    layers = list(layers)
     merged = OmegaConf.structured(RunConfig)
     for layer, name in layers:
         merged = _merge(merged, layer, name)
@@ -188,19 +183,18 @@ def _build(
         except yaml.YAMLError as error:
             raise UserError(f"override {override!r}: the value is not valid YAML") from error
         except omegaconf.errors.OmegaConfBaseException as error:
-            raise _unresolved(f"override {override!r}", error) from error
-        merged = _merge(merged, layer, "command line")
-    try:
-        OmegaConf.resolve(merged)
-    except omegaconf.errors.OmegaConfBaseException as error:
-        raise _unresolved(source, error, _unresolved_key(merged)) from error
+            raise unresolved(f"override {override!r}", error) from error
+        merged = _merge(merged, layer, COMMAND_LINE)
+        layers.append((layer, COMMAND_LINE))
+    keys = {key.name: key for key in documentation()}
+    environment = resolve(merged, layers, keys, unneeded, source)
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
-        texts = {key.name: key.text for key in documentation()}
         first, *others = missing
-        more = "; nor are " * bool(others) + ", ".join(f"{n} ({texts[n]})" for n in others)
-        raise UserError(f"{source}: {first} is not set: expected {texts[first]}{more}")
+        more = "; nor are " * bool(others) + ", ".join(f"{n} ({keys[n].text})" for n in others)
+        raise UserError(f"{source}: {first} is not set: expected {keys[first].text}{more}")
     config = cast(RunConfig, OmegaConf.to_object(merged))
+    config.environment = environment
     for options in (config.ipu.popart, config.ipu.engine):
         for name in [name for name, value in options.items() if value is None]:
             del options[name]
@@ -209,9 +203,23 @@ def _build(
     return config
 
 
-def dump(config: RunConfig) -> str:
-    """Return the configuration as YAML that :func:`loads` reads back to an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+def dump(config: RunConfig, as_written: bool = False) -> str:
+    """Return the configuration as YAML that :func:`loads` reads back to an equal one.
+
+    What came from environment variables is said above it.
+
+    Args:
+        config: the configuration.
+        as_written: keep ``${oc.env:...}`` in the place of what it gave.
+    """
+    values = OmegaConf.structured(config)
+    if as_written:
+        for name, value in config.environment.items():
+            OmegaConf.update(values, name, value)
+        return OmegaConf.to_yaml(values)
+    taken = [f"# {name}: {json.dumps(value)}\n" for name, value in config.environment.items()]
+    head = "# from the environment:\n" if taken else ""
+    return f"{head}{''.join(taken)}{OmegaConf.to_yaml(values)}"
 
 
 def _merge(base: Any, layer: Any, source: str) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Optional
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, Optional, cast
 
 from omegaconf import MISSING
 
@@ -430,7 +431,14 @@ class TrainingConfig:
 
 @dataclasses.dataclass
 class RunConfig:
-    """One run, as written in ``configs/*.yaml``."""
+    """One run, as written in ``configs/*.yaml``.
+
+    Attributes:
+        environment: what was written in the place of values that came from environment variables,
+            by key; no key itself.
+    """
+
+    environment = cast("Mapping[str, Any]", MappingProxyType({}))  # not annotated: no field
 
     name: str = key(MISSING, "name of the run and of its folder")
     runs: str = key("runs", "folder that holds the runs' folders")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from typing import Any, Dict, FrozenSet, List, Optional
 
 import yaml
@@ -13,7 +14,7 @@ from ipu_proxynorm.config.schema import RunConfig, documentation
 
 _TEXT, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 #: Keys that are paths: ``~`` in them is the user's home.
-PATHS = (("data", "path"), ("training", "init_from"), ("", "runs"))
+PATHS = ("data.path", "ipu.executable_cache", "runs", "training.init_from")
 
 
 @functools.lru_cache(maxsize=None)
@@ -101,10 +102,12 @@ def _nested(name: str, value: Any) -> Dict[str, Any]:
 
 def expand(config: RunConfig) -> None:
     """Put the user's home in the place of ``~`` at the beginning of paths."""
-    for section, name in PATHS:
+    for name in PATHS:
+        section, _, last = name.rpartition(".")
         holder: Any = getattr(config, section) if section else config
-        value = getattr(holder, name)
+        value = getattr(holder, last)
         if value is not None:
-            provider, colon, path = value.rpartition(":~")
-            whole = f"{provider}:{os.path.expanduser(f'~{path}')}" if colon else None
-            setattr(holder, name, whole or os.path.expanduser(value))
+            provider, path = "", value
+            if name == "training.init_from" and re.match(r"\w+:~", value):
+                provider, path = re.split("(?<=:)", value, maxsplit=1)
+            setattr(holder, last, provider + os.path.expanduser(path))

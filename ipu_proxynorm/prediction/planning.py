@@ -6,7 +6,7 @@ import dataclasses
 from typing import Callable, List, Optional, Tuple
 
 from ipu_proxynorm.config import RunConfig, dump
-from ipu_proxynorm.config.check import check
+from ipu_proxynorm.config.check import check, get
 from ipu_proxynorm.ipu import resolve_splits
 from ipu_proxynorm.memory import MIB, SAFE, find_chip, predict_capture
 from ipu_proxynorm.memory.planner import SAME_SPEED, BatchLayout, Plan, Planner, Plans
@@ -143,6 +143,12 @@ def recomputation(plan: Plan) -> str:
 def planned_yaml(config: RunConfig, plan: Plan) -> str:
     """Return the planned configuration as YAML, the arithmetic of its layout on top."""
     batch, verdict = plan.batch, plan.prediction.verdict
+    planned = planned_config(config, plan)
+    planned.environment = {
+        name: written
+        for name, written in config.environment.items()
+        if get(planned, name) == get(config, name)
+    }
     return (
         f"# Planned with ipu-proxynorm plan for {batch.ipus} IPUs ({config.ipu.chip}).\n"
         f"#   IPUs: {batch.stages} (stages) x {batch.replicas} (replicas) = {batch.ipus}\n"
@@ -150,7 +156,7 @@ def planned_yaml(config: RunConfig, plan: Plan) -> str:
         f"(replicas) x {batch.gradient_accumulation} (accumulation) = {batch.global_batch}\n"
         f"#   predicted: {plan.images_per_second:,.0f} images/s, IPU {verdict.ipu} fullest at "
         f"{verdict.utilisation:.0%} of its memory\n"
-        f"{dump(planned_config(config, plan))}"
+        f"{dump(planned, as_written=True)}"
     )
 
 

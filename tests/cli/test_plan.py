@@ -1,5 +1,7 @@
 """``run_ipu.py plan``: prints the choice, writes what ``train`` accepts, refuses in a sentence."""
 
+import dataclasses
+
 import pytest
 
 from ipu_proxynorm.cli import main
@@ -43,6 +45,9 @@ def test_a_planned_pipeline_with_checkpoint_trains(planned, tmp_path, capsys):
     config = loads(text)
     assert config == planned_config(planned.config, plan)
     assert len(config.ipu.splits) == 1
+    asked = dataclasses.replace(planned.config)
+    asked.environment = {"training.wandb": "${oc.env:P_}"}
+    assert "wandb: ${oc.env:P_}\n" in planned_yaml(asked, plan)
     path = tmp_path / "run.yaml"
     path.write_text(text)
     keep = "ipu.recomputation_checkpoints=[stem]"

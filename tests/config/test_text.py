@@ -1,10 +1,13 @@
 """Keys that are text take what was typed; what is no value is told in a sentence."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from ipu_proxynorm.config import dump, load, loads
+from ipu_proxynorm.config import UNNEEDED_WITHOUT_A_RUN, dump, load, loads
+from ipu_proxynorm.config.check import get
+from ipu_proxynorm.config.text import PATHS
 from ipu_proxynorm.errors import UserError
 
 RUN = """
@@ -50,6 +53,12 @@ def test_the_users_home(monkeypatch):
     assert config.data.path == "/home/x/photos"
     assert config.training.init_from == "timm:/home/x/a.pt"
     assert loads(RUN.format(name="a") + "runs: ~/runs\n").runs == "/home/x/runs"
+    assert load("quickstart", ["data.path=/a:~/b"]).data.path == "/a:~/b"
+    rule = Path("docs/recipes.md").read_text(encoding="utf-8")
+    for name in PATHS:
+        assert f"`{name}`" in rule
+        assert get(load("quickstart", [f"{name}=~/x"]), name) == "/home/x/x"
+        assert get(load("quickstart", [f"{name}=./x"]), name) == "./x"  # from the current folder
 
 
 @pytest.mark.parametrize(
@@ -65,9 +74,12 @@ def test_the_users_home(monkeypatch):
         ("optimizer.lr=abc", "command line: optimizer.lr='abc': expected float"),
         (
             "seed=${nope}",
-            r"seed: Interpolation key 'nope' not found; expected \${KEY} with another",
+            r"command line: seed: Interpolation key 'nope' not found; expected \${KEY} with",
         ),
-        ("data.path=${oc.env:NOPE_}", "data.path: the environment variable NOPE_ is not set; set"),
+        (
+            "data.path=${oc.env:NOPE_}",
+            "command line: data.path: the environment variable NOPE_ is not set; set",
+        ),
         ("name=" + "x" * 256, r"name='x{60}...': expected a folder's name"),
         ("data.path=a/" + "x" * 256, "data.path='a/x+...': expected a path whose folders"),
         ("runs=" + "é" * 128, r"runs='é{60}...': expected a path"),
@@ -104,3 +116,52 @@ def test_all_missing_keys_are_named_at_once():
 def test_a_key_is_suggested_by_what_it_means_elsewhere(name, meant):
     with pytest.raises(UserError, match=f"did you mean '{meant}'"):
         load("quickstart", [f"{name}=1"])
+
+
+ENVIRONMENT = (
+    RUN.format(name="a")
+    + """
+runs: ${oc.env:RUNS_}/of
+optimizer: {lr: "${oc.env:LR_,0.5}"}
+"""
+)
+
+
+def test_what_came_from_the_environment_is_said_and_can_be_written_again(monkeypatch):
+    monkeypatch.setenv("RUNS_", "~/all")
+    config = loads(ENVIRONMENT, ["seed=${oc.env:SEED_,3}"])
+    assert config.runs == os.path.expanduser("~/all/of")
+    assert config.environment == {
+        "runs": "${oc.env:RUNS_}/of",
+        "seed": "${oc.env:SEED_,3}",
+        "optimizer.lr": "${oc.env:LR_,0.5}",
+    }
+    said, *lines = dump(config).splitlines()
+    assert said == "# from the environment:"
+    assert lines[0] == '# runs: "${oc.env:RUNS_}/of"'
+    again = loads(dump(config))
+    assert (again, again.environment) == (config, {})
+    assert loads(dump(config, as_written=True)).environment == config.environment
+    overridden = loads(ENVIRONMENT, ["runs=mine"])
+    assert (overridden.runs, list(overridden.environment)) == ("mine", ["optimizer.lr"])
+
+
+def test_a_variable_is_asked_for_only_by_the_keys_that_need_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("RUNS_", raising=False)
+    (tmp_path / "a.yaml").write_text(ENVIRONMENT)
+    with pytest.raises(UserError, match=r"a.yaml: runs: the environment variable RUNS_ is not set"):
+        load(tmp_path / "a.yaml")
+    assert load(tmp_path / "a.yaml", [], UNNEEDED_WITHOUT_A_RUN).runs == "runs"
+    with pytest.raises(UserError, match="command line: seed: the environment variable RUNS_"):
+        load(tmp_path / "a.yaml", ["seed=${oc.env:RUNS_}"], UNNEEDED_WITHOUT_A_RUN)
+
+
+def test_an_interpolation_is_blamed_on_where_it_stands(tmp_path):
+    (tmp_path / "base.yaml").write_text("seed: ${nope}\n")
+    (tmp_path / "a.yaml").write_text("defaults: [base.yaml]\n" + RUN.format(name="a"))
+    with pytest.raises(UserError, match=f"{tmp_path}/base.yaml: seed: Interpolation key 'nope'"):
+        load(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=r"base.yaml: seed: "):  # not name, which leads to it
+        load(tmp_path / "a.yaml", ["name=${seed}"])
+    with pytest.raises(UserError, match=r"command line: ipu.splits: Interpolation key 'x'"):
+        load(tmp_path / "a.yaml", ["seed=1", "ipu.splits=['${x}']"])
