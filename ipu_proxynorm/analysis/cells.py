@@ -75,12 +75,14 @@ def cell_config(source: str, overrides: Sequence[str], base: RunConfig, cell: Ce
         f"ipu.gradient_accumulation={global_batch(base) // images}",
         f"seed={cell.seed}",
     ]
-    config = load(source, [*overrides, *own, *cell.varied])
+    config = load(source, [*overrides, *own, *cell.own, *cell.varied])
     if global_batch(config) != global_batch(base):
+        options = [f"--for {cell.norm}:{text}" for text in cell.own]
+        options += [f"--vary {text}" for text in cell.varied]
         raise UserError(
-            f"--vary {', '.join(cell.varied)}: that is {global_batch(config)} images per weight "
-            f"update instead of CONFIG's {global_batch(base)}; vary keys that leave them as they "
-            f"are, or compare twice"
+            f"{' '.join(options)}: that is {global_batch(config)} images per weight update instead "
+            f"of CONFIG's {global_batch(base)}; set keys that leave them as they are, or compare "
+            f"twice"
         )
     if config.training.validate == "never":
         raise UserError(
@@ -107,7 +109,7 @@ def fingerprint_of(base: RunConfig) -> str:
 
 def run_cell(cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path) -> Row:
     """Train one cell, or say why it, or its norm, is undefined."""
-    common = {**dataclasses.asdict(cell), "varied": cell.varied, "fingerprint": fingerprint}
+    common = {**vars(cell), "fingerprint": fingerprint}
     if isinstance(config, str):
         return Row(**common, status=UNDEFINED, reason=config)
     config = dataclasses.replace(config, name=cell.name, runs=str(folder / "runs"))

@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.json_lines import append_line, read_lines
@@ -24,6 +24,7 @@ class Cell:
         micro_batch: images that one replica computes at once.
         seed: the seed of weights, order of the images and device randomness.
         varied: further keys and their values, as overrides: ``training.label_smoothing=0.1``.
+        own: likewise, of the norm alone: what was chosen for it.
 
     """
 
@@ -31,19 +32,18 @@ class Cell:
     micro_batch: int
     seed: int
     varied: Tuple[str, ...] = ()
+    own: Tuple[str, ...] = ()
 
     @property
     def variant(self) -> str:
         """Return the further keys in short: ``label_smoothing=0.1``; empty if there are none."""
-        return ", ".join(
-            text.rpartition("=")[0].rpartition(".")[2] + "=" + value_of(text)
-            for text in self.varied
-        )
+        return _short(self.varied)
 
     @property
     def name(self) -> str:
         """Return a folder's name of its own for the run."""
-        parts = [self.norm, f"mb{self.micro_batch}", *self.variant.split(", "), f"seed{self.seed}"]
+        keys = [*_short(self.own).split(", "), *self.variant.split(", ")]
+        parts = [self.norm, f"mb{self.micro_batch}", *keys, f"seed{self.seed}"]
         return "_".join(part for part in parts if part).replace("/", "-")
 
 
@@ -52,7 +52,7 @@ class Row:
     """What came out of one cell.
 
     Attributes:
-        norm, micro_batch, seed, varied: the cell.
+        norm, micro_batch, seed, varied, own: the cell.
         fingerprint: of everything else in the configuration; rows of another one do not count.
         status: ``done``; ``diverged`` where loss or weights did not stay finite; ``undefined``
             where the norm is not defined for the network or batch, or too few micro-batches are in
@@ -82,11 +82,19 @@ class Row:
     seconds_per_step: Optional[float] = None
     curve: Tuple[Dict[str, Optional[float]], ...] = ()
     losses: Tuple[Tuple[float, Optional[float]], ...] = ()
+    own: Tuple[str, ...] = ()
 
     @property
     def cell(self) -> Cell:
         """Return which cell the row is of."""
-        return Cell(self.norm, self.micro_batch, self.seed, tuple(self.varied))
+        return Cell(self.norm, self.micro_batch, self.seed, tuple(self.varied), tuple(self.own))
+
+
+def _short(overrides: Sequence[str]) -> str:
+    """Return keys without their sections: ``label_smoothing=0.1, lr=0.05``."""
+    return ", ".join(
+        text.rpartition("=")[0].rpartition(".")[2] + "=" + value_of(text) for text in overrides
+    )
 
 
 def value_of(override: str) -> str:
@@ -99,6 +107,7 @@ def plan_cells(
     micro_batches: Sequence[int],
     seeds: Sequence[int],
     varied: Sequence[Sequence[str]] = (),
+    own: Optional[Mapping[str, Sequence[str]]] = None,
 ) -> List[Cell]:
     """Return all cells; those of the first seed first, so that an early stop leaves a full table.
 
@@ -107,10 +116,11 @@ def plan_cells(
         micro_batches: micro-batch sizes.
         seeds: seeds.
         varied: for each further key its overrides, e.g. ``["training.label_smoothing=0", ...]``.
+        own: of a norm, the overrides of its cells alone.
 
     """
     return [
-        Cell(norm, micro_batch, seed, combination)
+        Cell(norm, micro_batch, seed, combination, tuple((own or {}).get(norm, ())))
         for seed in seeds
         for combination in itertools.product(*varied)
         for micro_batch in sorted(micro_batches, reverse=True)
@@ -151,8 +161,8 @@ class RowStore:
 
 
 def _row(values: Dict[str, Any]) -> Row:
-    for key in ("varied", "curve"):
-        values[key] = tuple(values[key])
+    for key in ("varied", "curve", "own"):
+        values[key] = tuple(values.get(key, ()))
     values["losses"] = tuple((at, loss) for at, loss in values.get("losses", ()))
     return Row(**values)
 
@@ -188,6 +198,7 @@ class Summary:
             that diverged.
         diverged: for each run that did, its seed and why.
         losses: training loss over the run, mean of the runs that did not diverge.
+        own: keys and values that the norm alone has.
 
     """
 
@@ -202,6 +213,7 @@ class Summary:
     seconds_per_step: Optional[Mean]
     diverged: Tuple[Tuple[int, str], ...]
     losses: Tuple[Tuple[float, Optional[float]], ...]
+    own: Tuple[str, ...] = ()
 
 
 def summarize(rows: Sequence[Row]) -> List[Summary]:
@@ -225,6 +237,7 @@ def _summary(key: Tuple[str, int, str], rows: List[Row]) -> Summary:
         seconds_per_step=Mean.of(row.seconds_per_step for row in done),
         diverged=tuple((row.seed, row.reason) for row in done if row.status == DIVERGED),
         losses=_mean_losses([row for row in done if row.status == DONE]),
+        own=rows[0].own,
     )
 
 

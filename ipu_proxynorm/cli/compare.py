@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +41,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.prediction.planning import global_batch
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.comparison_page import comparison_findings, epochs_of
-from ipu_proxynorm.report.comparison_tables import COLUMNS, table_rows, without_variant
+from ipu_proxynorm.report.comparison_tables import COLUMNS, notes, table_rows, without_variant
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
 
@@ -67,6 +67,14 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         help="a further axis, e.g. training.label_smoothing=0,0.1; may be given again",
+    )
+    parser.add_argument(
+        "--for",
+        dest="own",
+        metavar="NORM:KEY=VALUE",
+        action="append",
+        default=[],
+        help="a key for one norm alone, e.g. gn4:optimizer.lr=0.05; may be given again",
     )
     parser.add_argument("--out", help="folder of rows and report; default: <runs>/compare-<name>")
     add_format(parser)
@@ -105,7 +113,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     sram, unknown = predicted_sram(dict(zip(cells, configs)), rows)
     for sentence in unknown:
         console.print(sentence)
-    console.print(table(summarize(rows), sram))
+    summaries = summarize(rows)
+    console.print(table(summaries, sram))
+    for sentence in notes(summaries):
+        console.print(sentence)
     for path in findings.write(folder, formats, comparison_findings(base, rows, sram)):
         console.print(f"wrote {path}")
 
@@ -131,7 +142,11 @@ def cells_of(arguments: argparse.Namespace, base: RunConfig) -> List[Cell]:
         if keys.count(key) > 1:
             raise UserError(f"--vary {key}: given twice; give all its values at once: {key}=V1,V2")
     return plan_cells(
-        norms, integers("--micro-batch", sizes, 1), integers("--seeds", arguments.seeds, 0), varied
+        norms,
+        integers("--micro-batch", sizes, 1),
+        integers("--seeds", arguments.seeds, 0),
+        varied,
+        own_overrides(arguments.own, norms, keys),
     )
 
 
@@ -149,6 +164,37 @@ def overrides_of(text: str) -> List[str]:
     if key in OWN:
         raise UserError(f"--vary {text!r}: compare sets {key} itself; {OWN[key]}")
     return [f"{key}={value}" for value in words(values)]
+
+
+def own_overrides(
+    texts: Sequence[str], norms: Sequence[str], varied: Sequence[str]
+) -> Dict[str, List[str]]:
+    """Return the overrides of each norm alone, from ``NORM:KEY=VALUE``.
+
+    Args:
+        texts: as on the command line.
+        norms: those that are compared.
+        varied: keys that all of them vary.
+
+    Raises:
+        UserError: a text is not of that form, of no norm that is compared, or sets a key twice.
+    """
+    found: Dict[str, List[str]] = {}
+    for text in texts:
+        norm, _, override = text.partition(":")
+        key, _, value = override.partition("=")
+        if norm not in norms or not key or not value:
+            raise UserError(
+                f"--for {text!r}: expected NORM:KEY=VALUE with a norm of --norms "
+                f"({','.join(norms)}), e.g. {norms[0]}:optimizer.lr=0.05"
+            )
+        if key in OWN:
+            raise UserError(f"--for {text!r}: compare sets {key} itself; {OWN[key]}")
+        before = found.setdefault(norm, [])
+        if key in varied or key in [other.partition("=")[0] for other in before]:
+            raise UserError(f"--for {text!r}: {key} is set twice; leave one of them out")
+        before.append(override)
+    return found
 
 
 def out_folder(arguments: argparse.Namespace, base: RunConfig) -> Path:

@@ -124,6 +124,19 @@ class DataConfig:
         "training images: none, crop (shifted by up to 1/8, flipped) or resized (random resized "
         "crop, flipped); null: the dataset's own",
     )
+    train_images: Optional[int] = key(
+        None,
+        "train on this many of the training images, the first of each class, as many of each; "
+        "null: all",
+        least=1,
+    )
+    held_out: Optional[int] = key(
+        None,
+        "validate on this many of these instead of the validation images, the last of each class, "
+        "and do not train on them: to choose a key without looking at the validation images; "
+        "null: none",
+        least=1,
+    )
     max_corrupt: int = key(
         10, "image files that may be damaged; each is named and left out", least=0
     )

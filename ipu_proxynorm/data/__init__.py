@@ -21,6 +21,7 @@ from ipu_proxynorm.data.loader import (
     validation_loader,
 )
 from ipu_proxynorm.data.order import Share
+from ipu_proxynorm.data.part import Part
 from ipu_proxynorm.data.watch import DamageReport, DataError, watched
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "PaddedDataset",
+    "Part",
     "Request",
     "Share",
     "create_data",

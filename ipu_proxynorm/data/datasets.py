@@ -22,6 +22,7 @@ from ipu_proxynorm.data.image_set import (
     ImageSet,
     TensorImages,
 )
+from ipu_proxynorm.data.part import Part
 from ipu_proxynorm.errors import UserError, unknown_name
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -70,6 +71,7 @@ class Request:
         eval_image_size: the size of validation images; None: as ``image_size``.
         augment: one of :data:`AUGMENTATIONS`.
         seed: the seed of the augmentation.
+        part: how many of the images; None: all.
     """
 
     path: Optional[str] = None
@@ -77,6 +79,7 @@ class Request:
     eval_image_size: Optional[int] = None
     augment: Optional[str] = None
     seed: int = 0
+    part: Optional[Part] = None
 
     def sizes(self, own: int) -> Tuple[int, int]:
         """Return the sizes of training and validation images, where the dataset's is ``own``."""
@@ -117,7 +120,7 @@ def image_data(
     training_size, size = request.sizes(size)
     augmentation = Augmentation(request.augment or augment, training_size, request.seed)
     channels = len(statistics[0])
-    training, validation = images
+    training, validation = (request.part or Part()).of(images, classes)
     if augmentation.name != "resized":
         training = prepared(training, training_size, channels)
         margin = 1.0
@@ -375,6 +378,7 @@ def create_data(
     eval_image_size: Optional[int] = None,
     augment: Optional[str] = None,
     seed: int = 0,
+    part: Optional[Part] = None,
 ) -> ImageData:
     """Return the named dataset.
 
@@ -385,14 +389,16 @@ def create_data(
         eval_image_size: the size of validation images; None: as ``image_size``.
         augment: one of :data:`AUGMENTATIONS`; None: the dataset's own.
         seed: the seed of the augmentation; not of the order, which the loader draws.
+        part: how many of the images; None: all.
 
     Raises:
-        UserError: the name is unknown, or the path is not what the dataset needs.
+        UserError: the name is unknown, the path is not what the dataset needs, or it has no such
+            part.
     """
     known = dataset(name)
     if augment is not None and augment not in AUGMENTATIONS:
         raise unknown_name("data.augment:", augment, AUGMENTATIONS)
-    return known.load(Request(path, image_size, eval_image_size, augment, seed))
+    return known.load(Request(path, image_size, eval_image_size, augment, seed, part))
 
 
 def pixel_statistics(name: str, image_size: Optional[int] = None) -> Statistics:

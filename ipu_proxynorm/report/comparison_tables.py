@@ -92,7 +92,8 @@ def without_variant(
 
 
 def notes(summaries: Sequence[Summary]) -> List[str]:
-    """Return, a sentence each, why norms are undefined and why runs diverged."""
+    """Return, a sentence each, what norms have of their own, why undefined, why runs diverged."""
+    own = dict.fromkeys(f"{s.norm} alone: {', '.join(s.own)}." for s in summaries if s.own)
     undefined = dict.fromkeys(s.undefined for s in summaries if s.undefined)
     diverged = [
         f"{', '.join(part for part in (s.norm, s.variant) if part)} at micro-batch "
@@ -101,7 +102,7 @@ def notes(summaries: Sequence[Summary]) -> List[str]:
         for seed, why in s.diverged
     ]
     counted = "Its accuracy, of the network as it was left, counts in the mean; its loss does not."
-    return [*undefined, *diverged, *([counted] if diverged else [])]
+    return [*own, *undefined, *diverged, *([counted] if diverged else [])]
 
 
 def variants_of(summaries: Sequence[Summary]) -> List[str]:

@@ -13,7 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ipu_proxynorm.backend import check_environment
 from ipu_proxynorm.config import DataConfig, RunConfig, loads
-from ipu_proxynorm.data import ImageData, create_data, dataset, described_data, digest
+from ipu_proxynorm.data import (
+    ImageData,
+    Part,
+    create_data,
+    dataset,
+    described_data,
+    digest,
+)
 from ipu_proxynorm.errors import UserError, blame
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.files.weights import (
@@ -105,6 +112,7 @@ def build(
         config.data.eval_image_size,
         config.data.augment,
         config.seed,
+        Part(config.data.train_images, config.data.held_out),
     )
     arithmetic = BatchArithmetic.of(config.ipu, data.sizes()[0])
     torch.manual_seed(config.seed)

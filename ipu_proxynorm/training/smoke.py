@@ -67,7 +67,7 @@ def smaller(config: RunConfig) -> RunConfig:
     pipelined = stages > 1 and config.ipu.execution == "pipelined"
     proportions = config.ipu.available_memory_proportion
     changes: Dict[str, Dict[str, Any]] = {
-        "data": {"workers": 0},
+        "data": {"workers": 0, "train_images": None, "held_out": None},
         "ipu": {
             "micro_batch_size": min(config.ipu.micro_batch_size, 2),
             # A state that is sharded over replicas needs two of them.

@@ -80,6 +80,22 @@ def test_a_rerun_does_only_what_is_missing(compared, capsys):
     assert "; 0 of them done" in output.out
 
 
+def test_a_key_for_one_norm_alone(capsys, tmp_path):
+    options = ["--norms", "ln,gn4", "--out", tmp_path, "--format", "csv"]
+    own = ["--for", "gn4:optimizer.lr=0.05"]
+    assert run(capsys, "compare", *SMALL, *options)[0] == 0
+    status, output = run(capsys, "compare", *SMALL, *options, *own)
+    assert status == 0
+    assert "; 1 of them done" in output.out  # ln's: the key is not among those that all share
+    assert "1/1  gn4_mb32_lr=0.05_seed0" in output.out
+    assert "gn4 alone: optimizer.lr=0.05." in output.out
+    assert run(capsys, "compare", *SMALL, *options, "--norms", "gn4", "optimizer.lr=0.05")[0] == 0
+    lines = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
+    shared, alone, plain = [json.loads(lines[number]) for number in (1, 2, 3)]
+    assert alone["accuracy"] == plain["accuracy"]
+    assert alone["losses"] == plain["losses"] != shared["losses"]
+
+
 def test_a_file_where_the_folder_should_be(capsys, tmp_path):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "out"
@@ -147,6 +163,21 @@ WRONG = {
         ["--vary", "ipu.replication_factor=1,2"],
         ["--vary ipu.replication_factor=2", "64 images per weight update", "CONFIG's 32"],
     ),
+    "for": (["--for", "optimizer.lr=0.1"], ["--for 'optimizer.lr=0.1'", "NORM:KEY=VALUE"]),
+    "for another": (
+        ["--for", "gn8:optimizer.lr=0.1"],
+        ["a norm of --norms (bn,gn4,gn4+pn,ln,ln+pn)"],
+    ),
+    "for seed": (["--for", "ln:seed=1"], ["--for 'ln:seed=1'", "choose with --seeds"]),
+    "for twice": (
+        ["--for", "ln:optimizer.lr=0.1", "--for", "ln:optimizer.lr=0.2"],
+        ["--for 'ln:optimizer.lr=0.2': optimizer.lr is set twice"],
+    ),
+    "for and vary": (
+        ["--for", "ln:optimizer.lr=0.1", "--vary", "optimizer.lr=0.1,0.2"],
+        ["--for 'ln:optimizer.lr=0.1': optimizer.lr is set twice"],
+    ),
+    "for images": (["--for", "ln:ipu.replication_factor=2"], ["--for ln:ipu.replication_factor=2"]),
     "not validated": (["training.validate=never"], ["training.validate=never", "epoch or end"]),
     "vary key": (["--vary", "training.label_smooth=0,1"], ["training.label_smooth", "unknown"]),
     "format": (["--format", "pdf"], ["--format 'pdf'"]),
