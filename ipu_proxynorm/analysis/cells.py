@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple, Union
 import torch
 
 from ipu_proxynorm.analysis.comparison import DIVERGED, DONE, UNDEFINED, Cell, Row, thin
+from ipu_proxynorm.analysis.proxies import ASSUMED, replace_proxies
 from ipu_proxynorm.config import RunConfig, documentation, load
 from ipu_proxynorm.config.check import UnsuitableBatch, get
 from ipu_proxynorm.errors import UserError
@@ -116,7 +118,8 @@ def run_cell(cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder
     reason = why_undefined(config)
     if reason:
         return Row(**common, status=UNDEFINED, reason=reason)
-    trial = train_trial(config)
+    change = functools.partial(replace_proxies, kind=cell.proxy) if cell.proxy else None
+    trial = train_trial(config, change)
     values = {**vars(trial), "curve": tuple(trial.curve)}
     values["losses"] = thin(trial.losses, values.pop("epochs"))
     reason = values.pop("diverged")
@@ -126,11 +129,16 @@ def run_cell(cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder
 def predicted_sram(
     configs: Mapping[Cell, Union[RunConfig, str]], rows: Sequence[Row]
 ) -> Tuple[Sram, List[str]]:
-    """Return the memory of every norm, micro-batch and variant; and why of some it is not known."""
+    """Return the memory of every norm, micro-batch and variant; and why of some it is not known.
+
+    What replaces the proxy's moments for a diagnosis has none.
+    """
     found: Sram = {}
     unknown: List[str] = []
     for row in rows:
         key = (row.norm, row.micro_batch, row.cell.variant)
+        if row.proxy not in ("", ASSUMED):
+            continue
         config = configs[row.cell]
         if isinstance(config, str) or row.status == UNDEFINED or key in found:
             continue

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.json_lines import append_line, read_lines
+from ipu_proxynorm.norm import parse_norm_spec
 
 DONE, DIVERGED, UNDEFINED = "done", "diverged", "undefined"
 
@@ -25,6 +26,7 @@ class Cell:
         seed: the seed of weights, order of the images and device randomness.
         varied: further keys and their values, as overrides: ``training.label_smoothing=0.1``.
         own: likewise, of the norm alone: what was chosen for it.
+        proxy: what is taken for the proxy's moments, of `proxies.PROXIES`; empty: Proxy Norm's own.
 
     """
 
@@ -33,11 +35,12 @@ class Cell:
     seed: int
     varied: Tuple[str, ...] = ()
     own: Tuple[str, ...] = ()
+    proxy: str = ""
 
     @property
     def variant(self) -> str:
         """Return the further keys in short: ``label_smoothing=0.1``; empty if there are none."""
-        return _short(self.varied)
+        return _short([*self.varied, *([f"proxy={self.proxy}"] if self.proxy else [])])
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class Row:
     """What came out of one cell.
 
     Attributes:
-        norm, micro_batch, seed, varied, own: the cell.
+        norm, micro_batch, seed, varied, own, proxy: the cell.
         fingerprint: of everything else in the configuration; rows of another one do not count.
         status: ``done``; ``diverged`` where loss or weights did not stay finite; ``undefined``
             where the norm is not defined for the network or batch, or too few micro-batches are in
@@ -83,11 +86,13 @@ class Row:
     curve: Tuple[Dict[str, Optional[float]], ...] = ()
     losses: Tuple[Tuple[float, Optional[float]], ...] = ()
     own: Tuple[str, ...] = ()
+    proxy: str = ""
 
     @property
     def cell(self) -> Cell:
         """Return which cell the row is of."""
-        return Cell(self.norm, self.micro_batch, self.seed, tuple(self.varied), tuple(self.own))
+        own = tuple(self.own)
+        return Cell(self.norm, self.micro_batch, self.seed, tuple(self.varied), own, self.proxy)
 
 
 def _short(overrides: Sequence[str]) -> str:
@@ -108,6 +113,7 @@ def plan_cells(
     seeds: Sequence[int],
     varied: Sequence[Sequence[str]] = (),
     own: Optional[Mapping[str, Sequence[str]]] = None,
+    proxies: Sequence[str] = ("",),
 ) -> List[Cell]:
     """Return all cells; those of the first seed first, so that an early stop leaves a full table.
 
@@ -117,14 +123,16 @@ def plan_cells(
         seeds: seeds.
         varied: for each further key its overrides, e.g. ``["training.label_smoothing=0", ...]``.
         own: of a norm, the overrides of its cells alone.
+        proxies: what is taken for the proxy's moments; of a norm without a proxy there is one cell.
 
     """
     return [
-        Cell(norm, micro_batch, seed, combination, tuple((own or {}).get(norm, ())))
+        Cell(norm, micro_batch, seed, combination, tuple((own or {}).get(norm, ())), proxy)
         for seed in seeds
         for combination in itertools.product(*varied)
         for micro_batch in sorted(micro_batches, reverse=True)
         for norm in norms
+        for proxy in (proxies if parse_norm_spec(norm).proxy else ("",))
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +27,7 @@ from ipu_proxynorm.analysis.comparison import (
     plan_cells,
     summarize,
 )
+from ipu_proxynorm.analysis.proxies import PROXIES
 from ipu_proxynorm.cli.arguments import (
     add_config,
     add_format,
@@ -37,7 +38,8 @@ from ipu_proxynorm.cli.arguments import (
     words,
 )
 from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, unknown_name
+from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.prediction.planning import global_batch
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.comparison_page import comparison_findings, epochs_of
@@ -75,6 +77,12 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         help="a key for one norm alone, e.g. gn4:optimizer.lr=0.05; may be given again",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="KIND",
+        help="a diagnosis, no norm to train with: what stands for the moments of the activation "
+        f"behind norms with +pn, of {','.join(PROXIES)}; the last two depend on the micro-batch",
     )
     parser.add_argument("--out", help="folder of rows and report; default: <runs>/compare-<name>")
     add_format(parser)
@@ -147,6 +155,7 @@ def cells_of(arguments: argparse.Namespace, base: RunConfig) -> List[Cell]:
         integers("--seeds", arguments.seeds, 0),
         varied,
         own_overrides(arguments.own, norms, keys),
+        proxies_of(arguments.proxy, norms),
     )
 
 
@@ -164,6 +173,25 @@ def overrides_of(text: str) -> List[str]:
     if key in OWN:
         raise UserError(f"--vary {text!r}: compare sets {key} itself; {OWN[key]}")
     return [f"{key}={value}" for value in words(values)]
+
+
+def proxies_of(text: Optional[str], norms: Sequence[str]) -> List[str]:
+    """Return the kinds of ``--proxy``; an empty one if the option is not there.
+
+    Raises:
+        UserError: a kind is unknown, or none of the norms has Proxy Norm.
+    """
+    if text is None:
+        return [""]
+    kinds = words(text)
+    for kind in kinds or [text]:
+        if kind not in PROXIES:
+            raise unknown_name("--proxy:", kind, list(PROXIES))
+    if not any(parse_norm_spec(norm).proxy for norm in norms):
+        raise UserError(
+            f"--proxy {text}: none of --norms {','.join(norms)} has Proxy Norm; add one with +pn"
+        )
+    return kinds
 
 
 def own_overrides(

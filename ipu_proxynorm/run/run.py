@@ -87,6 +87,7 @@ def build(
     initialize: bool = True,
     shallow: bool = False,
     processes: Optional[Processes] = None,
+    change: Optional[Callable[[Network], object]] = None,
 ) -> Run:
     """Return the run that ``config`` describes, its weights drawn from ``config.seed``.
 
@@ -95,6 +96,7 @@ def build(
         initialize: load the weights that ``training.init_from`` names; False where others follow.
         shallow: with a network of few blocks, to try the rest.
         processes: that share the run; None: this one only.
+        change: what is done to the network before anything is made of it: an analysis' own units.
 
     Raises:
         UserError: a name is unknown, the groups do not divide the channels, a split is no layer
@@ -117,7 +119,7 @@ def build(
     arithmetic = BatchArithmetic.of(config.ipu, data.sizes()[0])
     torch.manual_seed(config.seed)
     model, stages, program, optimizer = create_program(
-        config, data, arithmetic.global_batch, shallow
+        config, data, arithmetic.global_batch, shallow, change
     )
     if config.data.eval_image_size is not None:
         with blame("data.eval_image_size", config.data.eval_image_size):
@@ -222,7 +224,11 @@ def averaged(checkpoint: Checkpoint) -> Optional[Checkpoint]:
 
 
 def create_program(
-    config: RunConfig, data: ImageData, global_batch: int, shallow: bool = False
+    config: RunConfig,
+    data: ImageData,
+    global_batch: int,
+    shallow: bool = False,
+    change: Optional[Callable[[Network], object]] = None,
 ) -> Tuple[Network, List[PipelineStage], Classification, torch.optim.Optimizer]:
     """Return network, its stages, the program around it and its optimiser.
 
@@ -231,8 +237,11 @@ def create_program(
         data: its images; only what they have in common is looked at.
         global_batch: images per weight update.
         shallow: with a network of few blocks, to try the rest.
+        change: what is done to the network first.
     """
     model = create_network(config.model, data.num_classes, data.channels, data.image_size, shallow)
+    if change is not None:
+        change(model)
     precision = precision_of(config.ipu.precision)
     set_weights_type(model, precision)
     freeze(model, config.training.trainable)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
+from torch import nn
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
@@ -92,12 +93,16 @@ def why_undefined(config: RunConfig) -> str:
     return ""
 
 
-def train_trial(config: RunConfig) -> Trial:
+def train_trial(config: RunConfig, change: Optional[Callable[[nn.Module], object]] = None) -> Trial:
     """Train as ``config`` says, replacing what its folder holds, and return the figures.
 
     Of a run that diverges they are those of the network as it was left, without a loss.
+
+    Args:
+        config: the configuration of the run.
+        change: what is done to its network before anything is made of it; see `run.build`.
     """
-    run = build(config)
+    run = build(config, change=change)
     directory = RunDirectory.create(config, overwrite=True)
     epochs: List[EpochResult] = []
     seconds: List[float] = []

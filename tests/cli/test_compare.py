@@ -96,6 +96,34 @@ def test_a_key_for_one_norm_alone(capsys, tmp_path):
     assert alone["losses"] == plain["losses"] != shared["losses"]
 
 
+def test_other_moments_in_the_proxys_place(capsys, tmp_path):
+    options = [
+        "--norms",
+        "ln,ln+pn",
+        "--proxy",
+        "assumed,true",
+        "--out",
+        tmp_path,
+        "--format",
+        "csv",
+    ]
+    status, output = run(capsys, "compare", *SMALL, *options)
+    assert (status, "3 runs of 1 epoch" in output.out) == (0, True)  # ln has no proxy: once
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["norm"], row["proxy"]) for row in rows] == [
+        ("ln", ""),
+        ("ln+pn", "assumed"),
+        ("ln+pn", "true"),
+    ]
+    assert len({row["loss"] for row in rows}) == 3
+    with (tmp_path / "table.csv").open(encoding="utf-8") as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["variant"] for row in table] == ["", "proxy=assumed", "proxy=true"]
+    assert [row["predicted SRAM, MiB"] != "" for row in table] == [True, True, False]
+    status, output = run(capsys, "compare", *SMALL, *options)
+    assert "3 of them done" in output.out
+
+
 def test_a_file_where_the_folder_should_be(capsys, tmp_path):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "out"
@@ -163,6 +191,8 @@ WRONG = {
         ["--vary", "ipu.replication_factor=1,2"],
         ["--vary ipu.replication_factor=2", "64 images per weight update", "CONFIG's 32"],
     ),
+    "proxy": (["--proxy", "truth"], ["--proxy: 'truth' is unknown: did you mean 'true'"]),
+    "no proxy": (["--proxy", "true", "--norms", "bn,ln"], ["none of --norms bn,ln has Proxy Norm"]),
     "for": (["--for", "optimizer.lr=0.1"], ["--for 'optimizer.lr=0.1'", "NORM:KEY=VALUE"]),
     "for another": (
         ["--for", "gn8:optimizer.lr=0.1"],
