@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, Iterator, Sequence
+from typing import Callable, Dict, Iterable, Iterator, Sequence, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from ipu_proxynorm.data import ImageData
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint
 from ipu_proxynorm.run.run import Run, build, load_weights
+
+T = TypeVar("T")
+#: From a network, its inputs and a pattern of layers, what is told of each layer.
+Record = Callable[[nn.Module, Iterable[Tensor], str], Dict[str, T]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,12 @@ def on_the_host(config: RunConfig) -> RunConfig:
 
 
 def power_of(run: Run, measure: Measure, *, trained: bool) -> Dict[str, Power]:
-    """Return the power after each normalization of the run's network, computed in float64.
+    """Return the power after each normalization of the run's network; see :func:`observed`."""
+    return observed(run, measure, record_power, trained=trained)
+
+
+def observed(run: Run, measure: Measure, record: Record[T], *, trained: bool) -> Dict[str, T]:
+    """Return what is recorded of each normalization of the run's network, computed in float64.
 
     Networks without shortcuts amplify rounding from layer to layer: 100 random layers turn that of
     float32 into 1e-2 of the power of the last, that of float64 into 1e-9.
@@ -56,7 +65,7 @@ def power_of(run: Run, measure: Measure, *, trained: bool) -> Dict[str, Power]:
         batches = noise(shape, measure.images, batch_size, run.config.seed)
     else:
         batches = validation_images(run.data, measure.images, batch_size)
-    return record_power(model, (batch.double() for batch in batches), measure.layers)
+    return record(model, (batch.double() for batch in batches), measure.layers)
 
 
 def _with_batch_statistics(model: nn.Module, measure: Measure) -> int:
@@ -105,20 +114,22 @@ def noise(shape: Sequence[int], images: int, batch_size: int, seed: int) -> Iter
         yield torch.stack(whole[start : start + batch_size])
 
 
-def power_at_start(config: RunConfig, measure: Measure) -> Dict[str, Power]:
-    """Return the power after each normalization of a run's network at initialisation."""
-    return power_of(build(on_the_host(config)), measure, trained=False)
+def observed_at_start(config: RunConfig, measure: Measure, record: Record[T]) -> Dict[str, T]:
+    """Return what is recorded of each normalization of a run's network at initialisation."""
+    return observed(build(on_the_host(config)), measure, record, trained=False)
 
 
-def power_of_run(config: RunConfig, checkpoint: Checkpoint, measure: Measure) -> Dict[str, Power]:
-    """Return the power after each normalization of a run's network with a checkpoint's weights.
+def observed_of_run(
+    config: RunConfig, checkpoint: Checkpoint, measure: Measure, record: Record[T]
+) -> Dict[str, T]:
+    """Return what is recorded of each normalization of a run's network, of a checkpoint's weights.
 
     Raises:
         UserError: the checkpoint is of another network.
     """
     run = build(on_the_host(config))
     load_weights(run, checkpoint)
-    return power_of(run, measure, trained=True)
+    return observed(run, measure, record, trained=True)
 
 
 def check_one_network(folders: Sequence[str], configs: Sequence[RunConfig]) -> None:

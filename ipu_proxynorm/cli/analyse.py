@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from ipu_proxynorm.analysis import record_power, record_proxies
 from ipu_proxynorm.analysis.measure import (
     Measure,
+    Record,
     check_one_network,
-    power_at_start,
+    observed_at_start,
+    observed_of_run,
     power_of_module,
-    power_of_run,
 )
 from ipu_proxynorm.analysis.power_log import average, read_power_log
 from ipu_proxynorm.cli.arguments import add_format, norm_specs, report_formats
 from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.power_page import EXCERPT, Result, excerpt, labels, power_findings
+from ipu_proxynorm.report.proxy_tables import DISTANCE_COLUMNS, Distances, distance_rows
 from ipu_proxynorm.run.directory import CHECKPOINTS, RunDirectory
 from ipu_proxynorm.run.foreign import (
     METAVAR,
@@ -98,39 +103,47 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.out:
         findings.check_writable(Path(arguments.out))
     folders = [word for word in arguments.overrides if "=" not in word]
+    distances: Distances = {}
     if names_module(arguments.subject):
         config, result = of_module(arguments, console)
     elif arguments.input:
         raise UserError("--input: it needs a module such as net.py:Net, not a CONFIG or RUN_DIR")
     elif Path(arguments.subject).is_dir():
-        config, result = of_runs(arguments, [arguments.subject, *folders], console)
+        config, result, distances = of_runs(arguments, [arguments.subject, *folders], console)
     else:
         if folders:
             raise UserError(
                 f"{folders[0]!r}: expected key=value after CONFIG {arguments.subject!r}; only "
                 f"folders of runs can be drawn together"
             )
-        config, result = of_config(arguments, console)
+        config, result, distances = of_config(arguments, console)
     console.print(table(result))
     worst = max(abs(p.total - p.mean_power) for found in result.values() for p in found.values())
     console.print(f"the four powers sum to the mean power of every layer, to {worst:.1e} or better")
+    if distances:
+        console.print(distance_table(distances))
     folder = Path(arguments.out or Path(config.runs, f"analyse-{config.name}"))
-    for path in findings.write(folder, formats, power_findings(config, result)):
+    for path in findings.write(folder, formats, power_findings(config, result, distances)):
         console.print(f"wrote {path}")
 
 
-def of_config(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfig, Result]:
+def of_config(
+    arguments: argparse.Namespace, console: Console
+) -> Tuple[RunConfig, Result, Distances]:
     """Analyse a configuration's network at initialisation, under each norm spec."""
     for option in ("checkpoint", "epochs"):
         if getattr(arguments, option) not in (None, False, "init"):
             raise UserError(f"--{option}: expected a run's folder, not CONFIG {arguments.subject}")
     text = NORMS if arguments.norms is None else arguments.norms
     result: Result = {}
+    distances: Distances = {}
     for norm in norm_specs(text, NORMS):
         config = load(arguments.subject, [*arguments.overrides, f"model.norm={norm}"])
-        result[norm] = power_at_start(config, measure(arguments))
+        result[norm] = observed_at_start(config, measure(arguments), record_power)
+        if parse_norm_spec(norm).proxy:
+            distances[norm] = observed_at_start(config, measure(arguments), record_proxies)
         console.print(f"{norm}: {len(result[norm])} normalizations")
-    return load(arguments.subject, arguments.overrides), result
+    return load(arguments.subject, arguments.overrides), result, distances
 
 
 def of_module(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfig, Result]:
@@ -162,7 +175,7 @@ def of_module(arguments: argparse.Namespace, console: Console) -> Tuple[RunConfi
 
 def of_runs(
     arguments: argparse.Namespace, folders: Sequence[str], console: Console
-) -> Tuple[RunConfig, Result]:
+) -> Tuple[RunConfig, Result, Distances]:
     """Analyse the networks of runs, each drawn under its norm spec."""
     if arguments.norms:
         raise UserError(
@@ -178,18 +191,29 @@ def of_runs(
     configs = [RunDirectory(folder).config() for folder in folders]
     check_one_network(folders, configs)
     result: Result = {}
+    distances: Distances = {}
     for folder, config, name in zip(folders, configs, labels(folders, configs)):
         directory = RunDirectory(folder)
         if arguments.epochs:
             result[name] = average(read_power_log(directory.path))
             continue
-        if arguments.checkpoint == "init":
-            result[name] = power_at_start(config, measure(arguments))
-        else:
-            checkpoint = load_checkpoint(directory.checkpoint(arguments.checkpoint or "last"))
-            result[name] = power_of_run(config, checkpoint, measure(arguments))
+        observe = observation(arguments, config, directory)
+        result[name] = observe(record_power)
+        if parse_norm_spec(config.model.norm).proxy:
+            distances[name] = observe(record_proxies)
         console.print(f"{name}: {len(result[name])} normalizations of {folder}")
-    return configs[0], result
+    return configs[0], result, distances
+
+
+def observation(
+    arguments: argparse.Namespace, config: RunConfig, directory: RunDirectory
+) -> Callable[[Record[Any]], Dict[str, Any]]:
+    """Return how a record is had of the checkpoint that ``--checkpoint`` names."""
+    asked = measure(arguments)
+    if arguments.checkpoint == "init":
+        return functools.partial(observed_at_start, config, asked)
+    checkpoint = load_checkpoint(directory.checkpoint(arguments.checkpoint or "last"))
+    return functools.partial(observed_of_run, config, checkpoint, asked)
 
 
 def check_epochs(arguments: argparse.Namespace) -> None:
@@ -222,5 +246,15 @@ def table(result: Result) -> Table:
     norm, layer, *figures = EXCERPT
     shown = Table(norm, Column(layer, overflow="fold"), *figures)
     for row in excerpt(result):
+        shown.add_row(*row)
+    return shown
+
+
+def distance_table(distances: Distances) -> Table:
+    """Return how far each layer's channels are from their proxies."""
+    shown = Table(title="channels and proxies")
+    for column in DISTANCE_COLUMNS:
+        shown.add_column(column, min_width=max(map(len, column.split())), overflow="fold")
+    for row in distance_rows(distances):
         shown.add_row(*row)
     return shown

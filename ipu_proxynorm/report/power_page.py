@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ipu_proxynorm.analysis import POWERS, Power
 from ipu_proxynorm.config import RunConfig, dump
 from ipu_proxynorm.report import findings
+from ipu_proxynorm.report.proxy_tables import (
+    DISTANCE_COLUMNS,
+    EXPLANATION,
+    Distances,
+    distance_rows,
+)
 
 COLUMNS = ("norm", "number", "layer", *POWERS, "sum", "mean power", "instances")
 
@@ -53,12 +59,15 @@ def table_rows(result: Result) -> List[Tuple[Any, ...]]:
     ]
 
 
-def power_findings(config: RunConfig, result: Result) -> findings.Findings:
+def power_findings(
+    config: RunConfig, result: Result, distances: Optional[Distances] = None
+) -> findings.Findings:
     """Return the power after each normalization as findings: its page, plots, table and values.
 
     Args:
         config: the configuration of the network.
         result: the network's power under each norm, or the power of each run.
+        distances: of those with Proxy Norm, how far channels are from their proxies.
     """
     curves: Mapping[str, Mapping[str, Sequence[float]]] = {
         norm: {name: [getattr(p, name) for p in found.values()] for name in POWERS}
@@ -72,13 +81,17 @@ def power_findings(config: RunConfig, result: Result) -> findings.Findings:
         return {"power": combined(curves)}
 
     def report() -> Any:
-        return page(config, result, curves)
+        return page(config, result, curves, distances or {})
 
     values = {
         "config": dump(config),
         "power": {
             norm: {layer: dataclasses.asdict(power) for layer, power in found.items()}
             for norm, found in result.items()
+        },
+        "proxies": {
+            norm: {layer: dataclasses.asdict(distance) for layer, distance in found.items()}
+            for norm, found in (distances or {}).items()
         },
     }
     return findings.Findings(
@@ -92,7 +105,10 @@ def title_of(network: str, dataset: str) -> str:
 
 
 def page(
-    config: RunConfig, result: Result, curves: Mapping[str, Mapping[str, Sequence[float]]]
+    config: RunConfig,
+    result: Result,
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    distances: Distances,
 ) -> Any:
     """Return the page, drawn now.
 
@@ -100,6 +116,7 @@ def page(
         config: the configuration of the network.
         result: its power under each norm, or that of each run.
         curves: the same by power, over depth.
+        distances: of those with Proxy Norm, how far channels are from their proxies.
     """
     from ipu_proxynorm.report.html import HtmlTable, Report, Section
     from ipu_proxynorm.report.power import panels
@@ -134,5 +151,18 @@ def page(
                     ),
                 ],
             ),
+            *proxies_section(distances),
         ],
     )
+
+
+def proxies_section(distances: Distances) -> List[Any]:
+    """Return the page's section about channels and proxies; none without Proxy Norm."""
+    from ipu_proxynorm.report.html import HtmlTable, Section
+
+    if not distances:
+        return []
+    rows = distance_rows(distances)
+    caption = f"Channels and proxies, in order of depth ({len(rows)} rows)"
+    table = HtmlTable(caption, DISTANCE_COLUMNS, rows, folded=len(rows) > 30)
+    return [Section("Distance from the proxy", text=EXPLANATION, tables=[table])]

@@ -45,7 +45,10 @@ def test_norms_at_initialisation(capsys, tmp_path):
     assert (
         values["power"]["ln"]["layers.49.1"]["p1"] > values["power"]["ln+pn"]["layers.49.1"]["p1"]
     )
+    assert list(values["proxies"]) == ["ln+pn"]
+    assert len(values["proxies"]["ln+pn"]) == 50
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Distance from the proxy" in page
     assert "random_50 on digits" in page
     assert "width: 8" in page
 
