@@ -17,6 +17,7 @@ from ipu_proxynorm.norm.sharing import SharedMoments, share_moments
 from ipu_proxynorm.norm.spec import KINDS, NormKind, NormSpec, parse_norm_spec
 from ipu_proxynorm.norm.standing_in import StandIn
 from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
+from ipu_proxynorm.norm.timm_layer import timm_norm_layer
 
 __all__ = [
     "KINDS",
@@ -56,4 +57,5 @@ __all__ = [
     "share_moments",
     "spatial_mean",
     "standardize_weight",
+    "timm_norm_layer",
 ]
