@@ -16,8 +16,8 @@ from ipu_proxynorm.norm.pending import Pending, finished, spatial_mean
 from ipu_proxynorm.norm.sharing import SharedMoments, share_moments
 from ipu_proxynorm.norm.spec import KINDS, NormKind, NormSpec, parse_norm_spec
 from ipu_proxynorm.norm.standing_in import StandIn
-from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 from ipu_proxynorm.norm.timm_layer import timm_norm_layer
+from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 
 __all__ = [
     "KINDS",

@@ -1,4 +1,4 @@
-"""Our norms as timm's ``norm_layer``: what timm tells its BatchNormAct2d is told to a unit of ours."""
+"""Our norms as timm's ``norm_layer``: a unit is told what timm tells its BatchNormAct2d."""
 
 from __future__ import annotations
 

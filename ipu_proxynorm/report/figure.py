@@ -6,12 +6,12 @@ import io
 import re
 import zlib
 from pathlib import Path
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Match, Optional, Sequence, Tuple
 from xml.sax.saxutils import escape, quoteattr
 
 from ipu_proxynorm.errors import UserError, printable
 from ipu_proxynorm.extras import install_command
-from ipu_proxynorm.report.style import GRID, INK, MUTED, PAPER, THEME_CSS, colours
+from ipu_proxynorm.report.style import GRID, INK, MUTED, PAPER, PLOT_CSS
 
 try:
     import matplotlib
@@ -71,7 +71,7 @@ def new_figure(
 def finish(ax: Axes, title: str, x: str, y: str) -> None:
     """Give axes their title and their labels (with units)."""
     with matplotlib.rc_context(_STYLE):
-        ax.set_title(title)
+        ax.set_title(printable(title))
         ax.set_xlabel(x)
         ax.set_ylabel(y)
 
@@ -83,6 +83,16 @@ def legend(figure: Figure, columns: int = 6) -> None:
         figure.legend(
             handles, labels, loc="outside upper center", ncols=columns, fontsize=9, handlelength=3
         )
+
+
+def key(ax: Axes, *, beside: bool = False, reverse: bool = False) -> None:
+    """Name what one panel shows, within it or beside it; ``reverse``: as stacks are read."""
+    handles, labels = ax.get_legend_handles_labels()
+    if reverse:
+        handles, labels = handles[::-1], labels[::-1]
+    where: Any = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if beside else {}
+    with matplotlib.rc_context(_STYLE):
+        ax.legend(handles, labels, fontsize=9, **where)
 
 
 def svg(figure: Figure, title: str) -> str:
@@ -105,24 +115,33 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}", text)
     text = re.sub(r'font(-family)?: ([^;"]*px )?[^;"]*', rf"font\g<1>: \g<2>{_FONT}", text)
-    for colour in colours():
-        text = text.replace(colour.light, colour.css)
-    size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', text)
+    text = re.sub(r'style="([^"]*)"', _colours_apart, text)
+    size = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', text)
     assert size is not None
-    style = f'style="width:100%;max-width:{float(size[1]) * 4 / 3:.0f}px;height:auto"'
-    text = text.replace(size[0], style, 1)
+    width, height = (f"{float(points) * 4 / 3:.0f}" for points in size.groups())
+    text = text.replace(size[0], f'width="{width}" height="{height}"', 1)
     label = f' role="img" aria-label={quoteattr(title)}'
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     return text.replace("<svg", f"<svg{label}", 1).strip()
 
 
+def _colours_apart(style: Match[str]) -> str:
+    """Return a style whose colours are attributes: a style sheet can then change them."""
+    declared = [part.strip() for part in style[1].split(";") if part.strip()]
+    colours = [part for part in declared if re.fullmatch(r"(fill|stroke): #[0-9a-f]{6}", part)]
+    others = "; ".join(part for part in declared if part not in colours)
+    attributes = [part.replace(": ", '="') + '"' for part in colours]
+    return " ".join([*attributes, *([f'style="{others}"'] if others else [])])
+
+
 def standalone_svg(figure: Figure, title: str) -> str:
-    """Return the figure as an SVG file that follows its viewer's light or dark."""
+    """Return the figure as an SVG file: light, and dark where its viewer is and knows it."""
+    title = printable(title)
     body = svg(figure, title)
     names = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     head, _, rest = body.replace("<svg", names, 1).partition(">")
-    paper = f'<rect width="100%" height="100%" style="fill:{PAPER.css}"/>'
-    return f"{head}><title>{escape(title)}</title><style>{THEME_CSS}</style>{paper}{rest}\n"
+    paper = f'<rect width="100%" height="100%" fill="{PAPER.light}"/>'
+    return f"{head}><title>{escape(title)}</title><style>{PLOT_CSS}</style>{paper}{rest}\n"
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 110) -> None:

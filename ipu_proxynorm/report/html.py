@@ -46,6 +46,12 @@ class HtmlTable:
         }
 
 
+def html_table(caption: str, cells: Sequence[Sequence[str]]) -> HtmlTable:
+    """Return cells, whose first row is the head, as a table of a page."""
+    head, *body = cells
+    return HtmlTable(caption, head, body)
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A part of a report: text, a legend of norms, plots (``<svg>`` elements) and tables."""
@@ -93,5 +99,5 @@ def swatch(style: NormStyle) -> str:
     dashes = f' stroke-dasharray="{" ".join(f"{2 * d:g}" for d in style.dashes)}"'
     return (
         f'<svg width="34" height="12" aria-hidden="true"><line x1="1" x2="33" y1="6" y2="6" '
-        f'style="stroke:{style.colour.css};stroke-width:3"{dashes if style.dashes else ""}/></svg>'
+        f'stroke="{style.colour.light}" stroke-width="3"{dashes if style.dashes else ""}/></svg>'
     )

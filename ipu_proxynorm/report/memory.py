@@ -11,7 +11,7 @@ from ipu_proxynorm.memory.budget import TERMS
 from ipu_proxynorm.memory.predict import SAFE
 from ipu_proxynorm.memory.table import term_name
 from ipu_proxynorm.memory.timeline import Timeline
-from ipu_proxynorm.report.figure import finish, new_figure
+from ipu_proxynorm.report.figure import finish, key, new_figure
 from ipu_proxynorm.report.style import INK, MUTED, SERIES, norm_style
 
 #: Terms that are drawn as one: there are more of them than colours that can be told apart.
@@ -49,15 +49,7 @@ def bars(budgets: Sequence[Tuple[str, IpuBudget]], title: str) -> Figure:
                     fontsize=9, color=INK.light)  # fmt: skip
     ax.grid(False, axis="x")
     finish(ax, title, "dashed: capacity; dotted: 85 % of it", "MiB")
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles[::-1],
-        labels[::-1],
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        fontsize=9,
-        frameon=False,
-    )
+    key(ax, beside=True, reverse=True)
     return figure
 
 
@@ -73,7 +65,7 @@ def over_time(timelines: Sequence[Timeline], capacity_bytes: int, title: str) ->
     ax.set_ylim(0, 1.1 * max(most, capacity_bytes) / MIB)
     ax.set_xlim(0, max(line.times[-1] for line in timelines))
     finish(ax, title, "step of the schedule (dashed: capacity)", "MiB")
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
+    key(ax, beside=True)
     return figure
 
 
@@ -99,7 +91,7 @@ def by_micro_batch(
     finish(
         ax, title, "micro-batch (dashed: capacity; dotted: 85 % of it)", "MiB of the fullest IPU"
     )
-    ax.legend(fontsize=9, frameon=False)
+    key(ax)
     return figure
 
 

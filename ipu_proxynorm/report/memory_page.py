@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence
+from typing import TYPE_CHECKING, Dict, Mapping
 
 from ipu_proxynorm.config import RunConfig, dump
 from ipu_proxynorm.memory import TERMS, Prediction, find_chip
@@ -11,12 +11,12 @@ from ipu_proxynorm.memory.table import sentence
 from ipu_proxynorm.memory.timeline import timelines
 from ipu_proxynorm.prediction.sweep import Sweep, fullest
 from ipu_proxynorm.report import findings
-from ipu_proxynorm.report.memory_tables import Cells, all_budgets, further_tables, values_of
+from ipu_proxynorm.report.memory_tables import all_budgets, further_tables, values_of
 
 if TYPE_CHECKING:  # drawing needs matplotlib, which csv and json do without
     from matplotlib.figure import Figure
 
-    from ipu_proxynorm.report.html import HtmlTable, Report
+    from ipu_proxynorm.report.html import Report
 
 
 def memory_findings(
@@ -59,20 +59,23 @@ def page(
         figures: by name.
     """
     from ipu_proxynorm.report.figure import svg
-    from ipu_proxynorm.report.html import Report, Section
+    from ipu_proxynorm.report.html import Report, Section, html_table
 
     sections = [
         Section(
             f"{norm}: {prediction.verdict.name}",
             text=[sentence(prediction), *map(str, prediction.advice)],
-            tables=[html_table(("MiB on each IPU of a replica", cells(prediction)))],
         )
         for norm, prediction in predictions.items()
     ]
     panels = [svg(figure, f"{config.name}: {name}") for name, figure in figures.items()]
     sections.append(Section("Pictures", panels=panels))
-    tables = map(html_table, further_tables(predictions, sweeps))
-    sections.append(Section("Tables", tables=list(tables)))
+    tables = [
+        html_table(f"{norm}: MiB on each IPU of a replica", cells(prediction))
+        for norm, prediction in predictions.items()
+    ]
+    tables += [html_table(*table) for table in further_tables(predictions, sweeps)]
+    sections.append(Section("Tables", tables=tables))
     return Report(
         title=f"Memory of {config.name}",
         text=["By prediction; no IPU has measured it. A program fails where its fullest tile is."],
@@ -81,15 +84,6 @@ def page(
         versions=findings.versions(),
         sections=sections,
     )
-
-
-def html_table(cells: Cells) -> HtmlTable:
-    """Return cells as a table of the page."""
-    from ipu_proxynorm.report.html import HtmlTable
-
-    caption, (head, *body) = cells
-    lines: List[Sequence[str]] = list(body)
-    return HtmlTable(caption, head, lines)
 
 
 def draw(

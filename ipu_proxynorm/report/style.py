@@ -13,16 +13,11 @@ from typing import Dict, Iterable, Tuple
 
 @dataclasses.dataclass(frozen=True)
 class Colour:
-    """A colour of the page: its CSS variable, and its value on light and on dark paper."""
+    """A colour: its CSS variable on a page, and its value on light and on dark paper."""
 
     name: str
     light: str
     dark: str
-
-    @property
-    def css(self) -> str:
-        """Return the colour as CSS, with the light value where variables are unknown."""
-        return f"var(--{self.name}, {self.light})"
 
 
 INK = Colour("ink", "#1f2328", "#e6edf3")
@@ -106,9 +101,17 @@ def _variables(value: str) -> str:
     return "".join(f"--{c.name}:{getattr(c, value)};" for c in colours())
 
 
-#: CSS that gives every colour its value, for light and dark; print is always light.
+def _darker(attribute: str) -> str:
+    return "".join(
+        f'[{attribute}="{c.light}"]{{{attribute}:{c.dark}}}' for c in colours() if c.light != c.dark
+    )
+
+
+#: CSS that turns the light colours of plots, which are attributes, dark on a dark screen. Where it
+#: is not understood, and in print, they stay.
+PLOT_CSS = f"@media screen and (prefers-color-scheme:dark){{{_darker('fill')}{_darker('stroke')}}}"
+#: CSS that gives every colour of a page its value, for light and dark; print is always light.
 THEME_CSS = (
     f":root{{color-scheme:light dark;{_variables('light')}}}"
-    f"@media (prefers-color-scheme:dark){{:root{{{_variables('dark')}}}}}"
-    f"@media print{{:root{{{_variables('light')}}}}}"
+    f"@media screen and (prefers-color-scheme:dark){{:root{{{_variables('dark')}}}}}{PLOT_CSS}"
 )

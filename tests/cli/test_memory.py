@@ -47,6 +47,7 @@ def test_files_hold_what_is_printed(written):
         "table.csv", "results.json", "report.html"
     }  # fmt: skip
     page = (folder / "report.html").read_text()
+    assert page.index("<svg role=") < page.index("<table>")
     for words in (
         "gn4+pn: fits",
         "Norms side by side",

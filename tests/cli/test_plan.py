@@ -1,6 +1,10 @@
 """``run_ipu.py plan``: prints the choice, writes what ``train`` accepts, refuses in a sentence."""
 
+import csv
 import dataclasses
+import html
+import json
+import re
 
 import pytest
 
@@ -35,6 +39,28 @@ def test_plan_writes_a_configuration_that_trains(tmp_path, capsys):
     assert f"configuration: {path}" in printed
     assert main(["train", str(path), f"runs={tmp_path}", "training.epochs=1"]) == 0
     assert "32 images (combined batch)" in capsys.readouterr().out
+
+
+def test_a_report_shows_the_choice_with_its_reasons(tmp_path, capsys):
+    command = ["plan", QUICKSTART, "--ipus", "2", "--out", str(tmp_path / "report")]
+    assert main([*command, "--format", "html,svg,csv,json"]) == 0
+    printed = capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"report.html", "speed.svg", "ipus.svg", "table.csv", "results.json"}
+    assert all(f"wrote {tmp_path / 'report' / name}" in printed for name in names)
+    with (tmp_path / "report" / "table.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [rows[0]["layout"], rows[-1]["layout"]] == ["chosen", "as given"]
+    assert (rows[-1]["stages"], rows[-1]["splits"]) == ("2", "layer2.0")
+    values = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert [one["layout"] for one in values["layouts"]] == [row["layout"] for row in rows]
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert text.count("<svg role=") == 2
+    assert text.index("<svg role=") < text.index("<table>")
+    for words in ("Layouts of quickstart", "Chosen", "as given", "MiB on each IPU", "splits:"):
+        assert words in text
+    for reason in re.findall(r"^- (.*)$", printed, re.MULTILINE):
+        assert reason in html.unescape(text)
 
 
 def test_a_planned_pipeline_with_checkpoint_trains(planned, tmp_path, capsys):

@@ -48,7 +48,9 @@ def test_a_network_made_is_the_network_converted(name, spec):
 
 
 def test_a_network_that_activates_apart_is_told_where_proxy_norm_goes():
-    with pytest.raises(ValueError, match=r"without their activations.*convert_norms\(model, 'ln\+pn"):
+    with pytest.raises(
+        ValueError, match=r"without their activations.*convert_norms\(model, 'ln\+pn"
+    ):
         timm.create_model("resnet18", norm_layer=timm_norm_layer("ln+pn"))
 
 

@@ -7,13 +7,24 @@ import pytest
 
 from ipu_proxynorm.report.figure import (
     finish,
+    key,
     legend,
     new_figure,
     save_png,
     standalone_svg,
     svg,
 )
-from ipu_proxynorm.report.style import PAPER, THEME_CSS, colours, norm_style, norm_styles
+from ipu_proxynorm.report.style import (
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    PLOT_CSS,
+    THEME_CSS,
+    colours,
+    norm_style,
+    norm_styles,
+)
 
 SPECS = ["bn", "in", "ln", "gn4", "ln+pn", "gn4+pn", "ln+ws", "gn4+ws", "none"]
 
@@ -70,18 +81,49 @@ def test_every_colour_is_found_again_in_a_plot():
     assert len({c.light for c in colours()}) == len({c.name for c in colours()}) == len(colours())
     assert all(f"--{c.name}:{c.light}" in THEME_CSS for c in colours())
     assert all(f"--{c.name}:{c.dark}" in THEME_CSS for c in colours())
+    assert PLOT_CSS in THEME_CSS
+    for colour in colours():
+        for what in ("fill", "stroke"):
+            assert f'[{what}="{colour.light}"]{{{what}:{colour.dark}}}' in PLOT_CSS
 
 
 def test_inline_svg_takes_colours_and_fonts_of_the_page(figure):
     text = svg(figure, 'A "title" & more')
     for spec in SPECS:
-        assert f"stroke: {norm_style(spec).colour.css}" in text
-    for colour in re.findall(r"#[0-9a-f]{6}\b", text):
-        assert f", {colour})" in text  # only as fallbacks of variables
+        assert f'stroke="{norm_style(spec).colour.light}"' in text
     assert "aria-label='A \"title\" &amp; more'" in text
     assert "system-ui" in text
     assert "http" not in text
     assert "P1 &amp; P2" in text  # text, not outlines
+
+
+def test_colours_are_attributes_which_every_renderer_knows_and_a_style_sheet_overrides(figure):
+    key(figure.axes[0], beside=True)
+    text = standalone_svg(figure, "A")
+    style, rest = re.search(r"<style>(.*?)</style>(.*)", text, re.DOTALL).groups()
+    assert style == PLOT_CSS
+    assert style.startswith("@media screen and (prefers-color-scheme:dark){")
+    for words in ("var(", "--", "%;", "height:auto"):
+        assert words not in text
+    drawn = set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', rest))
+    assert drawn <= {c.light for c in colours()}
+    assert drawn >= {PAPER.light, INK.light, MUTED.light, GRID.light}
+    styles = re.findall(r'style="([^"]*)"', rest)
+    assert not [found for found in styles if "#" in found]
+    texts = re.findall(r"<text [^>]*>", rest)
+    assert texts
+    assert all("fill=" in found for found in texts)  # else black, on a dark page too
+    root = ElementTree.fromstring(text)
+    width, height = float(root.get("width")), float(root.get("height"))
+    *_, box_width, box_height = map(float, root.get("viewBox").split())
+    assert width / height == pytest.approx(box_width / box_height, rel=0.01)
+
+
+def test_control_characters_in_a_title_leave_xml_whole(figure):
+    finish(figure.axes[0], "run \x1b[31m", "layer", "power")
+    text = standalone_svg(figure, "title \x1b\x00")
+    ElementTree.fromstring(text)
+    assert "title \\x1b\\x00" in text
 
 
 def test_figures_on_one_page_share_no_ids(figure):

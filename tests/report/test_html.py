@@ -72,7 +72,16 @@ def test_light_dark_phone_and_print():
     for part in ("prefers-color-scheme:dark", "width=device-width", "@media print"):
         assert part in text
     assert text.count("<svg role=") == 4
-    assert norm_style("ln+pn").colour.css in text
+    assert norm_style("ln+pn").colour.light in text
+
+
+def test_a_wide_table_scrolls_by_keyboard_too_and_shows_that_it_does():
+    text = page()
+    assert '<div class="scroll" tabindex="0" role="region" aria-label="All"><table>' in text
+    (style,) = re.findall(r"^\.scroll\{(.*?)\}", text, re.DOTALL | re.MULTILINE)
+    assert "overflow-x:auto" in style
+    assert style.count(" local") == style.count(" scroll") == 2  # shadows, and what covers them
+    assert ".scroll{overflow:visible;background:none}" in text  # in print
 
 
 def test_what_others_wrote_is_escaped_and_figures_stand_to_the_right():
