@@ -70,8 +70,10 @@ def smaller(config: RunConfig) -> RunConfig:
         "data": {"workers": 0, "train_images": None, "held_out": None},
         "ipu": {
             "micro_batch_size": min(config.ipu.micro_batch_size, 2),
-            # A state that is sharded over replicas needs two of them.
-            "replication_factor": 2 if config.ipu.optimizer_state == SHARDED else 1,
+            # What replicas have between them needs two: a sharded state, sums of gradients.
+            "replication_factor": 2
+            if config.ipu.optimizer_state == SHARDED or config.ipu.merge_all_reduce
+            else 1,
             "gradient_accumulation": micro_batches_needed(stages, training=True)
             if pipelined
             else 1,

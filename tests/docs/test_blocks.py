@@ -15,8 +15,9 @@ from unittest.mock import patch
 import pytest
 
 from ipu_proxynorm.cli.main import main, parse
-from ipu_proxynorm.config import load
+from ipu_proxynorm.config import documentation, load, loads
 from ipu_proxynorm.config.shipped import located
+from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.models import MODELS
 
 FENCE = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -69,13 +70,13 @@ def blocks_of(page: Path) -> List[Block]:
     return blocks
 
 
-BLOCKS = [
-    b for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))) for b in blocks_of(page)
-]
+PAGES = (Path("README.md"), *sorted(Path("docs").glob("*.md")))
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON = [b for b in BLOCKS if b.language == "python" and b.page != "README.md"]
 #: README's example of the library is run by test_readme.py; this one needs what commands made.
 (ONNX,) = [b for b in BLOCKS if b.language == "python" and "photos.onnx" in b.text]
 CONSOLE = [b for b in BLOCKS if b.language == "console"]
+RECIPES = [b for b in BLOCKS if b.language == "yaml" and "training:" in b.text]
 
 
 def commands_of(block: Block) -> List[str]:
@@ -97,7 +98,7 @@ def test_there_is_no_other_way_to_be_left_out():
     assert len(CONSOLE) >= 20
     for block in BLOCKS:
         if block.reason is not None:
-            assert block.language == "console", block
+            assert block.language in ("console", "python"), block
             assert block.reason.startswith("needs "), block
 
 
@@ -115,18 +116,38 @@ def test_commands_are_understood_and_their_recipes_are_shipped(block):
 
 @pytest.mark.simulator
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_runs_by_itself_and_prints_what_is_shown(block, capsys):
+def test_python_runs_by_itself_and_prints_what_is_shown(block, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run_python(block, capsys)
 
 
 def run_python(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    code = compile("\n" * block.line + block.text, block.page, "exec")
+    if block.reason is not None:
+        return
     with patch.dict(MODELS):
         names = {"__name__": "block"}
-        exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
+        exec(code, names)
     assert names.get("status", 0) == 0
     if block.shown:
         printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
         assert printed == [line.rstrip() for line in block.shown.splitlines()]
+
+
+@pytest.mark.parametrize("block", RECIPES, ids=str)
+def test_recipes_are_understood(block):
+    assert training_options(loads(block.text))
+
+
+def test_each_key_that_a_page_names_exists():
+    keys = {key.name for key in documentation()}
+    sections = {key.partition(".")[0] for key in keys if "." in key}
+    named = re.compile(rf"`((?:{'|'.join(sections)})\.[a-z_]+)(?=[`:= ,.])")
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    found = {(str(page), key) for page, text in pages.items() for key in named.findall(text)}
+    assert len(found) > 100
+    files = {"md", "yaml", "jsonl", "py"}
+    assert not {(p, k) for p, k in found if k not in keys and k.rpartition(".")[2] not in files}
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,12 @@ def test_the_optimiser_state_stays_where_it_is(where, change, capsys):
     assert "smoke: passed: loss" in printed
 
 
+def test_merged_all_reduces_have_two_replicas(capsys):
+    keys = ["ipu.merge_all_reduce=true", "ipu.replication_factor=4"]
+    assert main(["train", QUICKSTART, "--smoke", *keys]) == 0
+    assert "ipu.replication_factor: 4 -> 2\n" in capsys.readouterr().out
+
+
 def test_stages_begin_in_the_same_groups_of_blocks():
     config = load(B5)  # block2e, block4f, block6e
     assert shallow_splits(config.model, config.ipu.splits) == [
