@@ -25,7 +25,6 @@ from ipu_proxynorm.cli import (
     train,
     validate,
 )
-from ipu_proxynorm.cli.exhausted import exhausted
 from ipu_proxynorm.cli.output import (
     CleanConsole,
     CleanParser,
@@ -34,9 +33,10 @@ from ipu_proxynorm.cli.output import (
     open_standard_streams,
 )
 from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name, say
+from ipu_proxynorm.exhausted import exhausted
 from ipu_proxynorm.ipu import launched
 from ipu_proxynorm.run.interruption import Interrupted, ending_in_a_sentence
-from ipu_proxynorm.run.processes import Processes, connect
+from ipu_proxynorm.run.processes import Processes, ProcessLost, connect
 
 COMMANDS = (
     train,
@@ -116,7 +116,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     status = 0
     try:
         if parsed.distributed:
-            processes = connect(parsed.patience(parsed))
+            processes = connect(lambda: parsed.patience(parsed))
         if parsed.distributed or works_alone():
             console = CleanConsole(output, quiet=not processes.first)
             with notices_alone(), ending_in_a_sentence():
@@ -125,20 +125,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 else:
                     status = parsed.command(parsed, console) or 0
             output.flush()
-    except (UserError, poptorch.Error, Interrupted, KeyboardInterrupt) as error:
-        if parsed.traceback:
+    except (UserError, poptorch.Error, Interrupted, KeyboardInterrupt, ReaderLeft) as error:
+        if parsed.traceback and not isinstance(error, ReaderLeft):
             raise
         failure = error
-        status = report(error)
-    except ReaderLeft as error:
-        failure = error
-        status = 128 + signal.SIGPIPE
     except (OSError, MemoryError, RuntimeError) as error:
         why = exhausted(error)
         if parsed.traceback or why is None:
             raise
-        failure = error
-        status = report(UserError(why))
+        failure = UserError(why)
+    if failure is not None:
+        status = report(failure, processes)
     if failure is None or (isinstance(failure, Shared) and failure.agreed):
         processes.leave()
     return status
@@ -159,15 +156,26 @@ def works_alone() -> bool:
     return instance.count == 1
 
 
-def report(error: BaseException) -> int:
-    """Print an error in one sentence, unless another process does; return the exit status."""
+def report(error: BaseException, processes: Optional[Processes] = None) -> int:
+    """Print an error in one sentence, unless another process does; return the exit status.
+
+    Args:
+        error: the error.
+        processes: those of the run, who are told of it; None: this one only.
+    """
+    number = 0
     if isinstance(error, Interrupted):
-        text, status = str(error), 128 + error.signal_number
+        text, number = str(error), error.signal_number
     elif isinstance(error, KeyboardInterrupt):
-        text, status = "interrupted", 130
+        text, number = "interrupted", signal.SIGINT
+    elif isinstance(error, ReaderLeft):
+        text, number = "", signal.SIGPIPE
     else:
         refused = "" if isinstance(error, UserError) else "PopTorch refused: "
-        text, status = f"error: {refused}{error}", 2
-    if not (isinstance(error, Shared) and error.quiet):
-        say(f"{program_name()}: {text}")
-    return status
+        text = f"{refused}{error}"
+    shared = isinstance(error, Shared) and (error.agreed or error.quiet)
+    known = shared or isinstance(error, ProcessLost)
+    said = processes.part(text, number) if processes is not None and not known else False
+    if text and not said and not (isinstance(error, Shared) and error.quiet):
+        say(f"{program_name()}: {text if number else f'error: {text}'}")
+    return 128 + number if number else 2

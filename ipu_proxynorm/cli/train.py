@@ -110,16 +110,16 @@ def train(
     run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
     with processes.together():
         directory = open_directory(config, arguments, processes.first)
-    try:
-        describe(run, console)
-        if start is not None and start.state is not None:
-            console.print(f"resumed after {start.state.progress}")
-            differing = changed(run, start)
-            if differing:
-                console.print(f"changed since then: {'; '.join(differing)}")
-        last = observed(run, directory, console, start, interruption, wandb)
-    finally:
-        with writing_threads_quiet():
+    with writing_threads_quiet():
+        try:
+            describe(run, console)
+            if start is not None and start.state is not None:
+                console.print(f"resumed after {start.state.progress}")
+                differing = changed(run, start)
+                if differing:
+                    console.print(f"changed since then: {'; '.join(differing)}")
+            last = observed(run, directory, console, start, interruption, wandb)
+        finally:
             directory.close()
     if processes.first:
         console.print(f"{summary(last, directory)}; run in {directory.path}")

@@ -15,6 +15,7 @@ from ipu_proxynorm.data.datasets import (
 from ipu_proxynorm.data.digest import digest
 from ipu_proxynorm.data.image_set import IGNORED, ImageSet
 from ipu_proxynorm.data.loader import (
+    WORKERS_SHARE,
     PaddedDataset,
     training_loader,
     training_share,
@@ -28,6 +29,7 @@ __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
     "IGNORED",
+    "WORKERS_SHARE",
     "DamageReport",
     "DataError",
     "DatasetSpec",

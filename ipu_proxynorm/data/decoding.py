@@ -43,6 +43,7 @@ class Reason(enum.IntEnum):
     PERMISSION = 6
     MEMORY = 7
     DISK = 8
+    FILES = 9
 
     @property
     def is_the_machines(self) -> bool:
@@ -65,6 +66,7 @@ _SENTENCES = {
     Reason.MISSING: "is not there any more, or a link to nothing",
     Reason.PERMISSION: "may not be read by this user (no permission)",
     Reason.MEMORY: "did not fit into the memory that is free",
+    Reason.FILES: "could not be opened, as too many files are open",
     Reason.DISK: "could not be read from its disk or network",
 }
 
@@ -205,6 +207,8 @@ def cannot_read(error: Exception) -> Unreadable:
         return Unreadable(text, Reason.MISSING)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return Unreadable(text, Reason.MEMORY)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return Unreadable(text, Reason.FILES)
     if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
         return Unreadable(text, Reason.DISK)
     encrypted = isinstance(error, RuntimeError) and "encrypted" in text

@@ -16,6 +16,10 @@ from ipu_proxynorm.data.image_set import IGNORED, sample_at
 from ipu_proxynorm.data.order import EpochSampler, Share
 from ipu_proxynorm.errors import UserError
 
+#: Of the patience of processes with each other, what one has with its data workers: it must say
+#: that they do not answer before the others say so of it.
+WORKERS_SHARE = 0.75
+
 
 def leave_signals_to_the_parent(worker: int) -> None:
     """Let a worker process outlive Ctrl-C: the run stops in its own time, and then ends it."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import multiprocessing
 import signal
 import threading
 import warnings
-from typing import Any, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from torch.utils.data import Dataset
 
 from ipu_proxynorm.data.decoding import Reason
 from ipu_proxynorm.data.image_set import image_set
 from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.exhausted import exhausted
 
 
 class DataError(UserError):
@@ -115,6 +119,7 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
 _REMEDY = {
     Reason.PERMISSION: "give it the right to be read, or remove it",
     Reason.MEMORY: "free some memory, or lower data.workers",
+    Reason.FILES: "raise the limit (ulimit -n), or lower data.workers",
     Reason.DISK: "see to the disk or network, and go on with --resume",
 }
 
@@ -137,29 +142,97 @@ def restore_child_handler(handler: Any) -> None:
         signal.signal(signal.SIGCHLD, handler)
 
 
-def watched(loader: Iterable[Any]) -> Iterator[Any]:
+def watched(loader: Iterable[Any], patience: float = math.inf) -> Iterator[Any]:
     """Yield the batches of ``loader``.
 
+    Args:
+        loader: torch's or PopTorch's.
+        patience: how long its workers may take for a batch, seconds; then they are ended.
+
     Raises:
-        DataError: a worker process has died.
+        DataError: they cannot be read any further: a worker process has died or does not answer,
+            the machine is exhausted, or reading an image has raised what nobody expected.
     """
     handler = child_handler()
-    batches = iter(loader)
+    batches: Optional[Iterator[Any]] = None
+    if not getattr(loader, "num_workers", 0):
+        patience = math.inf
+    late: List[bool] = []
     while True:
         try:
-            batch = next(batches)
+            with _workers_ended_after(patience, late):
+                batches = iter(loader) if batches is None else batches
+                batch = next(batches)
             restore_child_handler(handler)
         except StopIteration:
             return
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # The last two: it died while it handed a batch over.
-            if isinstance(error, RuntimeError) and not (
-                "DataLoader worker" in str(error) and "exited unexpectedly" in str(error)
-            ):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"data.workers: a worker process died ({reason}); it may have run "
-                f"out of memory: free some, or lower data.workers"
-            ) from error
+        except Exception as error:
+            raise DataError(_why(error, patience if late else None)) from error
         yield batch
+
+
+@contextlib.contextmanager
+def _workers_ended_after(seconds: float, late: List[bool]) -> Iterator[None]:
+    """Kill this process's workers when what is inside takes longer; note it in ``late``.
+
+    torch's loader notices their end within seconds. A stopped one would also keep this process
+    from ending.
+    """
+
+    def end() -> None:
+        late.append(True)
+        for worker in multiprocessing.active_children():
+            if worker.daemon:
+                worker.kill()
+
+    if math.isinf(seconds):
+        yield
+        return
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no more threads: nobody watches
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _why(error: Exception, waited: Optional[float]) -> str:
+    """Return in a sentence why no further batch comes.
+
+    Args:
+        error: what was raised.
+        waited: seconds after which the workers were ended; None: they were not.
+    """
+    text = _own_words(error)
+    if isinstance(error, UserError):
+        return text
+    if waited is not None:
+        return (
+            f"data.workers: a worker process has given no images for {waited:.0f} s (three "
+            f"quarters of training.patience); it was stopped, or its disk does not answer"
+        )
+    lost = "DataLoader worker" in text and "exited unexpectedly" in text
+    if lost or isinstance(error, (ConnectionError, EOFError)):  # while it handed a batch over
+        return (
+            f"data.workers: a worker process died ({text}); it may have run out of memory: free "
+            f"some, or lower data.workers"
+        )
+    return exhausted(error) or (
+        f"data: reading the images failed ({text}); ipu-proxynorm --traceback shows where"
+    )
+
+
+def _own_words(error: Exception) -> str:
+    """Return the words of an error in one line, without a worker's traceback."""
+    kind, lines = type(error).__name__, str(error).splitlines()
+    if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:
+        indented = [number for number, line in enumerate(lines) if line.startswith(" ")]
+        kind, _, first = lines[max(indented, default=-1) + 1].partition(": ")
+        kind = kind.rpartition(".")[2]
+        lines = [first, *lines[max(indented, default=-1) + 2 :]]
+    text = " ".join(" ".join(lines).split())
+    if isinstance(error, UserError) or kind == "RuntimeError":
+        return text
+    return f"{kind}: {text}" if text else kind

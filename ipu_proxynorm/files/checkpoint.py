@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.exhausted import unwritten
 from ipu_proxynorm.files.seal import broken, seal
 from ipu_proxynorm.files.torch_file import read_torch
 from ipu_proxynorm.files.whole import replacing
@@ -110,11 +111,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             seal(stream)
     # torch's archive writer turns some of the system's errors into its own.
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(
-            f"checkpoint {str(path)!r} cannot be written ({reason}); free the disk or choose "
-            f"another folder with runs=FOLDER"
-        ) from error
+        raise UserError(unwritten(f"checkpoint {str(path)!r}", error)) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ipu_proxynorm.config import RunConfig, dump, load
 from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.exhausted import unwritten
 from ipu_proxynorm.files.checkpoint import Checkpoint, save_checkpoint
 from ipu_proxynorm.files.whole import replacing
 from ipu_proxynorm.run.state import STATE
@@ -170,10 +171,8 @@ class RunDirectory:
                 if source.exists():
                     _link(source, self.checkpoint(f"last-{number}"))
         except OSError as error:
-            raise UserError(
-                f"checkpoint {str(source)!r} cannot be kept ({error.strerror}); free the disk or "
-                f"choose another folder with runs=FOLDER"
-            ) from error
+            what = f"checkpoint {str(source)!r}"
+            raise UserError(unwritten(what, error, "kept")) from error
         save_checkpoint(self.checkpoint("last"), checkpoint)
 
     def config(self) -> RunConfig:
@@ -211,10 +210,7 @@ class RunDirectory:
             raise self._unwritten(METRICS, error) from error
 
     def _unwritten(self, name: str, error: OSError) -> UserError:
-        return UserError(
-            f"{str(self.path / name)!r} cannot be written ({error.strerror}); free the disk or "
-            f"choose another folder with runs=FOLDER"
-        )
+        return UserError(unwritten(repr(str(self.path / name)), error))
 
     @property
     def metrics_bytes(self) -> int:

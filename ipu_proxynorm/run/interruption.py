@@ -12,8 +12,10 @@ from typing import Any, Dict, Iterator, Optional
 from ipu_proxynorm.errors import Shared, program_name, say
 
 
-class Interrupted(Shared, Exception):
+class Interrupted(Shared, BaseException):
     """A run that a signal has stopped; what it had done is in a checkpoint.
+
+    No Exception, as KeyboardInterrupt is none: whoever handles those must not keep it from ending.
 
     Args:
         message: what a person reads.
@@ -27,7 +29,7 @@ class Interrupted(Shared, Exception):
 
 @contextlib.contextmanager
 def ending_in_a_sentence() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end what is done meanwhile as Ctrl-C does: by an exception.
+    """Let Ctrl-C, SIGTERM and SIGHUP end what is done meanwhile by an exception.
 
     Raises:
         Interrupted: one of them came.
@@ -40,8 +42,9 @@ def ending_in_a_sentence() -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         raise Interrupted("interrupted", number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # else someone wants it otherwise
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Else someone wants it otherwise.
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             former[number] = signal.signal(number, end)
     try:
         yield

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 import re
 import socket
+import threading
 import time
-from typing import Any, Iterator, List, Optional, Protocol, Sequence, TypeVar
+from typing import Any, Callable, Iterator, List, Optional, Protocol, Sequence, TypeVar, Union
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,8 @@ import torch.distributed as dist
 from ipu_proxynorm.backend import popdist
 from ipu_proxynorm.errors import Shared, UserError
 from ipu_proxynorm.ipu import ALONE, Instance, launched
+from ipu_proxynorm.run.attendance import Absent, Attendance, Word
+from ipu_proxynorm.run.interruption import Interrupted
 
 Value = TypeVar("Value")
 Failure = TypeVar("Failure", bound=Shared)
@@ -29,8 +33,8 @@ Failure = TypeVar("Failure", bound=Shared)
 MEETING_SECONDS = 120.0
 #: How long one may be busy on its own, e.g. compiling, while another waits: ``training.patience``.
 PATIENCE_SECONDS = 600.0
-#: How long the processes wait for each other's answer when they look who is missing.
-ROLL_CALL_SECONDS = 5.0
+#: How long the store of the first process may take to answer.
+STORE_SECONDS = 15.0
 _ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -62,12 +66,12 @@ class Processes:
 
     Args:
         instance: which of them this is.
-        store: where they leave word for each other beside the collectives; None: nowhere.
+        attendance: which of them are there; None: nobody asks.
     """
 
-    def __init__(self, instance: Instance = ALONE, store: Optional[dist.Store] = None) -> None:
+    def __init__(self, instance: Instance = ALONE, attendance: Optional[Attendance] = None) -> None:
         self.instance = instance
-        self._store = store
+        self._attendance = attendance
 
     @property
     def first(self) -> bool:
@@ -135,12 +139,12 @@ class Processes:
         if self.alone:
             yield
             return
-        failure: Optional[Exception] = None
+        failure: Optional[BaseException] = None
         try:
             yield
         except ProcessLost:
             raise
-        except Exception as error:
+        except (Exception, Interrupted) as error:
             failure = error
         if not self.largest(int(failure is not None)):
             return
@@ -149,9 +153,10 @@ class Processes:
             for index, failed in enumerate(self.gather(_described(failure)))
             if failed is not None
         )
-        if failure is not None and not isinstance(failure, UserError):
+        if failure is not None and not isinstance(failure, (UserError, Interrupted)):
             raise failure  # of the program, not of the user: with its traceback
-        where = f"process {index} of {self.instance.count}: " if index else ""
+        stopped = isinstance(kind, functools.partial)
+        where = f"process {index} of {self.instance.count}: " if index and not stopped else ""
         raise self.agreed(kind(f"{where}{text}")) from failure
 
     @contextlib.contextmanager
@@ -169,45 +174,48 @@ class Processes:
             text = " ".join(str(error).split())
             if "gloo" not in text.lower() and "closed by peer" not in text:
                 raise
-            missing = self._missing()
-            others = [n for n in range(self.instance.count) if n not in missing]
-            named = " and ".join(f"process {number} of {self.instance.count}" for number in missing)
-            if "timed out" in text.lower():
-                what = (
-                    f"{named or 'another process'} of the run has not answered for long "
-                    f"(training.patience); it was stopped, or is waiting for something else"
-                )
-            else:
-                reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source
-                what = f"{named or 'another process'} of the run has ended ({reason})"
-            raise ProcessLost(
-                f"{what}; the run stands at its last checkpoint: start all processes again with "
-                f"--resume",
-                quiet=self.instance.index != min(others, default=0),
-            ) from error
+            raise self._lost(text) from error
 
-    def _missing(self) -> List[int]:
-        """Return the numbers of the processes that do not answer a roll call."""
-        if self._store is None:
-            return []
-        keys = [f"lost/{index}" for index in range(self.instance.count)]
-        own = keys[self.instance.index]
-        deadline = time.monotonic() + ROLL_CALL_SECONDS
-        try:
-            self._store.set(own, "here")
-            self._store.wait([own], datetime.timedelta(seconds=ROLL_CALL_SECONDS))
-        except RuntimeError:  # the first process holds the store, unless the launcher does
-            return [0] if self.instance.index else []
-        return [index for index, key in enumerate(keys) if not self._answers(key, deadline)]
+    def _lost(self, text: str) -> Union[ProcessLost, Interrupted]:
+        """Return the error for what gloo says: who is gone or still, and what it has said."""
+        missing, word = self._attendance.account() if self._attendance is not None else ([], None)
+        others = [n for n in range(self.instance.count) if n not in missing]
+        # The first process says itself why it ends.
+        quiet = self.instance.index != min(others, default=0) or (word is not None and 0 in missing)
+        named = " and ".join(f"process {number} of {self.instance.count}" for number in missing)
+        if word is not None and word.signal_number:
+            interrupted = Interrupted(word.text, word.signal_number)
+            interrupted.quiet = quiet
+            return interrupted
+        if word is not None:
+            what = f"{named}: {word.text}"
+        elif "timed out" in text.lower():
+            what = (
+                f"{named or 'another process'} of the run has not answered for long "
+                f"(training.patience); it was stopped, or is waiting for something else"
+            )
+        else:
+            reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source
+            what = f"{named or 'another process'} of the run has ended ({reason})"
+        return ProcessLost(
+            f"{what}; the run stands at its last checkpoint: start all processes again with "
+            f"--resume",
+            quiet=quiet,
+        )
 
-    def _answers(self, key: str, deadline: float) -> bool:
-        assert self._store is not None
-        left = max(deadline - time.monotonic(), 0.1)
-        try:
-            self._store.wait([key], datetime.timedelta(seconds=left))
-        except RuntimeError:
+    def part(self, text: str, signal_number: int = 0) -> bool:
+        """Tell the others why this process ends before them; return whether the first says it.
+
+        Args:
+            text: why.
+            signal_number: the signal that it ends by; 0: none.
+        """
+        if self._attendance is None or not self._attendance.leave_word(Word(text, signal_number)):
             return False
-        return True
+        # Whoever waits for this process learns so at once. It may never end: not waited for.
+        with contextlib.suppress(RuntimeError):  # no more threads: they learn so at its end
+            threading.Thread(target=dist.destroy_process_group, daemon=True).start()
+        return self._attendance.heard()
 
     def agreed(self, error: Failure) -> Failure:
         """Return an error that every process raises, to be printed by the first only."""
@@ -226,20 +234,22 @@ class Processes:
             dist.barrier()
 
 
-def _described(failure: Optional[Exception]) -> Any:
+def _described(failure: Optional[BaseException]) -> Any:
     """Return the class and the words of a failure, for other processes."""
     if failure is None:
         return None
     if isinstance(failure, UserError):
         return type(failure), str(failure)
+    if isinstance(failure, Interrupted):
+        return functools.partial(Interrupted, signal_number=failure.signal_number), str(failure)
     return ProcessLost, f"{type(failure).__name__}: {failure}"
 
 
-def connect(patience: float = PATIENCE_SECONDS) -> Processes:
+def connect(patience: Callable[[], float] = lambda: PATIENCE_SECONDS) -> Processes:
     """Meet the processes that were launched together with this one, if any were.
 
     Args:
-        patience: how long one of them may keep the others waiting, seconds.
+        patience: returns how long one of them may keep the others waiting, seconds.
 
     Raises:
         UserError: the address is none, or not all processes come there.
@@ -256,13 +266,13 @@ def connect(patience: float = PATIENCE_SECONDS) -> Processes:
         return Processes(instance)
     for name, value in _ADDRESS.items():
         os.environ.setdefault(name, value)
-    store = _meet(instance, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], patience)
+    attendance = _meet(instance, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], patience())
     popdist.init()
-    return Processes(instance, store)
+    return Processes(instance, attendance)
 
 
-def _meet(instance: Instance, address: str, port: str, seconds: float) -> dist.Store:
-    """Connect ``torch.distributed``; return the store through which the processes met."""
+def _meet(instance: Instance, address: str, port: str, patience: float) -> Attendance:
+    """Connect ``torch.distributed``; return who is there."""
     place = f"MASTER_ADDR={address} MASTER_PORT={port}"
     if not port.isdigit() or not 0 < int(port) < 2**16:
         raise UserError(f"{place}: expected a free port of the first process's machine, 1 to 65535")
@@ -273,29 +283,87 @@ def _meet(instance: Instance, address: str, port: str, seconds: float) -> dist.S
             f"{place}: there is no machine of that name ({error}); expected name or address of "
             f"the machine that the first process runs on, which torchrun sets"
         ) from error
-    patience = datetime.timedelta(seconds=MEETING_SECONDS)
+    deadline = time.monotonic() + min(MEETING_SECONDS, patience)
     try:
-        store, _, _ = next(
-            dist.rendezvous("env://", instance.index, instance.count, timeout=patience)
-        )
+        store = _store(instance, address, int(port), deadline)
         # torchrun may start all again while its store still holds the last attempt's keys.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt{attempt}", store)
-        everyone = [f"here/{index}" for index in range(instance.count)]
-        store.set(everyone[instance.index], "yes")
-        store.wait(everyone, patience)
+        attendance = Attendance(store, instance.index, instance.count)
+        attendance.come(deadline)
         dist.init_process_group(
             "gloo",
             store=store,
             rank=instance.index,
             world_size=instance.count,
-            timeout=datetime.timedelta(seconds=seconds),
+            timeout=datetime.timedelta(seconds=patience),
         )
+        return attendance
+    except Absent as absent:
+        names = " and ".join(f"process {number}" for number in absent.numbers)
+        what = f"{names} of {instance.count} {'has ended' if absent.gone else 'has not come'}"
+        raise _not_met(place, instance, what) from absent
     except (RuntimeError, OSError) as error:
-        raise UserError(
-            f"{place}: the {instance.count} processes have not met there within "
-            f"{MEETING_SECONDS:.0f} s ({' '.join(str(error).split())[:160]}); expected the machine "
-            f"and a free port of the first process, and all WORLD_SIZE={instance.count} processes "
-            f"to be started"
-        ) from error
-    return store
+        raise _not_met(place, instance, " ".join(str(error).split())[:160]) from error
+
+
+def _not_met(place: str, instance: Instance, why: str) -> UserError:
+    return UserError(
+        f"{place}: the {instance.count} processes have not met there ({why}); expected the machine "
+        f"and a free port of the first process, and all WORLD_SIZE={instance.count} processes to "
+        f"be started within {MEETING_SECONDS:.0f} s or training.patience"
+    )
+
+
+def _store(instance: Instance, address: str, port: int, deadline: float) -> dist.Store:
+    """Return the store at an address: torchrun's, or that of the first process.
+
+    Raises:
+        RuntimeError: the port is in use, or nothing answers there.
+        OSError: likewise.
+    """
+    left = datetime.timedelta(seconds=deadline - time.monotonic())
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        store, _, _ = next(dist.rendezvous("env://", instance.index, instance.count, timeout=left))
+        return store
+    first = instance.index == 0
+    if not first:
+        _await_listener(address, port, deadline)
+    found: List[Any] = []
+
+    def connect() -> None:
+        try:
+            found.append(
+                dist.TCPStore(
+                    address,
+                    port,
+                    is_master=first,
+                    timeout=left,
+                    wait_for_workers=False,
+                    multi_tenant=True,
+                )
+            )
+        except Exception as error:
+            found.append(error)
+
+    # What listens there but is no store would be waited for, whatever the timeout.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(STORE_SECONDS)
+    if not found:
+        raise RuntimeError(f"what listens there has not answered for {STORE_SECONDS:.0f} s")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _await_listener(address: str, port: int, deadline: float) -> None:
+    """Wait until somebody listens there; raises OSError where nobody does in time."""
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.exhausted import unwritten
 from ipu_proxynorm.files.whole import replacing
 from ipu_proxynorm.run.interruption import Interrupted
 
@@ -158,10 +159,7 @@ class StateRecorder:
         try:
             write_state(self.folder, RunState(state, self.started, seconds, process, host, message))
         except OSError as error:
-            raise UserError(
-                f"{str(self.folder / STATE)!r} cannot be written ({error.strerror}); free the disk "
-                f"or choose another folder with runs=FOLDER"
-            ) from error
+            raise UserError(unwritten(repr(str(self.folder / STATE)), error)) from error
 
     def end(self, state: str, message: Optional[str] = None) -> None:
         """Write how the run ended; where that fails, say so beside what ended it."""

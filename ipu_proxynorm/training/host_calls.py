@@ -8,7 +8,7 @@ from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
-from ipu_proxynorm.data import DamageReport, training_loader, training_share, watched
+from ipu_proxynorm.data import WORKERS_SHARE, DamageReport, training_loader, training_share, watched
 from ipu_proxynorm.errors import UserNotice
 from ipu_proxynorm.files.checkpoint import Progress, TrainingState
 from ipu_proxynorm.ipu import training_options
@@ -64,7 +64,7 @@ class HostCalls:
         Raises:
             DataError: a process cannot read its part, or there are too many damaged files.
         """
-        batches = watched(self.loader)
+        batches = watched(self.loader, WORKERS_SHARE * self.run.config.training.patience)
         while True:
             batch = None
             with self.processes.together():

@@ -50,6 +50,7 @@ FREE = (
     "training.validate",
     "training.validate_every",
     "training.line_seconds",
+    "training.patience",
     "training.wandb",
 )
 

@@ -9,7 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.data import IGNORED, DamageReport, DataError, validation_loader, watched
+from ipu_proxynorm.data import (
+    IGNORED,
+    WORKERS_SHARE,
+    DamageReport,
+    DataError,
+    validation_loader,
+    watched,
+)
 from ipu_proxynorm.ipu import inference_options
 from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.run import Run
@@ -86,7 +93,8 @@ class Validator:
         loss = torch.zeros((), dtype=torch.float64)
         right = images = 0
         stopped = False
-        for batch, labels in watched(self.loader):
+        patience = WORKERS_SHARE * self.run.config.training.patience
+        for batch, labels in watched(self.loader, patience):
             if self.interruption.signal_number is not None:
                 stopped = True
                 break

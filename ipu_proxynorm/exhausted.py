@@ -22,8 +22,8 @@ _CAUSES: Tuple[Tuple[Tuple[int, ...], Tuple[str, ...], str], ...] = (
         "(ulimit -u), or lower data.workers",
     ),
     (
-        (errno.ENOSPC, errno.EDQUOT),
-        ("no space left on device", "shared memory", "bus error"),
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        ("no space left on device", "shared memory", "bus error", "file too large"),
         "no space is left on a disk or in shared memory, /dev/shm ({reason}); free some, or lower "
         "data.workers",
     ),
@@ -60,3 +60,24 @@ def exhausted(error: BaseException) -> Optional[str]:
         if number in numbers or any(word in text.lower() for word in words):
             return sentence.format(reason=reason)
     return None
+
+
+def unwritten(what: str, error: BaseException, done: str = "written") -> str:
+    """Return the sentence on a file of a run that cannot be written, with what would help.
+
+    Args:
+        what: the file, as the sentence names it.
+        error: the system's, or one that came of it.
+        done: what could not be done.
+    """
+    cause: Optional[BaseException] = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    reason = cause.strerror if isinstance(cause, OSError) else str(error).partition("\n")[0]
+    number = getattr(cause, "errno", None)
+    way_out = "free the disk or choose another folder with runs=FOLDER"
+    if number in (errno.EMFILE, errno.ENFILE):
+        way_out = "raise the limit (ulimit -n), or lower data.workers"
+    elif number == errno.ENOMEM:
+        way_out = "free some memory, or lower data.workers"
+    return f"{what} cannot be {done} ({reason}); {way_out}"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ipu_proxynorm.cli.exhausted import exhausted
+from ipu_proxynorm.exhausted import exhausted, unwritten
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,19 @@ def test_a_sentence_names_it_and_a_way_out(error, words):
 )
 def test_other_errors_are_not_hidden(error):
     assert exhausted(error) is None
+
+
+def test_what_cannot_be_written_says_what_would_help():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        raise RuntimeError("[enforce fail] unexpected pos 64 vs 0") from full
+    except RuntimeError as error:
+        said = unwritten("checkpoint 'last.pt'", error)
+    assert said.startswith("checkpoint 'last.pt' cannot be written (No space left on device); free")
+    limited = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    said = unwritten("'metrics.jsonl'", limited, "kept")
+    assert said == (
+        "'metrics.jsonl' cannot be kept (Too many open files); raise the limit (ulimit -n), or "
+        "lower data.workers"
+    )
+    assert "(odd); free the disk" in unwritten("it", RuntimeError("odd\nmore"))

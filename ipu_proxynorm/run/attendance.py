@@ -1,0 +1,175 @@
+"""Which processes of a run are there: who has come, who has gone, and what the latter said."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import torch.distributed as dist
+
+#: How long the processes wait for each other's answer when they look who is missing.
+ROLL_CALL_SECONDS = 5.0
+_PAUSE_SECONDS = 0.02
+#: How long the end of a process may take after its connections are closed.
+_ENDING_SECONDS = 0.3
+
+
+class Absent(Exception):
+    """Not all processes have come.
+
+    Args:
+        numbers: those that have not.
+        gone: whether they had come, and have ended since.
+    """
+
+    def __init__(self, numbers: List[int], gone: bool = False) -> None:
+        super().__init__()
+        self.numbers, self.gone = numbers, gone
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """Why a process ends before the others.
+
+    Args:
+        text: what a person reads.
+        signal_number: the signal that it ends by; 0: none.
+    """
+
+    text: str
+    signal_number: int = 0
+
+
+class Attendance:
+    """What each process of a run leaves in the store that all of them reach.
+
+    A process of the same machine that has ended is noticed by its id, at once; of another machine
+    it is known only that it does not answer.
+
+    Args:
+        store: shared by the processes.
+        index: which of them this is.
+        count: how many there are.
+    """
+
+    def __init__(self, store: dist.Store, index: int, count: int) -> None:
+        self._store, self._index, self._count = store, index, count
+        self._who: Dict[int, str] = {}
+
+    def come(self, deadline: float) -> None:
+        """Say that this process is here, and wait for the others.
+
+        Args:
+            deadline: until when, as `time.monotonic` has it.
+
+        Raises:
+            Absent: one has not come by then, or has come and ended.
+            RuntimeError: the store cannot be reached.
+        """
+        self._store.set(f"who/{self._index}", _identity())
+        self._store.add(f"here/{self._index}", 1)
+        while len(self._who) < self._count:
+            for number in range(self._count):
+                if number not in self._who and self._store.add(f"here/{number}", 0):
+                    self._who[number] = self._store.get(f"who/{number}").decode()
+            gone = self._ended()
+            if gone:
+                raise Absent(gone, gone=True)
+            if time.monotonic() > deadline:
+                raise Absent([n for n in range(self._count) if n not in self._who])
+            time.sleep(_PAUSE_SECONDS)
+
+    def _ended(self) -> List[int]:
+        return [number for number, identity in self._who.items() if _has_ended(identity)]
+
+    def account(self) -> Tuple[List[int], Optional[Word]]:
+        """Return which processes are gone or do not answer, and what the first of them has said.
+
+        One that has left word is gone, though it may wait until it is heard.
+        """
+        # Before the store is asked, which may have gone with the first process.
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while not self._ended() and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+        deadline = time.monotonic() + ROLL_CALL_SECONDS
+        waiting = set(range(self._count))
+        answered = False
+        while waiting and time.monotonic() < deadline:
+            ended = self._ended()
+            if 0 in ended:
+                return ended, None
+            try:
+                for number in range(self._count):
+                    if self._store.add(f"word/{number}", 0):
+                        return [number], self._hear(number)
+                if ended:
+                    return ended, None
+                if not answered:
+                    self._store.add(f"answers/{self._index}", 1)
+                    answered = True
+                waiting -= {n for n in waiting if self._store.add(f"answers/{n}", 0)}
+            except RuntimeError:  # the first process holds the store, unless the launcher does
+                return self._ended() or ([0] if self._index else []), None
+            time.sleep(_PAUSE_SECONDS)
+        return sorted(waiting), None
+
+    def _hear(self, number: int) -> Word:
+        signal_number, _, text = (
+            self._store.get(f"why/{number}").decode(errors="replace").partition(" ")
+        )
+        self._store.add(f"heard/{self._index}", 1)
+        return Word(text, int(signal_number))
+
+    def leave_word(self, word: Word) -> bool:
+        """Say to the others why this process ends; return whether they can read it."""
+        if self._index and 0 in self._ended():
+            return False
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"why/{self._index}", f"{word.signal_number} {word.text}")
+            self._store.add(f"word/{self._index}", 1)
+            return True
+        return False
+
+    def heard(self) -> bool:
+        """Wait a little until the others have read the word; return whether the first one has.
+
+        The first process itself, which holds the store, waits for all.
+        """
+        deadline = time.monotonic() + ROLL_CALL_SECONDS
+        waiting = {0} if self._index else set(range(1, self._count))
+        with contextlib.suppress(RuntimeError):
+            while waiting and time.monotonic() < deadline:
+                time.sleep(_PAUSE_SECONDS)
+                waiting -= {n for n in waiting if self._store.add(f"heard/{n}", 0)}
+                waiting -= set(self._ended())
+            return bool(self._index) and bool(self._store.add("heard/0", 0))
+        return False
+
+
+def _identity() -> str:
+    """Return what names this process among all of this boot of this machine."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        names = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # no Linux
+        return ""
+    return f"{boot} {socket.gethostname()} {names} {os.getpid()}"
+
+
+def _has_ended(identity: str) -> bool:
+    """Tell whether the process of that identity is known to have ended."""
+    place, _, number = identity.rpartition(" ")
+    if not place or place != _identity().rpartition(" ")[0]:
+        return False  # of another machine, or container
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return state in "ZX"

@@ -1,0 +1,100 @@
+"""Who of a run's processes has come, who has gone, and what the latter said."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch.distributed as dist
+
+from ipu_proxynorm.run import attendance
+from ipu_proxynorm.run.attendance import Absent, Attendance, Word
+
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="needs Linux")
+
+
+@pytest.fixture
+def store():
+    return dist.HashStore()
+
+
+def together(*calls):
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def both(store):
+    """Two processes that have met, in one."""
+    found = [Attendance(store, index, 2) for index in range(2)]
+    deadline = time.monotonic() + 20
+    together(*(lambda one=one: one.come(deadline) for one in found))
+    return found
+
+
+def ended_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_one_that_never_comes_is_named_at_the_deadline(store):
+    with pytest.raises(Absent) as absent:
+        Attendance(store, 0, 3).come(time.monotonic() + 0.2)
+    assert (absent.value.numbers, absent.value.gone) == ([1, 2], False)
+
+
+@needs_proc
+def test_one_that_came_and_ended_is_named_at_once(store):
+    place, _, _ = attendance._identity().rpartition(" ")
+    store.set("who/1", f"{place} {ended_process()}")
+    store.add("here/1", 1)
+    began = time.monotonic()
+    with pytest.raises(Absent) as absent:
+        Attendance(store, 0, 3).come(began + 60)
+    assert (absent.value.numbers, absent.value.gone) == ([1], True)
+    assert time.monotonic() - began < 10
+
+
+@needs_proc
+def test_one_that_has_ended_since_is_missed_without_a_roll_call(both):
+    place, _, _ = attendance._identity().rpartition(" ")
+    both[0]._who[1] = f"{place} {ended_process()}"
+    assert both[0].account() == ([1], None)
+
+
+def test_of_another_machine_is_missed_by_a_roll_call(both, monkeypatch):
+    monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 0.3)
+    both[0]._who[1] = "another machine 1"
+    assert both[0].account() == ([1], None)
+
+
+def test_all_that_answer_are_not_missed(both):
+    found = []
+    together(*(lambda one=one: found.append(one.account()) for one in both))
+    assert found == [([], None), ([], None)]
+
+
+def test_the_word_of_one_that_ends_is_heard_by_the_first(both):
+    word = Word("its memory does not suffice", 0)
+    assert both[1].leave_word(word)
+    assert both[0].account() == ([1], word)
+    assert both[1].heard()
+
+
+def test_a_word_that_nobody_hears_is_said_by_the_one_that_ends(both, monkeypatch):
+    monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 0.2)
+    assert both[1].leave_word(Word("interrupted", 15))
+    assert not both[1].heard()
+
+
+def test_the_first_process_says_its_own_word(both):
+    assert both[0].leave_word(Word("interrupted", 2))
+    assert both[1].account() == ([0], Word("interrupted", 2))
+    assert not both[0].heard()
