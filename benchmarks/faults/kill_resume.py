@@ -1,7 +1,7 @@
 """Kill a training run with SIGKILL at random instants, resume it each time, compare the weights.
 
-    python benchmarks/faults/kill_resume.py [--kills 20] [--processes 1] [--seed 0] [--apart]
-        [CONFIG] [key=value ...]
+    python benchmarks/faults/kill_resume.py [--kills 20] [--processes 1 2 4] [--seed 0] [--apart]
+        [--precisions 16.16 32.32] [CONFIG] [key=value ...]
 
 A run that nobody disturbs comes first. The same run is then started, killed and resumed ``--kills``
 times, at an instant drawn at random while it starts or makes its next few host calls; every third
@@ -11,14 +11,17 @@ once, though data workers of the killed process may still be there. In the end a
 averages, optimiser tensors, random streams, the progress, the metrics (speeds aside) and
 TensorBoard's steps of the two runs must be equal, bit for bit; the exit status says so.
 
-By default both a float32 run whose micro-batches are computed together and a float16 one, whose are
-computed one after the other, are killed; ``--apart`` computes those of the former so, too.
+By default two runs are killed, both with data workers, two device iterations, mix-up, augmentation
+and an average of the weights: a small EfficientNet in 16.16 with stochastic rounding, dropout and
+stochastic depth, whose micro-batches are computed one after the other, and a small ResNet in 32.32,
+whose are computed together; ``--apart`` computes those of the latter so, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -31,42 +34,69 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
+import numpy as np
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
+from ipu_proxynorm.models.efficientnet import EfficientNet
+from ipu_proxynorm.models.factory import MODELS, Architecture
 from ipu_proxynorm.training.exactness import TOGETHER
 
 CONFIG = "configs/quickstart.yaml"
 #: Seconds in which the other processes must end when one is killed: at the start they wait for 120.
 PATIENCE = 180
 COMMON = [
-    # 5 host calls of 2 weight updates an epoch.
     "training.epochs=6",
     "training.checkpoint_every=2",
     "training.mixup_alpha=0.2",
     "data.augment=crop",
-    "model.width=4",
     "ipu.splits=[]",
     "ipu.device_iterations=2",
     "data.workers=2",
     "training.average=exponential",
 ]
+#: 5 host calls of 2 weight updates an epoch.
 OVERRIDES = {
-    # Stochastic rounding draws on every replica's stream.
+    # Stochastic rounding draws on every replica's stream, as dropout and stochastic depth do.
     "16.16": [
         *COMMON,
-        "ipu.micro_batch_size=64",
+        "model.name=efficientnet_tiny",
+        "data.name=image_folder",
+        "data.image_size=32",
+        "ipu.replication_factor=4",
+        "ipu.micro_batch_size=4",
         "ipu.gradient_accumulation=1",
+        "ipu.inference_device_iterations=1",
         "ipu.precision=16.16",
         "ipu.stochastic_rounding=true",
         "optimizer.loss_scaling=128",
     ],
-    "32.32": [*COMMON, "ipu.micro_batch_size=8", "ipu.gradient_accumulation=8"],
+    "32.32": [
+        *COMMON,
+        "model.width=4",
+        "ipu.micro_batch_size=8",
+        "ipu.gradient_accumulation=8",
+    ],
 }
+IMAGES = {"train": 160, "val": 32}
+# One block a stage, 8 channels and more: compiled in a second.
+TINY = {"width": 0.1, "depth": 0.1, "dropout": 0.2, "drop_path": 0.2}
+
+
+def write_images(folder: Path) -> None:
+    """Write a data set of noise."""
+    generator = np.random.default_rng(0)
+    for part, count in IMAGES.items():
+        for number in range(count):
+            label = folder / part / f"class{number % 4}"
+            label.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(label / f"{number}.png")
 
 
 def train(arguments: List[str], environment: Dict[str, str]) -> None:
@@ -299,23 +329,34 @@ def run() -> int:
     parser.add_argument("config", nargs="?", default=CONFIG)
     parser.add_argument("overrides", nargs="*", help="key=value; default: small digits runs")
     parser.add_argument("--kills", type=int, default=20, help="of each run")
-    parser.add_argument("--processes", type=int, default=1, help="of each run, as under torchrun")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1], help="of each run, as under torchrun"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--apart", action="store_true", help="one micro-batch after the other")
+    parser.add_argument("--precisions", nargs="+", default=list(OVERRIDES), choices=OVERRIDES)
     arguments = parser.parse_args()
     if arguments.apart:
         os.environ["POPTORCH_SIM_TOGETHER"] = "0"
-    given = {"": arguments.overrides} if arguments.overrides else OVERRIDES
+    given = {name: OVERRIDES[name] for name in arguments.precisions}
+    if arguments.overrides:
+        given = {"": arguments.overrides}
+    MODELS["efficientnet_tiny"] = Architecture(EfficientNet, TINY, 32, 32, ())
+    gc.freeze()  # no child looks through, and so copies, what it has from here
     status = 0
     for name, overrides in given.items():
-        print(name, flush=True)
-        chance = random.Random(arguments.seed)
-        with tempfile.TemporaryDirectory() as runs:
-            common = [arguments.config, *overrides]
-            kills, count = arguments.kills, arguments.processes
-            if count > 2:
-                common.append(f"ipu.replication_factor={count}")
-            status = max(status, killed_and_resumed(common, kills, chance, runs, count))
+        for count in arguments.processes:
+            print(f"{name}, processes: {count}", flush=True)
+            chance = random.Random(arguments.seed)
+            with tempfile.TemporaryDirectory() as folder:
+                common = [arguments.config, *overrides]
+                if "data.name=image_folder" in overrides and not arguments.overrides:
+                    write_images(Path(folder, "images"))
+                    common.append(f"data.path={folder}/images")
+                elif count > 2:
+                    common.append(f"ipu.replication_factor={count}")
+                kills = arguments.kills
+                status = max(status, killed_and_resumed(common, kills, chance, folder, count))
     return status
 
 

@@ -1,12 +1,14 @@
 """Try random command lines and damaged files: each must end in a sentence, never in a traceback.
 
-    python benchmarks/faults/random_command_lines.py [--count 1000] [--seed 0]
+    python benchmarks/faults/random_command_lines.py [--count 1000] [--records 100] [--seed 0]
 
-A line is drawn from the commands, their options and overrides, with values that are right, odd or
-nonsense; its CONFIG is a shipped one, a damaged copy of one or no file at all; its run folder is
-that of a small run, whole or with a damaged record. Lines that would train do so as ``--smoke``.
-Prints how many lines ended with which status, and every traceback; the exit status is 1 where there
-is one.
+A line is drawn from the commands and options that the program's own parser has, and from the keys,
+with values that are right, odd or nonsense; its CONFIG is a shipped one, a damaged copy of one or
+no file at all; its run folder is that of a small run, whole or with a damaged record. Lines that
+would train do so as ``--smoke``. With ``--records``, as many times a file of the run (checkpoint,
+metrics, power, state) is damaged, and every command that reads it is tried: ``runs``, ``train
+--resume``, ``validate``, ``export``, ``predict``. Prints how many lines ended with which status,
+and every traceback; the exit status is 1 where there is one.
 """
 
 from __future__ import annotations
@@ -23,38 +25,28 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any, Counter, Iterator, List
+from typing import Any, Counter, Dict, Iterator, List
+
+import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ipu_proxynorm.cli import main
+from ipu_proxynorm.cli.main import create_parser
 from ipu_proxynorm.config import documentation
 
 CONFIG = Path("configs/quickstart.yaml").resolve()
 #: Small enough for seconds.
 SMALL = ["model.width=4", "training.epochs=1", "ipu.splits=[]", "ipu.micro_batch_size=32"]
+RECORDED = ["training.analyse_every=1"]
+RECORDS = ("last.pt", "best.pt", "metrics.jsonl", "power.jsonl", "state.json", "config.yaml")
 VALUES = [
     "0", "1", "-1", "2", "1e9", "1e-400", "nan", "inf", "null", "true", "yes", "''", "[]", "[1,2]",
     "{}", "{a: 1}", "${name}", "${nothing}", "${oc.env:NOBODY}", "a b", "ü", "\x1b[31m", "../..",
     "gn4+pn", "ln", "bn+pn", "digits", "/none", "~", "007", "1_000", "0x10", "1:30", "9" * 400,
     "x" * 300, "%s", "{0}", "\\", '"', "#", "=", "a=b",
 ]  # fmt: skip
-OPTIONS = {
-    "train": ["--smoke", "--resume", "--overwrite", "--keys", "--checkpoint", "--nothing"],
-    "validate": ["--checkpoint"],
-    "export": ["--which", "--as", "--overwrite", "--weights"],
-    "memory": ["--norms", "--micro-batch", "--format", "--output", "--measured"],
-    "plan": ["--ipus", "--system", "--global-batch", "--output"],
-    "preflight": [],
-    "runs": [],
-    "analyse": ["--norms", "--images", "--epochs", "--format"],
-    "benchmark": ["--calls", "--device-data"],
-    "doctor": [],
-    "": ["--help", "--traceback"],
-    "nothing": [],
-}
-#: Options that take no value.
-SWITCHES = ("--smoke", "--resume", "--overwrite", "--keys", "--measured", "--epochs", "--help")
 SECONDS = 120
 
 
@@ -78,6 +70,14 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+def commands() -> Dict[str, argparse.ArgumentParser]:
+    """Return the program's commands, each with its parser."""
+    for action in create_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise AssertionError("the program has no commands")
+
+
 class Lines:
     """Draws command lines.
 
@@ -90,53 +90,83 @@ class Lines:
     def __init__(self, folder: Path, run: Path, chance: random.Random) -> None:
         self.folder, self.run, self.chance = folder, run, chance
         self.keys = [key.name for key in documentation()]
+        self.commands = commands()
 
-    def subject(self, command: str) -> str:
-        """Return CONFIG or RUN_DIR: right, damaged or none."""
+    def positional(self, place: str) -> List[str]:
+        """Return what a command line has where its usage says ``place``."""
         chance = self.chance
-        if command in ("validate", "export") or (command == "analyse" and chance.random() < 0.5):
-            return str(self.damaged_run() if chance.random() < 0.5 else self.run)
-        if command == "runs":
-            return str(chance.choice([self.run.parent, self.damaged_run().parent, "/none"]))
+        if place.startswith("key=value"):
+            drawn = [
+                f"{chance.choice(self.keys)}={chance.choice(VALUES)}"
+                for _ in range(chance.randrange(4))
+            ]
+            return [*SMALL, f"runs={self.folder / 'new'}", *drawn]
+        if place == "OUT":
+            out = [str(self.folder / "weights.pt"), "/none/weights.pt", "weights.txt", "w.onnx"]
+            return [chance.choice(out)]
+        if place == "IMAGE":
+            return chance.choices([str(self.image()), "/none", ".", str(CONFIG)], k=2)
+        if "RUN" in place and ("CONFIG" not in place or chance.random() < 0.5):
+            return [str(self.damaged_run() if chance.random() < 0.5 else self.run)]
+        if place == "DIR":
+            return [str(chance.choice([self.run.parent, self.damaged_run().parent, "/none"]))]
         if chance.random() < 0.4:
             path = self.folder / "config.yaml"
             path.write_bytes(damaged(CONFIG.read_bytes(), chance))
-            return str(path)
-        return chance.choice([str(CONFIG)] * 6 + ["/none", "", ".", "/dev/null", "quickstart"])
+            return [str(path)]
+        return [chance.choice([str(CONFIG)] * 6 + ["/none", "", ".", "/dev/null", "quickstart"])]
 
-    def damaged_run(self) -> Path:
-        """Return a copy of the run with one damaged file."""
+    def image(self) -> Path:
+        """Return an image, whole or damaged."""
+        path = self.folder / "image.png"
+        Image.new("RGB", (8, 8)).save(path)
+        if self.chance.random() < 0.5:
+            path.write_bytes(damaged(path.read_bytes(), self.chance))
+        return path
+
+    def damaged_run(self, name: str = "") -> Path:
+        """Return a copy of the run with one damaged file, that of a name or any."""
         copy = self.folder / "runs" / "damaged"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.run, copy)
         files = sorted(path for path in copy.iterdir() if path.is_file())
-        path = self.chance.choice(files)
+        path = copy / name if name else self.chance.choice(files)
         path.write_bytes(damaged(path.read_bytes(), self.chance))
         return copy
 
     def draw(self) -> List[str]:
         """Return a command line."""
         chance = self.chance
-        command = chance.choice(list(OPTIONS))
-        words = [command] if command else []
-        if command not in ("", "doctor", "nothing"):
-            words.append(self.subject(command))
-        if command == "export":
-            out = [str(self.folder / "weights.pt"), "/none/weights.pt", "weights.txt"]
-            words.append(chance.choice(out))
-        for option in chance.sample(OPTIONS[command], chance.randrange(len(OPTIONS[command]) + 1)):
-            words.append(option)
-            if option not in SWITCHES and chance.random() < 0.9:
-                words.append(chance.choice(VALUES))
-        if command in ("train", "memory", "plan", "preflight", "benchmark", "analyse"):
-            words += [*SMALL, f"runs={self.folder / 'new'}"]
-            for _ in range(chance.randrange(4)):
-                words.append(f"{chance.choice(self.keys)}={chance.choice(VALUES)}")
-            if chance.random() < 0.1:
-                words.append(chance.choice(VALUES))
+        command = chance.choice([*self.commands, "", "nothing"])
+        if command not in self.commands:
+            return [command, *chance.sample(["--help", "--traceback"], 1)][not command :]
+        words = [command]
+        options = []
+        for action in self.commands[command]._actions:
+            if action.option_strings:
+                options.append(action)
+            elif action.nargs not in ("?", "*") or chance.random() < 0.9:
+                words += self.positional(str(action.metavar or action.dest))
+        for action in chance.sample(options, chance.randrange(min(len(options), 4) + 1)):
+            words.append(chance.choice(action.option_strings))
+            if action.nargs != 0 and chance.random() < 0.9:
+                choices = [str(choice) for choice in action.choices or ()]
+                words.append(chance.choice(choices or [*VALUES, str(action.default)]))
+        if chance.random() < 0.05:
+            words.append(chance.choice(VALUES))
         if command == "train" and "--smoke" not in words:
             words.append("--smoke")
         return words
+
+    def reading(self) -> Iterator[List[str]]:
+        """Damage a record of a run, and yield what reads it."""
+        copy = self.damaged_run(self.chance.choice(RECORDS))
+        common = [str(CONFIG), *SMALL, *RECORDED, f"runs={copy.parent}", "name=damaged"]
+        yield ["runs", str(copy.parent)]
+        yield ["validate", str(copy)]
+        yield ["export", str(copy), str(self.folder / "weights.pt"), "--overwrite"]
+        yield ["predict", str(copy), str(self.image())]
+        yield ["train", *common, "training.epochs=2", "--resume"]
 
 
 @contextlib.contextmanager
@@ -180,26 +210,33 @@ def run() -> int:
     """Draw, run, count, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--records", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     counts: Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)  # an option's odd value may be a folder that is written
-        small = ["train", str(CONFIG), *SMALL, f"runs={folder / 'whole'}"]
+        small = ["train", str(CONFIG), *SMALL, *RECORDED, f"runs={folder / 'whole'}"]
         if outcome(small) != "status 0":
             raise SystemExit(f"the run itself fails: {outcome(small)}")
         lines = Lines(folder, folder / "whole" / "quickstart", random.Random(arguments.seed))
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         for number in range(arguments.count):
-            words = lines.draw()
-            found = outcome(words)
-            if not found.startswith(("status", "longer")):
-                print(f"line {number}: {words}\n{found}", flush=True)
-                found = "traceback"
-            counts[found] += 1
+            tried(f"line {number}", lines.draw(), counts)
+        for number in range(arguments.records):
+            for words in lines.reading():
+                tried(f"record {number}", words, counts)
     print(", ".join(f"{count} {found}" for found, count in sorted(counts.items())))
     return 1 if counts["traceback"] else 0
+
+
+def tried(what: str, words: List[str], counts: Counter[str]) -> None:
+    """Run a command line, count how it ended and print what should not be."""
+    found = outcome(words)
+    if not found.startswith("status"):
+        print(f"{what}: {words}\n{found}", flush=True)
+    counts[found if found.startswith(("status", "longer")) else "traceback"] += 1
 
 
 if __name__ == "__main__":
