@@ -43,7 +43,13 @@ from ipu_proxynorm.norm import parse_norm_spec
 from ipu_proxynorm.prediction.planning import global_batch
 from ipu_proxynorm.report import findings
 from ipu_proxynorm.report.comparison_page import comparison_findings, epochs_of
-from ipu_proxynorm.report.comparison_tables import COLUMNS, notes, table_rows, without_variant
+from ipu_proxynorm.report.comparison_tables import (
+    COLUMNS,
+    missing_runs,
+    notes,
+    table_rows,
+    without_variant,
+)
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
 
@@ -84,6 +90,11 @@ def add_parser(subparsers: Any) -> None:
         help="a diagnosis, no norm to train with: what stands for the moments of the activation "
         f"behind norms with +pn, of {','.join(PROXIES)}; the last two depend on the micro-batch",
     )
+    parser.add_argument(
+        "--done",
+        action="store_true",
+        help="train nothing: table and report of the runs that are done, and which are missing",
+    )
     parser.add_argument("--out", help="folder of rows and report; default: <runs>/compare-<name>")
     add_format(parser)
     parser.set_defaults(command=run)
@@ -108,24 +119,28 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         f"{epochs_of(base.training.epochs)}, "
         f"{global_batch(base)} images per weight update; {len(cells) - len(missing)} of them done"
     )
-    for number, (cell, config) in enumerate(missing, start=1):
+    waiting = [] if arguments.done else missing
+    for number, (cell, config) in enumerate(waiting, start=1):
         start = time.perf_counter()
         row = run_cell(cell, config, fingerprint, folder)
         store.add(row)
         done[cell] = row
         console.print(
-            f"{number}/{len(missing)}  {cell.name}: {outcome(row)}  "
+            f"{number}/{len(waiting)}  {cell.name}: {outcome(row)}  "
             f"({time.perf_counter() - start:.0f} s)"
         )
-    rows = [done[cell] for cell in cells]
+    rows = [done[cell] for cell in cells if cell in done]
+    if not rows:
+        raise UserError("--done: none of these runs is done; leave it out to train them")
+    left_out = missing_runs([cell for cell in cells if cell not in done])
     sram, unknown = predicted_sram(dict(zip(cells, configs)), rows)
     for sentence in unknown:
         console.print(sentence)
     summaries = summarize(rows)
     console.print(table(summaries, sram))
-    for sentence in notes(summaries):
+    for sentence in [*left_out, *notes(summaries)]:
         console.print(sentence)
-    for path in findings.write(folder, formats, comparison_findings(base, rows, sram)):
+    for path in findings.write(folder, formats, comparison_findings(base, rows, sram, left_out)):
         console.print(f"wrote {path}")
 
 

@@ -26,13 +26,16 @@ from ipu_proxynorm.report.comparison_tables import (
 CURVE = "training loss, nats"
 
 
-def comparison_findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> findings.Findings:
+def comparison_findings(
+    base: RunConfig, rows: Sequence[Row], sram: Sram, left_out: Sequence[str] = ()
+) -> findings.Findings:
     """Return a comparison of norms as findings: its page, plots, table and values.
 
     Args:
         base: the configuration that its runs share.
         rows: one for each run that is done.
         sram: predicted bytes of the fullest IPU.
+        left_out: what to say of runs that are not done.
     """
     summaries = summarize(rows)
     columns, cells = without_variant(COLUMNS, table_rows(summaries, sram))
@@ -55,6 +58,7 @@ def comparison_findings(base: RunConfig, rows: Sequence[Row], sram: Sram) -> fin
                 f"training loss as the mean of the last epoch, time as the median of a weight "
                 f"update{' on the simulator' if SIMULATED else ''}, SRAM as predicted for the "
                 f"fullest IPU. Seeds set weights and the order of the images.",
+                *left_out,
                 *notes(summaries),
             ],
             command=findings.command_line(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ipu_proxynorm.analysis.cells import Sram
-from ipu_proxynorm.analysis.comparison import Mean, Summary
+from ipu_proxynorm.analysis.comparison import Cell, Mean, Summary
 
 COLUMNS = (
     "norm",
@@ -103,6 +103,22 @@ def notes(summaries: Sequence[Summary]) -> List[str]:
     ]
     counted = "Its accuracy, of the network as it was left, counts in the mean; its loss does not."
     return [*own, *undefined, *diverged, *([counted] if diverged else [])]
+
+
+def missing_runs(cells: Sequence[Cell]) -> List[str]:
+    """Return, as a sentence, which runs are not done; none if all are."""
+    if not cells:
+        return []
+    seeds: Dict[Tuple[str, str], List[str]] = {}
+    for cell in cells:
+        what = f"{cell.norm} at micro-batch {cell.micro_batch}"
+        seeds.setdefault((what, cell.variant), []).append(str(cell.seed))
+    listed = "; ".join(
+        f"{what}{f', {variant}' if variant else ''}: seed{'s' * (len(found) > 1)} "
+        f"{', '.join(found)}"
+        for (what, variant), found in seeds.items()
+    )
+    return [f"Not done, {len(cells)} runs: {listed}."]
 
 
 def variants_of(summaries: Sequence[Summary]) -> List[str]:

@@ -80,6 +80,19 @@ def test_a_rerun_does_only_what_is_missing(compared, capsys):
     assert "; 0 of them done" in output.out
 
 
+def test_a_report_of_the_runs_that_are_done(compared, capsys):
+    folder, options = compared
+    asked = [*SMALL, *options, "--seeds", "0,1,7", "--done", "--format", "html"]
+    before = (folder / "rows.jsonl").read_text("utf-8")
+    status, output = run(capsys, "compare", *asked, "--norms", "gn4+pn")
+    sentence = "Not done, 1 runs: gn4+pn at micro-batch 32: seed 7."
+    assert (status, "2 of them done" in output.out, sentence in output.out) == (0, True, True)
+    assert sentence in (folder / "report.html").read_text("utf-8")
+    assert (folder / "rows.jsonl").read_text("utf-8") == before
+    status, output = run(capsys, "compare", *asked, "--norms", "ln")
+    assert (status, "--done: none of these runs is done" in output.err) == (2, True)
+
+
 def test_a_key_for_one_norm_alone(capsys, tmp_path):
     options = ["--norms", "ln,gn4", "--out", tmp_path, "--format", "csv"]
     own = ["--for", "gn4:optimizer.lr=0.05"]
