@@ -1,4 +1,4 @@
-"""Layers with weights: recurrent layers, norms, convolutions, embeddings."""
+"""Rows of the table: recurrent layers, norms, convolutions, embeddings."""
 
 from __future__ import annotations
 

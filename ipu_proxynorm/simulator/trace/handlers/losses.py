@@ -1,4 +1,4 @@
-"""Losses."""
+"""Rows of the table: losses."""
 
 from __future__ import annotations
 

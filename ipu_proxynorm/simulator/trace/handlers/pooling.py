@@ -1,4 +1,4 @@
-"""Pooling, padding and resizing."""
+"""Rows of the table: pooling, padding and resizing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole table."""
+"""The table of what is refused by argument: the rows of all families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic, views and other operators of plain tensors."""
+"""Rows of the table: arithmetic, views and other operators of plain tensors."""
 
 from __future__ import annotations
 
