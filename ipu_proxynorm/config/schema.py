@@ -104,11 +104,20 @@ class ModelConfig:
 class DataConfig:
     """The images."""
 
-    name: str = key(MISSING, "dataset: digits, cifar10, cifar100, image_folder or synthetic")
+    name: str = key(
+        MISSING,
+        "dataset: digits, cifar10, cifar100, image_folder, webdataset, huggingface or synthetic",
+    )
     path: Optional[str] = key(
         None,
         "image_folder and cifar: a folder or zip archive with train/<class>/ and val/<class>/ (or "
-        "test/); cifar also torchvision's folder",
+        "test/); cifar also torchvision's folder; webdataset: a folder of shards; huggingface: of "
+        "a saved data set",
+    )
+    label: Optional[str] = key(
+        None,
+        "webdataset: ending of the files that hold classes; huggingface: their column; null: cls; "
+        "the only column of classes",
     )
     image_size: Optional[int] = key(
         None,

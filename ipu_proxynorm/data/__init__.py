@@ -4,15 +4,13 @@ from ipu_proxynorm.data.augment import AUGMENTATIONS
 from ipu_proxynorm.data.datasets import (
     DATASETS,
     DatasetSpec,
-    ImageData,
-    Request,
     create_data,
     dataset,
     described_data,
-    image_data,
     pixel_statistics,
 )
 from ipu_proxynorm.data.digest import digest
+from ipu_proxynorm.data.image_data import ImageData, Request, image_data
 from ipu_proxynorm.data.image_set import IGNORED, ImageSet
 from ipu_proxynorm.data.loader import (
     WORKERS_SHARE,

@@ -3,158 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Sized, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import sklearn.datasets
 import torch
 import torchvision
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
-from ipu_proxynorm.data.augment import AUGMENTATIONS, Augmentation, centre_crop, stream
+from ipu_proxynorm.data.augment import AUGMENTATIONS, centre_crop, stream
 from ipu_proxynorm.data.files import Store, find_part, list_images
-from ipu_proxynorm.data.image_set import (
-    CachedImages,
-    FileImages,
-    Images,
-    ImageSet,
-    TensorImages,
-)
+from ipu_proxynorm.data.image_data import IMAGENET, ImageData, Request, image_data
+from ipu_proxynorm.data.image_set import FileImages, TensorImages
 from ipu_proxynorm.data.part import Part
+from ipu_proxynorm.data.shards import webdataset
+from ipu_proxynorm.data.tables import huggingface
 from ipu_proxynorm.errors import UserError, unknown_name
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 #: Means and standard deviations of the training pixels of each.
 CIFAR = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 NOISE = ((0.5,) * 3, (0.2887,) * 3)  # of a uniform distribution
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """Two sets of labelled images, and how the device brings their pixels to unit scale.
-
-    Every sample is an image, uint8 ``(channels, *image_size)``, and a label, an int below
-    ``num_classes``; validation images may be of another size. ``mean`` and ``std`` are per channel,
-    of pixels scaled to [0, 1]. ``classes`` are their names, where they have some. Validation images
-    are of ``eval_size``, cropped from the middle after their shorter side became ``resize``.
-    """
-
-    name: str
-    train: Dataset[Any]
-    validation: Dataset[Any]
-    num_classes: int
-    channels: int
-    image_size: Tuple[int, int]
-    mean: Tuple[float, ...]
-    std: Tuple[float, ...]
-    classes: Tuple[str, ...] = ()
-    eval_size: int = 0
-    resize: int = 0
-
-    def sizes(self) -> Tuple[int, int]:
-        """Return the number of training and of validation images."""
-        return size_of(self.train), size_of(self.validation)
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a run asks of a dataset; None: the dataset's own.
-
-    Args:
-        path: where the images are, for datasets that do not come with a package.
-        image_size: height and width of training images, pixels.
-        eval_image_size: the size of validation images; None: as ``image_size``.
-        augment: one of :data:`AUGMENTATIONS`.
-        seed: the seed of the augmentation.
-        part: how many of the images; None: all.
-    """
-
-    path: Optional[str] = None
-    image_size: Optional[int] = None
-    eval_image_size: Optional[int] = None
-    augment: Optional[str] = None
-    seed: int = 0
-    part: Optional[Part] = None
-
-    def sizes(self, own: int) -> Tuple[int, int]:
-        """Return the sizes of training and validation images, where the dataset's is ``own``."""
-        size = self.image_size or own
-        return size, self.eval_image_size or size
-
-
-def size_of(dataset: Dataset[Any]) -> int:
-    """Return the number of samples of a map-style dataset."""
-    assert isinstance(dataset, Sized)
-    return len(dataset)
-
-
-def image_data(
-    name: str,
-    images: Tuple[Images, Images],
-    classes: int,
-    request: Request,
-    size: int,
-    augment: str,
-    statistics: Tuple[Sequence[float], Sequence[float]],
-    strangers: Tuple[Sequence[str], Sequence[str]] = ((), ()),
-    names: Sequence[str] = (),
-) -> ImageData:
-    """Return the data of training and validation ``images`` as ``request`` asks.
-
-    Args:
-        name: the name of the dataset.
-        images: the images of training and validation.
-        classes: how many.
-        request: what the run asks for.
-        size: the dataset's own height and width.
-        augment: the dataset's own augmentation.
-        statistics: per channel mean and standard deviation of pixels in [0, 1].
-        strangers: files that are no images, in each part.
-        names: of the classes.
-    """
-    training_size, size = request.sizes(size)
-    augmentation = Augmentation(request.augment or augment, training_size, request.seed)
-    channels = len(statistics[0])
-    training, validation = (request.part or Part()).of(images, classes)
-    if augmentation.name != "resized":
-        training = prepared(training, training_size, channels)
-        margin = 1.0
-    else:
-        margin = 8 / 7  # 256 for 224, as everywhere
-    return ImageData(
-        name=name,
-        train=ImageSet(
-            training,
-            (channels, training_size, training_size),
-            None if augmentation.name == "none" else augmentation,
-            substitute=True,
-            strangers=tuple(strangers[0]),
-        ),
-        validation=ImageSet(
-            prepared(validation, size, channels, margin),
-            (channels, size, size),
-            strangers=tuple(strangers[1]),
-        ),
-        num_classes=classes,
-        channels=channels,
-        image_size=(training_size, training_size),
-        mean=tuple(statistics[0]),
-        std=tuple(statistics[1]),
-        classes=tuple(names),
-        eval_size=size,
-        resize=round(size * margin),
-    )
-
-
-def prepared(images: Images, size: int, channels: int, margin: float = 1.0) -> CachedImages:
-    """Return images cropped at the centre to ``size``, kept in memory where they are small."""
-    crop = functools.partial(centre_crop, size=size, margin=margin)
-    return CachedImages(images, crop, (channels, size, size))
 
 
 def digits(request: Request) -> ImageData:
@@ -316,6 +188,7 @@ class DatasetSpec:
         on_disk: whether the user brings the images.
         is_folder: a folder of the user's images: classes are counted at ``data.path``, and images
             without ``data.image_size`` take the network's.
+        has_labels: classes stand beside the images, under a name: ``data.label``.
     """
 
     load: Callable[[Request], ImageData]
@@ -325,6 +198,7 @@ class DatasetSpec:
     statistics: Union[Statistics, Callable[[Optional[int]], Statistics]]
     on_disk: bool = False
     is_folder: bool = False
+    has_labels: bool = False
 
 
 def _digit_statistics(size: Optional[int]) -> Statistics:
@@ -338,6 +212,8 @@ DATASETS: Dict[str, DatasetSpec] = {
     "cifar10": DatasetSpec(cifar10, 10, 3, 32, CIFAR["cifar10"], on_disk=True),
     "cifar100": DatasetSpec(cifar100, 100, 3, 32, CIFAR["cifar100"], on_disk=True),
     "image_folder": DatasetSpec(image_folder, 1000, 3, 224, IMAGENET, on_disk=True, is_folder=True),
+    "webdataset": DatasetSpec(webdataset, 1000, 3, 224, IMAGENET, True, True, True),
+    "huggingface": DatasetSpec(huggingface, 1000, 3, 224, IMAGENET, True, True, True),
     "synthetic": DatasetSpec(synthetic, 10, 3, 32, NOISE),
 }
 
@@ -353,7 +229,9 @@ def dataset(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
-def described_data(name: str, path: Optional[str], size: Optional[int]) -> ImageData:
+def described_data(
+    name: str, path: Optional[str], size: Optional[int], label: Optional[str] = None
+) -> ImageData:
     """Return the sizes of a dataset's images, without images.
 
     Of a folder that is there, the classes are counted; of one that is not, ImageNet's are taken.
@@ -364,7 +242,7 @@ def described_data(name: str, path: Optional[str], size: Optional[int]) -> Image
     known = dataset(name)
     classes = known.num_classes
     if known.is_folder and path is not None and Path(path).exists():
-        classes = create_data(name, path, size).num_classes
+        classes = create_data(name, path, size, label=label).num_classes
     nothing = TensorDataset(torch.empty(0))
     pixels = (size or known.size,) * 2
     middle = (0.5,) * known.channels
@@ -379,6 +257,7 @@ def create_data(
     augment: Optional[str] = None,
     seed: int = 0,
     part: Optional[Part] = None,
+    label: Optional[str] = None,
 ) -> ImageData:
     """Return the named dataset.
 
@@ -390,6 +269,7 @@ def create_data(
         augment: one of :data:`AUGMENTATIONS`; None: the dataset's own.
         seed: the seed of the augmentation; not of the order, which the loader draws.
         part: how many of the images; None: all.
+        label: where a sample's class is found, for datasets that keep it under a name.
 
     Raises:
         UserError: the name is unknown, the path is not what the dataset needs, or it has no such
@@ -398,7 +278,10 @@ def create_data(
     known = dataset(name)
     if augment is not None and augment not in AUGMENTATIONS:
         raise unknown_name("data.augment:", augment, AUGMENTATIONS)
-    return known.load(Request(path, image_size, eval_image_size, augment, seed, part))
+    if label is not None and not known.has_labels:
+        named = " and ".join(name for name, spec in DATASETS.items() if spec.has_labels)
+        raise UserError(f"data.label={label}: {name} has none; it is of {named}; leave it out")
+    return known.load(Request(path, image_size, eval_image_size, augment, seed, part, label))
 
 
 def pixel_statistics(name: str, image_size: Optional[int] = None) -> Statistics:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Subset
 
-from ipu_proxynorm.data.datasets import ImageData, size_of
-from ipu_proxynorm.data.image_set import CachedImages, FileImages, ImageSet, TensorImages
+from ipu_proxynorm.data.image_data import ImageData, size_of
+from ipu_proxynorm.data.image_set import CachedImages, ImageSet, ListedImages, TensorImages
 
 
 def digest(data: ImageData) -> str:
@@ -36,6 +36,6 @@ def _add(found: Any, part: Dataset[Any]) -> None:
     if isinstance(images, TensorImages):
         for tensor in (images.images, images.labels):
             found.update(tensor.contiguous().to(torch.uint8).numpy().tobytes())
-    elif isinstance(images, FileImages):
+    elif isinstance(images, ListedImages):
         for name, label in zip(images.listing.names, images.listing.labels):
             found.update(f"{label} {name}\n".encode("utf-8", "surrogateescape"))

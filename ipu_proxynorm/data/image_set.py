@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import shutil
-from typing import Any, Callable, List, Optional, Protocol, Tuple
+from typing import Any, Callable, List, Optional, Protocol, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -57,17 +59,45 @@ class TensorImages:
         return f"image {index}"
 
 
-class FileImages:
-    """Image files, decoded whenever they are asked for."""
+class ListedImages:
+    """Images that are listed with their labels, and decoded whenever they are asked for."""
 
-    def __init__(self, store: Store, listing: Listing) -> None:
-        self.store, self.listing = store, listing
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
 
     def __len__(self) -> int:
-        return len(self.listing.names)
+        return len(self.listing.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.store.read(self.listing.names[index]), self.listing.labels[index]
+        return self.read(index), self.listing.labels[index]
+
+    def chosen(self, numbers: Sequence[int]) -> ListedImages:
+        """Return the images of these numbers."""
+        part = copy.copy(self)
+        names = [self.listing.names[number] for number in numbers]
+        labels = [self.listing.labels[number] for number in numbers]
+        part.listing = dataclasses.replace(self.listing, names=names, labels=labels)
+        return part
+
+    def read(self, index: int) -> Tensor:
+        """Return the pixels of one image; raises :class:`Unreadable` where it is damaged."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """Return what a person finds the image by."""
+        return self.listing.names[index]
+
+
+class FileImages(ListedImages):
+    """Image files in a folder or archive."""
+
+    def __init__(self, store: Store, listing: Listing) -> None:
+        super().__init__(listing)
+        self.store = store
+
+    def read(self, index: int) -> Tensor:
+        """Return the pixels of one file."""
+        return self.store.read(self.listing.names[index])
 
     def name(self, index: int) -> str:
         """Return the file's path."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from ipu_proxynorm.backend import poptorch
-from ipu_proxynorm.data.datasets import size_of
+from ipu_proxynorm.data.image_data import size_of
 from ipu_proxynorm.data.image_set import IGNORED, sample_at
 from ipu_proxynorm.data.order import EpochSampler, Share
 from ipu_proxynorm.errors import UserError

@@ -7,8 +7,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import torch
 
-from ipu_proxynorm.data.files import Listing
-from ipu_proxynorm.data.image_set import FileImages, Images, TensorImages
+from ipu_proxynorm.data.image_set import Images, ListedImages, TensorImages
 from ipu_proxynorm.errors import UserError
 
 
@@ -58,15 +57,15 @@ def labels_of(images: Images) -> List[int]:
     """Return the class of each image; none is read.
 
     Raises:
-        UserError: the images are neither files nor tensors, so that this is not known.
+        UserError: the images are neither listed nor tensors, so that this is not known.
     """
     if isinstance(images, TensorImages):
         return [int(label) for label in images.labels]
-    if isinstance(images, FileImages):
+    if isinstance(images, ListedImages):
         return images.listing.labels
     raise UserError(
         f"data.train_images or data.held_out: the classes of {type(images).__name__} are not known "
-        f"before they are read; expected FileImages or TensorImages; leave both keys out"
+        f"before they are read; expected ListedImages or TensorImages; leave both keys out"
     )
 
 
@@ -101,11 +100,8 @@ def joined(by_class: Sequence[Sequence[int]]) -> List[int]:
 
 def chosen(images: Images, numbers: Sequence[int]) -> Images:
     """Return the images of these numbers, of a set that `labels_of` knows."""
-    if isinstance(images, FileImages):
-        listing = images.listing
-        names = [listing.names[number] for number in numbers]
-        labels = [listing.labels[number] for number in numbers]
-        return FileImages(images.store, Listing(listing.classes, names, labels, listing.strangers))
+    if isinstance(images, ListedImages):
+        return images.chosen(numbers)
     assert isinstance(images, TensorImages)
     index = torch.tensor(numbers)
     return TensorImages(images.images[index], images.labels[index])

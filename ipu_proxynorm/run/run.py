@@ -115,6 +115,7 @@ def build(
         config.data.augment,
         config.seed,
         Part(config.data.train_images, config.data.held_out),
+        config.data.label,
     )
     arithmetic = BatchArithmetic.of(config.ipu, data.sizes()[0])
     torch.manual_seed(config.seed)
@@ -276,7 +277,7 @@ def run_data(data: DataConfig, network: str) -> ImageData:
         data: names the dataset.
         network: gives a folder's images their size where ``data.image_size`` does not.
     """
-    return described_data(data.name, data.path, own_image_size(data, network))
+    return described_data(data.name, data.path, own_image_size(data, network), data.label)
 
 
 def load_weights(run: Run, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 
 from ipu_proxynorm.data import create_data
-from ipu_proxynorm.data.datasets import size_of
+from ipu_proxynorm.data.image_data import size_of
 from ipu_proxynorm.errors import UserError
 
 

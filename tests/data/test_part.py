@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ipu_proxynorm.data import Part, create_data
-from ipu_proxynorm.data.datasets import size_of
+from ipu_proxynorm.data.image_data import size_of
 from ipu_proxynorm.errors import UserError
 
 
