@@ -19,6 +19,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -193,17 +194,22 @@ def quiet(nowhere: io.StringIO) -> Iterator[None]:
 
 
 def outcome(words: List[str]) -> str:
-    """Run a command line in this process; return its status, or the traceback it ends in."""
+    """Run a command line in this process; return its status, or the traceback it ends in.
+
+    What it prints must not act on a terminal.
+    """
     nowhere = io.StringIO()
     try:
         with limited(SECONDS), quiet(nowhere):
-            return f"status {main(words)}"
+            status: Any = main(words)
     except SystemExit as error:  # argparse's
-        return f"status {error.code}"
+        status = error.code
     except TimeoutError:
         return f"longer than {SECONDS} s"
     except BaseException:
         return traceback.format_exc()
+    acting = sorted(set(re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f]", nowhere.getvalue())))
+    return f"prints control characters: {acting}" if acting else f"status {status}"
 
 
 def run() -> int:
