@@ -245,6 +245,11 @@ class IPUConfig:
     executable_cache: Optional[str] = key(
         None, "folder in which compiled programs are kept; null: POPTORCH_CACHE_DIR, or none"
     )
+    proxy_norm_operator: Optional[str] = key(
+        None,
+        "library of the custom operator that computes Proxy Norm's units, built of ipu/popart and "
+        "never compiled so far; null: plain operators",
+    )
     popart: Dict[str, Any] = key(
         {}, "further session options of PopART by name, e.g. {enableOutlining: false}; null: unset"
     )

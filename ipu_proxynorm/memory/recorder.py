@@ -35,7 +35,7 @@ class _Draft:
         self.bytes = 0 if is_index else tensor.numel() * element
         self.forward_uses: List[int] = []
         self.backward_uses: List[int] = []
-        self.saved = False
+        self.saved = 0  # by how many nodes of autograd
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -100,6 +100,10 @@ class CaptureRecorder:
         self._stage_names: Dict[int, str] = {}
         self._checkpoints: Set[int] = set()
         self._claimed: Set[Any] = set()
+        # PopART differentiates these by their output (clip.cpp:108, leakyrelu.cpp:99), autograd by
+        # their input: the output by the input.
+        self._clipped: Dict[str, Dict[int, int]] = {"hardtanh": {}, "leaky_relu": {}}
+        self._packed = -1  # what autograd kept last: an operator's inputs before it runs
         self._source = -1
         self._is_backward = False
         for name, parameter in model.named_parameters():
@@ -163,7 +167,8 @@ class CaptureRecorder:
     def _pack(self, tensor: Tensor) -> Tensor:
         index = self._by_storage.get(_storage(tensor))
         if index is not None:
-            self._drafts[index].saved = True
+            self._drafts[index].saved += 1
+            self._packed = index
         return tensor
 
     # ---- operators --------------------------------------------------------------------------
@@ -173,6 +178,9 @@ class CaptureRecorder:
         name = function._schema.name.split("::")[-1]
         inputs = tensors_in((args, kwargs))
         reads = _unique(self._index_of(t, "constant") for t in inputs)
+        if name.endswith("_backward"):
+            clipped = self._clipped.get(name[: -len("_backward")], {})
+            reads = _unique(clipped.get(i, i) for i in reads)
         fresh = [t for t in tensors_in(result) if _storage(t) not in self._by_storage]
         written = function._schema.is_mutable
         counts = not fresh and all(self._drafts[i].role == "buffer" for i in reads)
@@ -183,6 +191,10 @@ class CaptureRecorder:
         index = len(self._operators)
         role = "gradient" if self._is_backward else "activation"
         made = _unique(self._adopt(t, name, self._layer(), role, index) for t in fresh)
+        if name in self._clipped and self._packed == reads[0]:
+            self._clipped[name][reads[0]] = made[0]
+            self._drafts[reads[0]].saved -= 1
+            self._drafts[made[0]].saved += 1
         for read in reads:
             draft = self._drafts[read]
             (draft.backward_uses if self._is_backward else draft.forward_uses).append(index)
@@ -273,7 +285,7 @@ class CaptureRecorder:
             last_use=max([-1, *draft.forward_uses, *draft.backward_uses]),
             last_forward_use=max(draft.forward_uses, default=-1),
             first_backward_use=min(draft.backward_uses, default=-1),
-            saved=draft.saved,
+            saved=draft.saved > 0,
         )
 
 

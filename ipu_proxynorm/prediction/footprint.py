@@ -42,6 +42,9 @@ class Footprint:
 def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Footprint:
     """Trace the program of a run, forward and backward, without data and without values.
 
+    It is of plain operators, also where ``ipu.proxy_norm_operator`` is set: what its units take on
+    an IPU nobody has seen.
+
     Args:
         config: the configuration of the run.
         splits: instead of the configuration's; ``[]``: one stage, which can be cut afterwards.
@@ -53,10 +56,11 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     if splits is not None:
         ipu = dataclasses.replace(ipu, splits=list(splits), recomputation_checkpoints=[])
         config = dataclasses.replace(config, ipu=ipu)
+    plain = dataclasses.replace(config, ipu=dataclasses.replace(ipu, proxy_norm_operator=None))
     data = run_data(config.data, config.model.name)
     batch = ipu.images_per_update
     with torch.device("meta"):
-        model, _, program, optimizer = create_program(config, data, batch)
+        model, _, program, optimizer = create_program(plain, data, batch)
     options = training_options(config)
     layout = run_layout(ipu, options, optimizer)
     captured = capture(

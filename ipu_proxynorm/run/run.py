@@ -37,6 +37,7 @@ from ipu_proxynorm.ipu import (
     precision_of,
     set_weights_type,
 )
+from ipu_proxynorm.ipu.custom_operator import use_custom_operator
 from ipu_proxynorm.models import (
     PROVIDERS,
     Network,
@@ -247,6 +248,10 @@ def create_program(
     set_weights_type(model, precision)
     freeze(model, config.training.trainable)
     stages = place(model, config.ipu.splits, config.ipu.recomputation_checkpoints)
+    library = config.ipu.proxy_norm_operator
+    if library is not None:
+        with blame("ipu.proxy_norm_operator", library):
+            use_custom_operator(model, library)
     program = Classification(
         model,
         data.mean,

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from ipu_proxynorm.backend import poptorch
+from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import Classification
 from ipu_proxynorm.ipu import custom_operator as own
 from ipu_proxynorm.models import create_model
-from ipu_proxynorm.norm import create_norm_act, plain_operators, share_moments
+from ipu_proxynorm.norm import ProxyNormAct, create_norm_act, plain_operators, share_moments
+from ipu_proxynorm.prediction.footprint import footprint
+from ipu_proxynorm.run.run import create_program, run_data
 
 TEXT = own.SOURCE.read_text(encoding="utf-8")
 CODE = re.sub(r"//[^\n]*", "", TEXT)
@@ -91,6 +94,21 @@ def test_programs_train_as_with_plain_operators(name, act):
         states.append(trained.state_dict())
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(states[1], states[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_key_of_the_configuration_chooses_it():
+    config = load("configs/quickstart.yaml", ["ipu.proxy_norm_operator=proxy_norm_op.so"])
+    data = run_data(config.data, config.model.name)
+    model, *_ = create_program(config, data, 16)
+    units = [m for m in model.modules() if isinstance(m, ProxyNormAct)]
+    assert units
+    assert all(unit.operator is not None for unit in units)
+    predicted = footprint(config)  # of plain operators
+    assert predicted.config.ipu.proxy_norm_operator == "proxy_norm_op.so"
+    assert all(m.operator is None for m in predicted.model.modules() if isinstance(m, ProxyNormAct))
+    config.model.norm = "gn4"
+    with pytest.raises(UserError, match=r"ipu.proxy_norm_operator=proxy_norm_op.so: .*no Proxy"):
+        create_program(config, data, 16)
 
 
 def test_it_is_never_the_default_and_needs_a_unit():

@@ -182,6 +182,14 @@ def test_what_popart_does_not_keep_is_not_counted():
     assert "native_dropout" not in names
 
 
+@pytest.mark.parametrize("act", [nn.ReLU6(), nn.LeakyReLU(), nn.ReLU()])
+def test_clamps_keep_their_output_alone(act):
+    layers = [nn.GroupNorm(2, 4), act, nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4 * 64, 1)]
+    found = memory.capture(nn.Sequential(nn.Conv2d(4, 4, 1), *layers), [torch.rand(2, 4, 8, 8)])
+    # The norm's input, the activation's output, and the linear layer's input.
+    assert found.saved_bytes() == pytest.approx(3 * 4 * 2 * 4 * 64, rel=0.02)
+
+
 def test_attention_stays_in_its_inputs_type():
     """PopTorch 3.4's torch 2.0 computes float16's attention in float16; later ones would not."""
     before = settings()

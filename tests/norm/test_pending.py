@@ -115,3 +115,17 @@ def test_other_norms_hand_nothing_on():
         with plain_operators():
             assert isinstance(layer(torch.randn(2, 8, 5, 5)), torch.Tensor)
     hand_on_to(nn.Identity(), Conv2d(8, 8, 1))
+
+
+@pytest.mark.parametrize("weights", [torch.float16, torch.float32])
+def test_in_float16_weights_with_the_scale_round_no_worse_than_activations(weights):
+    """Mean square error behind a product of exact sums, over that of scaled activations."""
+    values = torch.randn(512, 512).half()
+    scale = 0.5 + torch.rand(512)
+    weight = torch.randn(512, 512).to(weights)
+    exact = F.linear(values.double() * scale.double(), weight.double())
+    plain = values * scale.half()
+    found = F.linear(plain.double(), weight.half().double())
+    handed = F.linear(values.double(), scaled_weight(weight, scale).half().double())
+    error, handed_error = ((it - exact).square().mean() for it in (found, handed))
+    assert handed_error < (0.8 if weights == torch.float32 else 1.02) * error

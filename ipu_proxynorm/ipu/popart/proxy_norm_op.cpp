@@ -49,18 +49,12 @@ struct Attributes {
   }
 };
 
-class ProxyNormUnitOp : public popart::Op {
+// What the unit and its gradient have in common.
+class UnitOp : public popart::Op {
 public:
-  ProxyNormUnitOp(const popart::OperatorIdentifier &id, const Attributes &attributes_,
-                  const popart::Op::Settings &settings_)
+  UnitOp(const popart::OperatorIdentifier &id, const Attributes &attributes_,
+         const popart::Op::Settings &settings_)
       : popart::Op(id, settings_), attributes(attributes_) {}
-
-  std::unique_ptr<popart::Op> clone() const final {
-    return std::make_unique<ProxyNormUnitOp>(*this);
-  }
-  std::vector<std::unique_ptr<popart::Op>> getGradOps() final;
-
-  void setup() final { outInfo(0) = inInfo(X); }
 
   void appendAttributes(popart::OpSerialiserBase &os) const override {
     Op::appendAttributes(os);
@@ -76,10 +70,22 @@ public:
   const Attributes attributes;
 };
 
-class ProxyNormUnitGradOp : public popart::Op {
+class ProxyNormUnitOp : public UnitOp {
+public:
+  using UnitOp::UnitOp;
+
+  std::unique_ptr<popart::Op> clone() const final {
+    return std::make_unique<ProxyNormUnitOp>(*this);
+  }
+  std::vector<std::unique_ptr<popart::Op>> getGradOps() final;
+
+  void setup() final { outInfo(0) = inInfo(X); }
+};
+
+class ProxyNormUnitGradOp : public UnitOp {
 public:
   explicit ProxyNormUnitGradOp(const ProxyNormUnitOp &unit)
-      : popart::Op(unitGradId, unit.settings), attributes(unit.attributes) {}
+      : UnitOp(unitGradId, unit.attributes, unit.settings) {}
 
   std::unique_ptr<popart::Op> clone() const final {
     return std::make_unique<ProxyNormUnitGradOp>(*this);
@@ -106,19 +112,6 @@ public:
         {X, X}, {WEIGHT, WEIGHT}, {BIAS, BIAS}, {SHIFT, SHIFT}, {SCALE, SCALE}};
     return info;
   }
-
-  void appendAttributes(popart::OpSerialiserBase &os) const override {
-    Op::appendAttributes(os);
-    attributes.append(os);
-  }
-  void appendOutlineAttributes(popart::OpSerialiserBase &os) const override {
-    Op::appendOutlineAttributes(os);
-    attributes.append(os);
-  }
-  float getSubgraphValue() const final { return getHighSubgraphValue(); }
-  bool requiresRandomSeed() const override { return false; }
-
-  const Attributes attributes;
 };
 
 std::vector<std::unique_ptr<popart::Op>> ProxyNormUnitOp::getGradOps() {
