@@ -1,7 +1,8 @@
 """Give a training run every fault in every phase, and print what became of it, a row a cell.
 
     python benchmarks/faults/fault_table.py [--small] [--faults WORD ...] [--phases WORD ...]
-        [--processes 1 2 4] [--workers 0 2] [--csv FILE] [--page docs/fault_table.md]
+        [--processes 1 2 4] [--workers 0 2] [--shuffle SEED] [--csv FILE]
+        [--page docs/fault_table.md]
 
 A cell is a fault, a phase, a number of processes (started as torchrun starts them) and of data
 workers. Its row says the exit statuses, the one sentence that a person reads, whether the
@@ -24,6 +25,7 @@ import dataclasses
 import gc
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -643,6 +645,7 @@ def main_of_table() -> int:
     parser.add_argument("--phases", nargs="*", default=[], help="words in their names")
     parser.add_argument("--processes", nargs="*", type=int, default=[1, 2, 4])
     parser.add_argument("--workers", nargs="*", type=int, default=[0, 2])
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="in another order")
     parser.add_argument("--csv", type=Path, help="keep the rows there")
     parser.add_argument("--page", type=Path, help="write what the kept rows say, as Markdown")
     parser.add_argument("--keep", action="store_true", help="keep the folders of cells gone wrong")
@@ -654,6 +657,8 @@ def main_of_table() -> int:
         if arguments.small
         else cells(arguments.faults, arguments.phases, arguments.processes, arguments.workers)
     )
+    if arguments.shuffle is not None:
+        random.Random(arguments.shuffle).shuffle(chosen)
     if arguments.page and arguments.csv:
         arguments.page.write_text(page(list(kept(arguments.csv).values())))
         return 0

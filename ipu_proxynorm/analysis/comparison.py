@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+import sys
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
@@ -278,4 +279,4 @@ def thin(losses: Sequence[float], epochs: float) -> Tuple[Tuple[float, Optional[
 
 
 def _finite(values: Sequence[float]) -> bool:
-    return all(math.isfinite(value) for value in values)
+    return all(abs(value) <= sys.float_info.max for value in values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from typing import Any, Collection, Iterator, List, Mapping, Optional, Tuple, get_type_hints
 
 from ipu_proxynorm.errors import UserError, unknown_name
@@ -42,7 +42,7 @@ class Limits:
 
     def _holds(self, value: float) -> bool:
         return (
-            math.isfinite(value)
+            abs(value) <= sys.float_info.max  # no integer beyond it, either
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)

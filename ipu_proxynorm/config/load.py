@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Sequence, Tuple, Union, cast
 
@@ -238,6 +239,17 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
             layer = OmegaConf.create(written)
     try:
         return OmegaConf.merge(base, layer)
+    except OverflowError as error:
+        values = {name: OmegaConf.select(layer, name) for name in keys}
+        large = [
+            name
+            for name, value in values.items()
+            if isinstance(value, int) and abs(value) > sys.float_info.max
+        ]
+        raise UserError(
+            f"{source}: {', '.join(large) or 'a value'} is larger than any number that a float "
+            f"holds; expected up to {sys.float_info.max:.1e}"
+        ) from error
     except omegaconf.errors.OmegaConfBaseException as error:
         name = str(error.full_key)
         given = OmegaConf.select(layer, name, throw_on_resolution_failure=False)

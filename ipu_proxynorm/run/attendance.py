@@ -39,10 +39,12 @@ class Word:
     Args:
         text: what a person reads.
         signal_number: the signal that it ends by; 0: none.
+        said: whether it has said so itself.
     """
 
     text: str
     signal_number: int = 0
+    said: bool = False
 
 
 class Attendance:
@@ -119,11 +121,11 @@ class Attendance:
         return sorted(waiting), None
 
     def _hear(self, number: int) -> Word:
-        signal_number, _, text = (
-            self._store.get(f"why/{number}").decode(errors="replace").partition(" ")
-        )
+        content = self._store.get(f"why/{number}").decode(errors="replace")
+        signal_number, _, text = content.partition(" ")
         self._store.add(f"heard/{self._index}", 1)
-        return Word(text, int(signal_number))
+        said = number == 0 or self._store.add(f"said/{number}", 0) > 0
+        return Word(text, int(signal_number), said)
 
     def leave_word(self, word: Word) -> bool:
         """Say to the others why this process ends; return whether they can read it."""
@@ -135,19 +137,21 @@ class Attendance:
             return True
         return False
 
-    def heard(self) -> bool:
-        """Wait a little until the others have read the word; return whether the first one has.
+    def heard(self, seconds: float) -> bool:
+        """Wait so long until the others have read the word; return whether the first says it.
 
-        The first process itself, which holds the store, waits for all.
+        The first process itself, which holds the store and says it, waits for all.
         """
-        deadline = time.monotonic() + ROLL_CALL_SECONDS
+        deadline = time.monotonic() + seconds
         waiting = {0} if self._index else set(range(1, self._count))
         with contextlib.suppress(RuntimeError):
             while waiting and time.monotonic() < deadline:
                 time.sleep(_PAUSE_SECONDS)
                 waiting -= {n for n in waiting if self._store.add(f"heard/{n}", 0)}
                 waiting -= set(self._ended())
-            return bool(self._index) and bool(self._store.add("heard/0", 0))
+            if self._index and self._store.add("heard/0", 0):
+                return True
+            self._store.add(f"said/{self._index}", 1)
         return False
 
 

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from ipu_proxynorm.backend import popdist
 from ipu_proxynorm.errors import Shared, UserError
 from ipu_proxynorm.ipu import ALONE, Instance, launched
-from ipu_proxynorm.run.attendance import Absent, Attendance, Word
+from ipu_proxynorm.run.attendance import ROLL_CALL_SECONDS, Absent, Attendance, Word
 from ipu_proxynorm.run.interruption import Interrupted
 
 Value = TypeVar("Value")
@@ -180,8 +180,7 @@ class Processes:
         """Return the error for what gloo says: who is gone or still, and what it has said."""
         missing, word = self._attendance.account() if self._attendance is not None else ([], None)
         others = [n for n in range(self.instance.count) if n not in missing]
-        # The first process says itself why it ends.
-        quiet = self.instance.index != min(others, default=0) or (word is not None and 0 in missing)
+        quiet = self.instance.index != min(others, default=0) or (word is not None and word.said)
         named = " and ".join(f"process {number} of {self.instance.count}" for number in missing)
         if word is not None and word.signal_number:
             interrupted = Interrupted(word.text, word.signal_number)
@@ -213,9 +212,11 @@ class Processes:
         if self._attendance is None or not self._attendance.leave_word(Word(text, signal_number)):
             return False
         # Whoever waits for this process learns so at once. It may never end: not waited for.
-        with contextlib.suppress(RuntimeError):  # no more threads: they learn so at its end
+        try:
             threading.Thread(target=dist.destroy_process_group, daemon=True).start()
-        return self._attendance.heard()
+        except RuntimeError:  # no more threads: they learn so at the end of this process
+            return self._attendance.heard(0)
+        return self._attendance.heard(ROLL_CALL_SECONDS)
 
     def agreed(self, error: Failure) -> Failure:
         """Return an error that every process raises, to be printed by the first only."""

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -105,7 +106,7 @@ def read_state(folder: Path) -> Optional[RunState]:
 def is_number(value: Any, least: float = 0.0, most: float = math.inf) -> bool:
     """Tell whether a value of a JSON file is a finite number within limits."""
     is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value) and least <= value <= most
+    return is_real and abs(value) <= sys.float_info.max and least <= value <= most
 
 
 def _is_moment(value: Any) -> bool:

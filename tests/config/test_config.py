@@ -306,3 +306,9 @@ def test_a_file_that_is_not_text(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         load(path)
+
+
+@pytest.mark.parametrize("value", ["1" + 400 * "0", "inf", "nan"])
+def test_numbers_beyond_all_others_are_refused_by_key(value):
+    with pytest.raises(UserError, match="patience"):
+        load("configs/quickstart.yaml", [f"training.patience={value}"])

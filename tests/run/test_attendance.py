@@ -85,16 +85,16 @@ def test_the_word_of_one_that_ends_is_heard_by_the_first(both):
     word = Word("its memory does not suffice", 0)
     assert both[1].leave_word(word)
     assert both[0].account() == ([1], word)
-    assert both[1].heard()
+    assert both[1].heard(20)
 
 
-def test_a_word_that_nobody_hears_is_said_by_the_one_that_ends(both, monkeypatch):
-    monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 0.2)
+def test_a_word_that_nobody_hears_is_said_by_the_one_that_ends(both):
     assert both[1].leave_word(Word("interrupted", 15))
-    assert not both[1].heard()
+    assert not both[1].heard(0.1)
+    assert both[0].account() == ([1], Word("interrupted", 15, said=True))
 
 
 def test_the_first_process_says_its_own_word(both):
     assert both[0].leave_word(Word("interrupted", 2))
-    assert both[1].account() == ([0], Word("interrupted", 2))
-    assert not both[0].heard()
+    assert both[1].account() == ([0], Word("interrupted", 2, said=True))
+    assert not both[0].heard(20)
