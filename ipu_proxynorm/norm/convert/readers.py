@@ -58,7 +58,11 @@ def linear_readers(
     that multiplies with what it made of the mean.
     """
     calls = _counted(reading.calls)
-    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    owners = Counter(
+        id(p)
+        for m in model.modules()
+        for _, p in m.named_parameters(recurse=False, remove_duplicate=False)
+    )
     reader = _Reader(calls, owners, frozenset(_counted(reading.partly)), known)
     found: Dict[int, Readers] = {}
     for fusion in fusions:
