@@ -334,6 +334,7 @@ class Started:
         if self.occupied is not None:
             self.occupied.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ.update({**shared, "RANK": str(rank)} if count > 1 else {})
         with open(self.folder / f"out{rank}", "wb") as out:
