@@ -21,4 +21,5 @@ def test_a_function_of_its_modules_name_is_in_the_reference(page):
         if not callable(public) or not hasattr(module, "__path__"):
             continue
         if importlib.util.find_spec(f"{package}.{name}"):
-            assert f"\n::: {public.__module__}.{name}\n" in text
+            line = f"::: {public.__module__}.{name}"
+            assert f"\n{line}\n" in text, f"{page}: add {line!r}, as for others there"
