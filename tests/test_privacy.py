@@ -29,7 +29,6 @@ ALLOWED = {
     "norm/folding.py": (TORCH, {"_parameters", "_buffers"}),
     "norm/convert/layers.py": (TORCH, {"_modules", "_parameters", "_buffers"}),
     "norm/convert/plan.py": (TORCH, {"_modules"}),
-    "norm/convert/readers.py": (TORCH, {"_parameters"}),
     "norm/convert/activations.py": (TORCH, {"_C", "_nn"}),
     "norm/execution.py": (
         TORCH,
