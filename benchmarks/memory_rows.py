@@ -106,6 +106,7 @@ def _row(raw: Dict[str, str]) -> Row:
             ),
             eight_bit_io="eight_bit_io" in raw["notes"]
             or (is_benchmark and (raw["framework"] == "TF1" or "ResNeXt" in raw["model"])),
+            stable_norm="stable norm" in raw["notes"],
         ),
         same_ipu=same_ipu,
     )

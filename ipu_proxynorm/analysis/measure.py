@@ -85,13 +85,24 @@ def power_of_module(model: nn.Module, shape: Sequence[int], measure: Measure) ->
         model: the network.
         shape: of its input, without the batch.
         measure: what is measured.
+
+    Raises:
+        UserError: the network cannot compute such an input in float64.
     """
     model = model.double().eval()
     norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     trained = any(layer.num_batches_tracked for layer in norms)
     batch_size = measure.batch_size if trained else _with_batch_statistics(model, measure)
     batches = noise(shape, measure.images, batch_size, 0)
-    return record_power(model, (batch.double() for batch in batches), measure.layers)
+    try:
+        return record_power(model, (batch.double() for batch in batches), measure.layers)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        size = "x".join(str(length) for length in (batch_size, *shape))
+        why = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{type(model).__name__}: its forward cannot compute one positional float64 input of "
+            f"{size}: {why}"
+        ) from error
 
 
 def validation_images(data: ImageData, images: int, batch_size: int) -> Iterator[Tensor]:

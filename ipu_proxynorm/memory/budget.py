@@ -36,8 +36,8 @@ Array = np.ndarray  # of float64, one value for each moment
 _SMALLEST_SHARD = 8192
 # TensorFlow's max_cross_replica_sum_buffer_size in Graphcore's examples.
 _REDUCTION_BUFFER = 10 << 20
-# Where poplibs maps a tensor linearly, a tile gets at least so much of it.
-_LEAST_BYTES_A_TILE = 128
+#: Where poplibs maps a tensor linearly, a tile gets at least so much of it.
+LEAST_BYTES_A_TILE = 128
 # Control code's share of an operator's control code and vertex state: 11 of 115 kB for one program
 # in a profiled EfficientNet (popliner's tests: 8.9 MB for 832 programs).
 _CONTROL_CODE = 0.1
@@ -192,7 +192,7 @@ def operator_weights(
         moved = operator.outputs if operator.is_pointwise else ()
         moved = moved or (*operator.inputs, *operator.outputs)
         largest = max((capture.tensors[index].bytes for index in moved), default=0)
-        share = min(1.0, largest / (_LEAST_BYTES_A_TILE * chip.tiles))
+        share = min(1.0, largest / (LEAST_BYTES_A_TILE * chip.tiles))
         weights[operator.index] = _CONTROL_CODE + (1 - _CONTROL_CODE) * share
     return weights
 

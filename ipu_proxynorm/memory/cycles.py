@@ -16,13 +16,18 @@ import os
 from typing import Dict, Sequence, Tuple
 
 from ipu_proxynorm.chip import Chip
+from ipu_proxynorm.memory.budget import LEAST_BYTES_A_TILE
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
+from ipu_proxynorm.memory.products import product_cycles
 
 _FILE = os.path.join(os.path.dirname(__file__), "data", "speeds.json")
 
 #: Input channels that the multiply-accumulate unit takes at once in float16, and output channels
 #: that it makes: what does not fill them is idle (poplibs, ``ConvPlan.cpp``).
 CHANNELS_IN, CHANNELS_OUT = 16, 8
+#: Up to so many bytes two tensors of one shape are mapped alike: linearly, a part to each tile
+#: (1,216 tiles, the fewest of a chip).
+LINEAR_BYTES = LEAST_BYTES_A_TILE * 1216
 #: Between two IPUs, one way, bytes a second: 512 Gbit/s (Bow-2000 data sheet).
 LINK_BYTES_PER_SECOND = 64e9
 #: From an IPU to the host or its Streaming Memory, bytes a second: PCIe Gen4 x8 to a gateway that
@@ -43,11 +48,14 @@ class Speeds:
         depthwise_start: a pass of a convolution whose groups are single channels.
         depthwise_element: an element of its input and output, kernel of 3 x 3.
         matmul_start: a matrix product.
-        matmul_mac: a multiply-add of a small product.
-        matmul_mac_large: a multiply-add of a very large one.
-        matmul_turn: multiply-adds of a tile at which a product is half-way between the two.
-        matmul_read: an element of its factors.
-        matmul_written: an element of its result.
+        matmul_compute: factor on what poplibs estimates for the multiply-accumulate unit.
+        matmul_adding: to start the sum of partial results, where the inner size is split.
+        matmul_rearranging: to start the rearrangement of factors that lie in another order.
+        matmul_rearranged: an element of them and of the result.
+        matmul_accumulating: to start the addition of the product to what exists (a bias).
+        matmul_accumulated: an element of that.
+        exchange_bytes: bytes that a tile receives in a cycle.
+        exchange_sharing: factor on that where two neighbours receive the same.
         reduction_start: a sum, a mean or a maximum over dimensions, in two steps: on each tile,
             then between tiles.
         reduction_single: the same where there are results for every tile: one step is enough.
@@ -56,6 +64,7 @@ class Speeds:
         pool_read: an element of its larger tensor.
         pool_written: an element of its smaller tensor, window of 3 x 3.
         start: any other operator: exchange and synchronisation.
+        local_start: one of them whose tiles need nothing of each other: synchronisation alone.
         byte: a byte that it reads or writes.
         link_efficiency: share of the link's data-sheet speed that an all-reduce has.
     """
@@ -67,12 +76,15 @@ class Speeds:
     half_partials: float = 0.5
     depthwise_start: float = 3350.0
     depthwise_element: float = 3.1
-    matmul_start: float = 2700.0
-    matmul_mac: float = 0.1
-    matmul_mac_large: float = 0.04
-    matmul_turn: float = 2e5
-    matmul_read: float = 3.2
-    matmul_written: float = 0.4
+    matmul_start: float = 1500.0
+    matmul_compute: float = 1.0
+    matmul_adding: float = 500.0
+    matmul_rearranging: float = 600.0
+    matmul_rearranged: float = 1.0
+    matmul_accumulating: float = 1000.0
+    matmul_accumulated: float = 1.5
+    exchange_bytes: float = 4.0
+    exchange_sharing: float = 2.0
     reduction_start: float = 2300.0
     reduction_single: float = 1400.0
     reduction_byte: float = 0.5
@@ -80,6 +92,7 @@ class Speeds:
     pool_read: float = 0.1
     pool_written: float = 15.0
     start: float = 2500.0
+    local_start: float = 330.0
     byte: float = 0.4
     link_efficiency: float = 0.4
 
@@ -95,6 +108,11 @@ def speeds() -> Tuple[Speeds, ...]:
 KINDS = ("convolution", "depthwise", "matmul", "norm", "pooling", "reduction", "elementwise")
 
 _NORMS = ("native_group_norm", "native_batch_norm", "native_layer_norm", "_native_batch_norm_legit")
+# Passes that reduce the input (two together) and that write a tensor of its size, as poplibs runs
+# them (``poplin/Norms.cpp``). Forward: sum, sum of squares; mean off, scaled, weight, bias.
+# Backward: both sums for the parameters, both for the statistics; input normalised again (2), its
+# products with the gradient (2), weight, copy, corrections (3), scaled.
+_NORM_FORWARD, _NORM_BACKWARD = (2, 4), (4, 10)
 _REDUCTIONS = (
     "sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "prod", "var", "var_mean",
     "std", "norm", "linalg_vector_norm", "logsumexp", "cumsum", "any", "all",
@@ -113,15 +131,22 @@ class Work:
         passes: how often the work described is done, e.g. 2 for both gradients of a convolution.
         macs: multiply-adds of a pass.
         elements: of the activations that a pass reads and makes; of a pooling, its larger tensor.
-        weights: elements of the weight; of a pooling, its smaller tensor; of a product or a
-            reduction, of the result.
+        weights: elements of the weight; of a pooling, its smaller tensor; of a reduction, of the
+            result.
         channels: input channels of a group.
         outputs: output channels of a group.
         window: places of the kernel.
         bytes: that the operator reads and makes.
         reductions: passes over `largest` that reduce it.
+        joint: so many of them are done together.
         sweeps: passes over `largest` that read and write it.
         largest: bytes of its largest tensor.
+        local: whether an elementwise operator's tiles need nothing of each other.
+        shape: rows, inner size and columns of a matrix product.
+        groups: products of that shape.
+        rearranged: whether the factors of a product lie in another order than its plan wants: of
+            gradients, whose factors the forward pass has placed.
+        accumulated: whether a product is added to what exists.
     """
 
     kind: str
@@ -134,8 +159,14 @@ class Work:
     window: int = 1
     bytes: int = 0
     reductions: int = 0
+    joint: int = 1
     sweeps: int = 0
     largest: int = 0
+    local: bool = False
+    shape: Tuple[int, int, int] = (0, 0, 0)
+    groups: int = 1
+    rearranged: bool = False
+    accumulated: bool = False
 
 
 def idle(channels: int, outputs: int, window: int) -> float:
@@ -169,26 +200,44 @@ def cycles(work: Work, tiles: int, speed: Speeds, float32: bool, half_partials: 
         element = slower * speed.depthwise_element * work.window / 9
         return work.passes * (speed.depthwise_start + element * work.elements / tiles)
     if work.kind == "matmul":
-        return work.passes * _matmul(work, tiles, speed, slower, half_partials and not float32)
+        return work.passes * _matmul(work, tiles, speed, float32, half_partials and not float32)
     if work.kind == "pooling":
         written = speed.pool_written * work.weights * work.window / 9
         return speed.pool_start + slower * (speed.pool_read * work.elements + written) / tiles
     if not work.kind:
         return 0.0
     start = speed.reduction_single if work.weights >= tiles else speed.reduction_start
-    reduced = start + speed.reduction_byte * work.largest / tiles
+    reduced = start / work.joint + speed.reduction_byte * work.largest / tiles
     swept = speed.start + speed.byte * 2 * work.largest / tiles
-    plain = 0.0 if work.kind != "elementwise" else speed.start + speed.byte * work.bytes / tiles
+    plain = 0.0
+    if work.kind == "elementwise":
+        plain = speed.local_start if work.local else speed.start
+        plain += speed.byte * work.bytes / tiles
     return plain + work.reductions * reduced + work.sweeps * swept
 
 
-def _matmul(work: Work, tiles: int, speed: Speeds, slower: float, half_partials: bool) -> float:
-    macs = work.macs / tiles
-    share = macs / (macs + speed.matmul_turn)
-    mac = speed.matmul_mac + share * (speed.matmul_mac_large - speed.matmul_mac)
-    mac *= slower * (speed.half_partials if half_partials else 1.0)
-    moved = speed.matmul_read * work.elements + speed.matmul_written * work.weights
-    return speed.matmul_start + mac * macs + slower * moved / tiles
+def _matmul(work: Work, tiles: int, speed: Speeds, float32: bool, half_partials: bool) -> float:
+    rows, inner, columns = work.shape
+    found = speed.matmul_start + product_cycles(
+        work.shape,
+        work.groups,
+        float32,
+        tiles,
+        bytes_per_cycle=speed.exchange_bytes,
+        sharing=speed.exchange_sharing,
+        compute=speed.matmul_compute * (speed.half_partials if half_partials else 1.0),
+        partial_bytes=2 if half_partials else 4,
+        adding=speed.matmul_adding,
+    )
+    if work.rearranged:
+        # One element a cycle whatever its type, then exchanged (poplibs, ``ConvModel.cpp:1462``).
+        moved = work.groups * (rows * inner + inner * columns + rows * columns) / tiles
+        element = speed.matmul_rearranged + (4 if float32 else 2) / speed.exchange_bytes
+        found += speed.matmul_rearranging + element * moved
+    if work.accumulated:
+        added = work.groups * rows * columns / tiles
+        found += speed.matmul_accumulating + speed.matmul_accumulated * added
+    return found
 
 
 def work_of(capture: Capture, operator: OperatorRecord) -> Work:
@@ -205,9 +254,8 @@ def work_of(capture: Capture, operator: OperatorRecord) -> Work:
     if not moved or name in _FREE:
         return Work("")
     if name.startswith(_NORMS):
-        # Statistics of the input (in the backward pass: of two products), then what they scale.
-        reductions, sweeps = (4, 4) if backward else (2, 3)
-        return Work("norm", reductions=reductions, sweeps=sweeps, largest=largest)
+        reductions, sweeps = _NORM_BACKWARD if backward else _NORM_FORWARD
+        return Work("norm", reductions=reductions, joint=2, sweeps=sweeps, largest=largest)
     if "pool" in name:
         return _pooling(capture, operator)
     if name in _SOFTMAX:
@@ -215,7 +263,22 @@ def work_of(capture: Capture, operator: OperatorRecord) -> Work:
     if name in _REDUCTIONS:
         results = max((math.prod(capture.tensors[i].shape) for i in operator.outputs), default=1)
         return Work("reduction", weights=results, reductions=1, largest=largest)
-    return Work("elementwise", bytes=moved)
+    return Work("elementwise", bytes=moved, local=_is_local(capture, operator))
+
+
+def _is_local(capture: Capture, operator: OperatorRecord) -> bool:
+    """Return whether every tile has all that it needs of a pointwise operator's operands.
+
+    The result lies where an operand lies (popops, ``ElementWise.cpp``). An only operand of its size
+    has no other place; several that are too small for all tiles are all mapped linearly.
+    """
+    if not operator.is_pointwise:
+        return False
+    tensors = [capture.tensors[index] for index in (*operator.inputs, *operator.outputs)]
+    if len({tensor.shape for tensor in tensors}) != 1:
+        return False  # the smaller one is sent round
+    small = max(tensor.bytes for tensor in tensors) <= LINEAR_BYTES
+    return small or len(set(operator.inputs)) == 1
 
 
 def _convolution(capture: Capture, operator: OperatorRecord) -> Work:
@@ -226,26 +289,37 @@ def _convolution(capture: Capture, operator: OperatorRecord) -> Work:
     elements = math.prod(image.shape) + math.prod(capture.tensors[other].shape)
     passes = max(1, operator.passes)
     channels = max(1, operator.group_channels)
-    groups = 1
-    if len(image.shape) == len(weight.shape) > 2:
-        groups = max(1, image.shape[1] // channels)
+    # A weight has the shape in which it was made, which is another where it was computed (Proxy
+    # Norm's scale goes into grouped weights): the image and the result say how it is used.
+    result, size = capture.tensors[other].shape, math.prod(weight.shape)
+    batched = len(image.shape) == len(result) > 2
+    groups = max(1, image.shape[1] // channels) if batched else 1
+    made = result[1] if batched else weight.shape[0]
     return Work(
         "depthwise" if channels == 1 and groups > 1 else "convolution",
         passes=passes,
         macs=operator.macs // passes,
         elements=elements,
-        weights=math.prod(weight.shape),
+        weights=size,
         channels=channels,
-        outputs=max(1, weight.shape[0] // groups),
-        window=math.prod(weight.shape[2:]),
+        outputs=max(1, made // groups),
+        window=max(1, size // (channels * made)),
     )
 
 
 def _product(capture: Capture, operator: OperatorRecord) -> Work:
-    read = [math.prod(capture.tensors[index].shape) for index in operator.inputs]
-    written = sum(math.prod(capture.tensors[index].shape) for index in operator.outputs)
-    factors = sum(sorted(read)[-2:])  # without a bias
-    return Work("matmul", macs=operator.macs, elements=factors, weights=written)
+    result = capture.tensors[operator.outputs[0]].shape
+    written = max(1, math.prod(result))
+    groups = math.prod(result[:-2])
+    rows, columns = result[-2:]
+    return Work(
+        "matmul",
+        macs=operator.macs,
+        shape=(rows, max(1, operator.macs // written), columns),
+        groups=groups,
+        rearranged=operator.backward,
+        accumulated=operator.name in ("addmm", "baddbmm"),
+    )
 
 
 def _pooling(capture: Capture, operator: OperatorRecord) -> Work:
@@ -269,13 +343,13 @@ def by_kind(
 ) -> Dict[str, float]:
     """Return the cycles of operators by their kind; see `Layout`.
 
-    A stable norm reads its input once more, for the mean before the variance.
+    A stable norm takes its mean before the sum of squares, of a copy less the mean.
     """
     found = dict.fromkeys(KINDS, 0.0)
     for operator in operators:
         work = work_of(capture, operator)
         if stable_norm and work.kind == "norm" and not operator.backward:
-            work = dataclasses.replace(work, reductions=work.reductions + 1)
+            work = dataclasses.replace(work, joint=1, sweeps=work.sweeps + 1)
         if work.kind:
             found[work.kind] += cycles(work, chip.tiles, speed, precision == "32.32", half_partials)
     return found

@@ -20,7 +20,7 @@ MEASURED = {
     # MobileNet: 28x28, 256 channels, each a group.
     "depthwise": (Work("depthwise", 3, 7225344, 1605632, 2304, 1, 1, 9), 21911),
     "matrix product": (
-        Work("matmul", macs=600 * 256 * 10000, elements=256 * 10600, weights=6000000), 64309
+        Work("matmul", macs=600 * 256 * 10000, shape=(600, 256, 10000), accumulated=True), 64309
     ),
     "reduction": (Work("reduction", weights=32, reductions=1, largest=2 * 802816), 3040),
     "reduction, a result a tile": (
@@ -92,15 +92,77 @@ def test_operators_of_a_program_are_told_apart():
     gradients = [work for name, work in works if name == "convolution_backward"]
     assert sorted(w.passes for w in gradients) == [1, 2, 2]  # no gradient of the images
     product = next(work for name, work in works if work.kind == "matmul")
-    assert (product.macs, product.elements, product.weights) == (1280, 2 * 64 + 640, 20)
+    assert (product.macs, product.shape, product.groups) == (1280, (2, 64, 10), 1)
+    assert (product.rearranged, product.accumulated) == (False, True)
+    gradients = [w for name, w in works if w.kind == "matmul" and w.rearranged]
+    assert sorted(w.shape for w in gradients) == [(2, 10, 64), (10, 2, 64)]
+
+
+class Scaled(nn.Module):
+    """A grouped convolution whose weight is computed, as Proxy Norm's scale makes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(64, 8, 3, 3))
+        self.scale = nn.Parameter(torch.empty(4, 1, 8, 1, 1))
+
+    def forward(self, x):
+        weight = self.weight.view(4, 16, 8, 3, 3) * self.scale
+        return nn.functional.conv2d(x, weight.view(64, 8, 3, 3), groups=4)
+
+
+def test_a_computed_weight_makes_no_other_convolution():
+    captured = memory.capture(Scaled(), [torch.empty(2, 32, 16, 16)], training=True)
+    works = [work_of(captured, o) for o in captured.operators if o.is_convolution]
+    assert [(w.kind, w.channels, w.outputs, w.window) for w in works] == [
+        ("convolution", 8, 16, 9)
+    ] * 2
+
+
+class Small(nn.Module):
+    """Operators of channels alone, and of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(64))
+
+    def forward(self, x):
+        scale = torch.exp(self.scale) * torch.tanh(self.scale)
+        return torch.relu(x * scale.view(64, 1, 1)) + torch.sigmoid(x)
+
+
+def test_an_operator_whose_tiles_need_nothing_of_each_other_starts_sooner():
+    captured = memory.capture(Small(), [torch.empty(8, 64, 56, 56)], training=False)
+    local = {
+        (o.name, len(captured.tensors[o.outputs[0]].shape)): work_of(captured, o).local
+        for o in captured.operators
+        if o.outputs and work_of(captured, o).kind == "elementwise"
+    }
+    assert local == {
+        ("exp", 1): True,
+        ("tanh", 1): True,
+        ("mul", 1): True,  # both are mapped linearly
+        ("mul", 4): False,  # a value a channel is sent round
+        ("relu", 4): True,
+        ("sigmoid", 4): True,
+        ("add", 4): False,  # the operands may lie elsewhere
+    }
+    speed = Speeds()
+    there, here = (
+        cycles(Work("elementwise", bytes=256, local=local), 1472, speed, False, False)
+        for local in (False, True)
+    )
+    assert there - here == speed.start - speed.local_start
 
 
 def test_more_of_anything_never_takes_less_time():
     for work, _ in MEASURED.values():
-        for field in ("macs", "elements", "weights", "bytes", "largest", "passes"):
+        for field in ("macs", "elements", "weights", "bytes", "largest", "passes", "shape"):
             if work.kind == "reduction" and field == "weights":
                 continue  # more results need fewer steps
-            more = dataclasses.replace(work, **{field: 2 * getattr(work, field) + 1})
+            value = getattr(work, field)
+            twice = tuple(2 * v for v in value) if field == "shape" else 2 * value + 1
+            more = dataclasses.replace(work, **{field: twice})
             for speed in speeds():
                 assert cycles(more, 1472, speed, False, False) >= cycles(
                     work, 1472, speed, False, False
