@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Dict, Optional
 
 import torch
@@ -104,6 +105,62 @@ def _repeat_interleave(
     return repeated.reshape([*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :]])
 
 
+def _like(draw: Callable) -> Callable:
+    """Return a function that draws a tensor of another's shape, made empty, then filled."""
+
+    def call(input: torch.Tensor, *bounds: int, **kwargs: Any) -> torch.Tensor:
+        named = [kwargs.pop(name) for name in ("low", "high") if name in kwargs]
+        made = torch.empty_like(input, **kwargs)
+        return draw(made, *bounds, *named)
+
+    return call
+
+
+def _fill_whole_numbers(tensor: torch.Tensor, *bounds: int) -> torch.Tensor:
+    return tensor.random_(*(bounds if len(bounds) == 2 else (0, *bounds)))
+
+
+def _isinf(input: torch.Tensor) -> torch.Tensor:
+    if not input.is_floating_point():
+        return torch.zeros_like(input, dtype=torch.bool)
+    return input.abs() == math.inf
+
+
+def _addr(
+    input: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> torch.Tensor:
+    product = torch.outer(vec1, vec2)
+    product = product if alpha == 1 else alpha * product
+    return product if beta == 0 else beta * input + product
+
+
+def _rot90(input: torch.Tensor, k: int = 1, dims: Any = (0, 1)) -> torch.Tensor:
+    first, second = dims
+    if k % 4 == 1:
+        return input.flip([second]).transpose(first, second)
+    if k % 4 == 2:
+        return input.flip([first, second])
+    return input.flip([first]).transpose(first, second) if k % 4 == 3 else input.clone()
+
+
+def _dist(input: torch.Tensor, other: torch.Tensor, p: float = 2) -> torch.Tensor:
+    return torch.norm(input - other, p)
+
+
+# torch takes these apart for every device that has none of its own (``CompositeExplicitAutograd``),
+# before PopTorch's fallback sees them (``RegisterAtenOverloads.cpp:675``).
+_TAKEN_APART: Dict[str, Callable] = {
+    "addr": _addr,
+    "deg2rad": lambda input: input * (math.pi / 180),
+    "dist": _dist,
+    "isinf": _isinf,
+    "rad2deg": lambda input: input * (180 / math.pi),
+    "rand_like": _like(torch.Tensor.uniform_),
+    "randint_like": _like(_fill_whole_numbers),
+    "randn_like": _like(torch.Tensor.normal_),
+    "rot90": _rot90,
+}
+
 # torch's own versions insist on 64-bit integers, or on looking at values.
 REPLACEMENTS: Dict[Callable, Callable] = {
     F.linear: _linear,
@@ -116,3 +173,11 @@ REPLACEMENTS: Dict[Callable, Callable] = {
     torch.Tensor.repeat_interleave: _repeat_interleave,
 }
 REPLACEMENTS.update({layer: _as_activations(layer) for layer in _LAYERS})
+REPLACEMENTS.update(
+    {
+        getattr(module, name): function
+        for name, function in _TAKEN_APART.items()
+        for module in (torch, torch.Tensor)
+        if hasattr(module, name)
+    }
+)

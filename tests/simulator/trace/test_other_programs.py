@@ -28,6 +28,50 @@ def test_repeat_interleave_with_a_number(call):
     assert torch.equal(poptorch.inferenceModel(call)(X), call(X))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: (x / (x - 1)).isinf(),
+        lambda x: torch.isinf(x.int()),
+        lambda x: torch.addr(x, x[:, 0], x[0], beta=0.5, alpha=2),
+        lambda x: x.addr(x[:, 0], x[0]),
+        lambda x: torch.dist(x, x * x),
+        lambda x: x.dist(x * x, p=1),
+        lambda x: torch.deg2rad(x) + x.rad2deg(),
+        lambda x: [torch.rot90(x[:, None], k, (0, 2)) for k in range(-1, 4)],
+    ],
+)
+def test_what_torch_takes_apart_for_every_device(call):
+    results = poptorch.inferenceModel(call)(X)
+    for result, expected in (
+        zip(results, call(X)) if isinstance(results, list) else [(results, call(X))]
+    ):
+        assert result.shape == expected.shape
+        assert torch.allclose(result.float(), expected.float())
+
+
+def test_random_tensors_of_anothers_shape_are_drawn_anew_within_their_bounds():
+    def draw(x):
+        halves = torch.randn_like(x, dtype=torch.float16)
+        return (
+            torch.rand_like(x),
+            torch.randint_like(x, 2, high=5),
+            torch.randint_like(x, 3),
+            halves,
+        )
+
+    model = poptorch.inferenceModel(draw)
+    (uniform, bounded, below, normal), second = model(torch.zeros(2000)), model(torch.zeros(2000))
+    assert all(0 <= value < 1 for value in uniform.tolist())
+    assert abs(uniform.mean() - 0.5) < 0.05
+    assert set(bounded.tolist()) == {2.0, 3.0, 4.0}
+    assert set(below.tolist()) == {0.0, 1.0, 2.0}
+    assert normal.dtype == torch.float16
+    assert abs(normal.float().std() - 1) < 0.1
+    assert not torch.equal(uniform, second[0])
+    assert not torch.equal(normal, second[3])
+
+
 def test_repeat_interleave_with_numbers_of_the_device_is_refused():
     with pytest.raises(poptorch.Error, match="repeat_interleave"):
         poptorch.inferenceModel(lambda x, n: x.repeat_interleave(n, dim=0))(X, torch.ones(3).int())
