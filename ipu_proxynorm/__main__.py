@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Any
@@ -11,6 +12,8 @@ from ipu_proxynorm.errors import UserError, program_name, say
 
 def run() -> int:
     """Return the exit status of the command; Ctrl-C is one sentence while libraries load, too."""
+    # Where a process of several ends, torch's C++ prints its own lines beside our sentence.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         from ipu_proxynorm.cli.main import main
     except KeyboardInterrupt:

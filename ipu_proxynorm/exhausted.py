@@ -46,7 +46,9 @@ _SHOWN = 80
 def exhausted(error: BaseException) -> Optional[str]:
     """Return what the machine lacks, and a way out, in a sentence; None: it is another error."""
     text = " ".join(str(error).split())
-    reason = text[-160:] or type(error).__name__
+    # A worker's error comes with its traceback, whose last line says what it was.
+    said = str(error).strip().rpartition("\n")[2] if "Traceback" in text else text
+    reason = said[-160:] or type(error).__name__
     if isinstance(error, MemoryError):
         return _CAUSES[-1][2].format(reason=reason)
     if not isinstance(error, (OSError, RuntimeError)):

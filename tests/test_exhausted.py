@@ -41,6 +41,13 @@ def test_other_errors_are_not_hidden(error):
     assert exhausted(error) is None
 
 
+def test_of_a_workers_error_the_last_line_is_shown():
+    text = (
+        "Caught RuntimeError in 0.\nOriginal Traceback\n  ^^^\nRuntimeError: shared memory is full"
+    )
+    assert "/dev/shm (RuntimeError: shared memory is full);" in exhausted(RuntimeError(text))
+
+
 def test_what_cannot_be_written_says_what_would_help():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
 import signal
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Subset, default_collate, get_worker_info
 
 from ipu_proxynorm.backend import poptorch
 from ipu_proxynorm.data.image_data import size_of
@@ -21,10 +23,31 @@ from ipu_proxynorm.errors import UserError
 WORKERS_SHARE = 0.75
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Let a worker process outlive Ctrl-C: the run stops in its own time, and then ends it."""
+def begin_worker(worker: int) -> None:
+    """Let a worker process outlive Ctrl-C, and end where a batch cannot be handed over.
+
+    On Ctrl-C the run stops in its own time, and then ends its workers. The queue to it would print
+    a traceback and drop a batch that it cannot send, for which the run would wait.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end
+
+
+def _end(*_: object) -> None:
+    os._exit(1)
+
+
+def batch_of(samples: List[Tuple[Tensor, int]]) -> List[Tensor]:
+    """Return images (N, C, H, W) and labels (N,); of a worker process, in shared memory already.
+
+    So that memory which is exhausted is an error of the worker's, whose text the run is told.
+    """
+    batch: List[Tensor] = default_collate(samples)
+    if get_worker_info() is not None:
+        for tensor in batch:
+            tensor.share_memory_()
+    return batch
 
 
 class EpochDataset(Dataset[Tuple[Tensor, int]]):
@@ -114,7 +137,8 @@ def training_loader(
         auto_distributed_partitioning=False,
         drop_last=True,
         num_workers=workers,
-        worker_init_fn=leave_signals_to_the_parent,
+        collate_fn=batch_of,
+        worker_init_fn=begin_worker,
     )
 
 
@@ -140,5 +164,6 @@ def validation_loader(
         batch_size=micro_batch_size,
         auto_distributed_partitioning=False,
         num_workers=workers,
-        worker_init_fn=leave_signals_to_the_parent,
+        collate_fn=batch_of,
+        worker_init_fn=begin_worker,
     )

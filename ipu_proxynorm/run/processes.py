@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from ipu_proxynorm.backend import popdist
 from ipu_proxynorm.errors import Shared, UserError
+from ipu_proxynorm.exhausted import exhausted
 from ipu_proxynorm.ipu import ALONE, Instance, launched
 from ipu_proxynorm.run.attendance import ROLL_CALL_SECONDS, Absent, Attendance, Word
 from ipu_proxynorm.run.interruption import Interrupted
@@ -243,7 +244,7 @@ def _described(failure: Optional[BaseException]) -> Any:
         return type(failure), str(failure)
     if isinstance(failure, Interrupted):
         return functools.partial(Interrupted, signal_number=failure.signal_number), str(failure)
-    return ProcessLost, f"{type(failure).__name__}: {failure}"
+    return ProcessLost, exhausted(failure) or f"{type(failure).__name__}: {failure}"
 
 
 def connect(patience: Callable[[], float] = lambda: PATIENCE_SECONDS) -> Processes:

@@ -1,5 +1,7 @@
 """Combined batches: training drops the ragged end, validation shows every sample once."""
 
+import threading
+
 import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
@@ -9,6 +11,7 @@ from ipu_proxynorm.data import (
     IGNORED,
     PaddedDataset,
     create_data,
+    loader,
     training_loader,
     validation_loader,
 )
@@ -107,3 +110,24 @@ def test_epochs_augment_anew_whatever_the_number_of_workers(tmp_path):
     plain = {data.train.images[i][0].numpy().tobytes() for i in range(12)}
     shown = {image.numpy().tobytes() for images in batches[0] for image in images}
     assert len(shown - plain) > 12
+
+
+def no_space(tensor):
+    raise RuntimeError("unable to allocate shared memory: No space left on device")
+
+
+def test_shared_memory_that_is_exhausted_is_the_workers_error_and_not_waited_for(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_space)  # workers inherit it
+    with pytest.raises(RuntimeError, match="No space left on device"):
+        next(iter(training_loader(numbered(8), options(), 4, workers=1)))
+
+
+def test_a_worker_whose_batch_cannot_be_sent_ends(monkeypatch, capfd):
+    def unsendable(samples):
+        return [threading.Lock()]  # fails where the queue pickles it
+
+    monkeypatch.setattr(loader, "default_collate", unsendable)
+    monkeypatch.setattr(loader, "get_worker_info", lambda: None)
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iter(training_loader(numbered(8), options(), 4, workers=1)))
+    assert capfd.readouterr().err == ""
