@@ -49,6 +49,9 @@ from typing import (
 )
 
 import numpy as np
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as ipu_proxynorm.__main__ does
+
 import torch
 from PIL import Image
 

@@ -31,7 +31,7 @@ def begin_worker(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    multiprocessing.queues.Queue._on_queue_feeder_error = _end
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end  # type: ignore[attr-defined]
 
 
 def _end(*_: object) -> None:

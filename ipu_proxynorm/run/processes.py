@@ -154,8 +154,9 @@ class Processes:
             for index, failed in enumerate(self.gather(_described(failure)))
             if failed is not None
         )
-        if failure is not None and not isinstance(failure, (UserError, Interrupted)):
-            raise failure  # of the program, not of the user: with its traceback
+        users = isinstance(failure, (UserError, Interrupted))
+        if failure is not None and not users and exhausted(failure) is None:
+            raise failure  # of the program, not of the user or the machine: with its traceback
         stopped = isinstance(kind, functools.partial)
         where = f"process {index} of {self.instance.count}: " if index and not stopped else ""
         raise self.agreed(kind(f"{where}{text}")) from failure

@@ -155,8 +155,8 @@ def test_a_stop_between_an_epochs_last_call_and_its_end(tmp_path, monkeypatch, w
             if number == CALLS and where == "before the validation":
                 interruption.signal_number = signal.SIGTERM
 
-    def batches(loader):
-        for batch in watched(loader):
+    def batches(loader, patience):
+        for batch in watched(loader, patience):
             if validated:
                 interruption.signal_number = signal.SIGTERM
             validated.append(batch)
