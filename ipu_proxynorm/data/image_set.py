@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import dataclasses
 import os
@@ -59,7 +60,7 @@ class TensorImages:
         return f"image {index}"
 
 
-class ListedImages:
+class ListedImages(abc.ABC):
     """Images that are listed with their labels, and decoded whenever they are asked for."""
 
     def __init__(self, listing: Listing) -> None:
@@ -79,9 +80,9 @@ class ListedImages:
         part.listing = dataclasses.replace(self.listing, names=names, labels=labels)
         return part
 
+    @abc.abstractmethod
     def read(self, index: int) -> Tensor:
         """Return the pixels of one image; raises :class:`Unreadable` where it is damaged."""
-        raise NotImplementedError
 
     def name(self, index: int) -> str:
         """Return what a person finds the image by."""

@@ -6,7 +6,7 @@ import os
 import re
 import tarfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Pattern, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor
@@ -140,13 +140,18 @@ def _library() -> Any:
     return webdataset.tariterators
 
 
+def as_word(words: Sequence[str]) -> Pattern[str]:
+    """Return what finds one of these as a word in a file's name, as group 1."""
+    return re.compile(rf"(?:^|[^a-z])({'|'.join(words)})(?:[^a-z]|$)")
+
+
 def shards(path: Path, words: Sequence[str]) -> List[Path]:
     """Return the shards of a part, by name.
 
     Raises:
         UserError: there is none, or one is compressed.
     """
-    word = re.compile(rf"(?:^|[^a-z])(?:{'|'.join(words)})(?:[^a-z]|$)")
+    word = as_word(words)
     folders = [path / name for name in words if (path / name).is_dir()]
     files = sorted(folders[0].iterdir()) if folders else sorted(path.glob("*"))
     named = [f for f in files if folders or word.search(f.name.lower())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -13,7 +12,7 @@ from ipu_proxynorm.data.files import Listing
 from ipu_proxynorm.data.image_data import IMAGENET, ImageData, Request, image_data
 from ipu_proxynorm.data.image_set import ListedImages
 from ipu_proxynorm.data.labels import numbered
-from ipu_proxynorm.data.shards import PARTS
+from ipu_proxynorm.data.shards import PARTS, as_word
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.extras import install_command
 
@@ -140,8 +139,7 @@ def _parquet(path: Path, blame: str) -> Dict[str, List[str]]:
     found: Dict[str, List[str]] = {}
     for file in sorted(path.rglob("*.parquet")):
         for words in PARTS:
-            word = rf"(?:^|[^a-z])({'|'.join(words)})(?:[^a-z]|$)"
-            named = re.search(word, file.relative_to(path).as_posix().lower())
+            named = as_word(words).search(file.relative_to(path).as_posix().lower())
             if named:
                 found.setdefault(named[1], []).append(str(file))
                 break

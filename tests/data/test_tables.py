@@ -13,7 +13,7 @@ from ipu_proxynorm.data import create_data, digest
 from ipu_proxynorm.data.part import Part
 from ipu_proxynorm.errors import UserError
 
-#: CI does not install `datasets`, which is heavy; docs/data.md says so.
+#: Installed on today's Python alone: on 3.8 it wants other packages older; docs/data.md says so.
 needs_datasets = pytest.mark.skipif(
     importlib.util.find_spec("datasets") is None, reason="the package datasets is not installed"
 )

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "faults" / "fault_
 def cells():
     sys.path.insert(0, str(SCRIPT.parent))
     try:
-        return importlib.import_module("fault_table").SMALL
+        return importlib.import_module("fault_list").SMALL
     finally:
         sys.path.remove(str(SCRIPT.parent))
 
