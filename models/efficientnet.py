@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ipu_proxynorm.errors import UserError, nearest_number, unknown_name
 from ipu_proxynorm.models.layers import DropPath, Layers, MeanPool, Network, initialize_convolutions
 from ipu_proxynorm.norm import Conv2d, Linear, hand_on_to, leave_scale, spatial_mean
-from ipu_proxynorm.norm.pending import Output, Pending
+from ipu_proxynorm.norm.pending import Output, Pending, finished
 
 #: Kernel, stride, channels and blocks of each stage of B0.
 STAGES: Tuple[Tuple[int, int, int, int], ...] = (
@@ -70,9 +70,9 @@ class SqueezeExcite(nn.Module):
         unscaled = self.mean_of_unscaled and isinstance(x, Pending)
         pooled = spatial_mean(x.value if unscaled else x)  # type: ignore[union-attr]
         gate = torch.sigmoid(self.conv_expand(self.activation(self.conv_reduce(pooled))))
-        if isinstance(x, Pending):
+        if isinstance(x, Pending) and x.scale is not None:
             return x.value * (gate * x.scale.view(1, -1, 1, 1).to(gate.dtype))
-        return x * gate
+        return finished(x) * gate
 
 
 class MBConv(nn.Module):

@@ -1,6 +1,6 @@
 """Layers that compute in their input's type; convolutions with standardized weights (``+ws``).
 
-Their input may be a unit's output with its scale `pending`: the weights take it then.
+Their input may be a unit's output with its scale or shift `pending`: weights and bias take them.
 
 Where activations are float16 and master weights float32 (precision 16.32), torch's own layers will
 not do on an IPU: PopTorch hands them to torch 2.0, whose ``conv2d`` refuses a bias of another type
@@ -9,14 +9,14 @@ than the input, and whose ``linear`` with bias gives float32 there. Cast weights
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipu_proxynorm.norm.moments.gaussian import at_least_float32
-from ipu_proxynorm.norm.pending import Output, as_activations, read
+from ipu_proxynorm.norm.pending import Output, read
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 
@@ -45,6 +45,11 @@ def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:
 class _Conv2d(nn.Conv2d):
     same = False  # padding as TensorFlow's SAME, instead of the constructor's
 
+    def _convolved(self, input: Output, weight: Tensor) -> Tensor:
+        padded = not takes_shift(self)
+        x, weight, bias = read(input, weight, self.bias, self.groups, padded=padded)
+        return self._conv_forward(self._padded(x), weight, bias)
+
     def _padded(self, x: Tensor) -> Tensor:
         if not self.same:
             return x
@@ -59,9 +64,7 @@ class Conv2d(_Conv2d):
 
     def forward(self, input: Output) -> Tensor:
         """Convolve the input (N, C_in, H, W)."""
-        x, weight = read(input, self.weight, self.groups)
-        x = self._padded(x)
-        return self._conv_forward(x, weight, _bias(self, x))
+        return self._convolved(input, self.weight)
 
 
 class WSConv2d(_Conv2d):
@@ -69,9 +72,7 @@ class WSConv2d(_Conv2d):
 
     def forward(self, input: Output) -> Tensor:
         """Convolve the input (N, C_in, H, W)."""
-        x, weight = read(input, standardize_weight(self.weight), self.groups)
-        x = self._padded(x)
-        return self._conv_forward(x, weight, _bias(self, x))
+        return self._convolved(input, standardize_weight(self.weight))
 
 
 class Linear(nn.Linear):
@@ -79,12 +80,16 @@ class Linear(nn.Linear):
 
     def forward(self, input: Output) -> Tensor:
         """Transform the input (*, C_in) to (*, C_out)."""
-        x, weight = read(input, self.weight)
-        return F.linear(x, weight, _bias(self, x))
+        return F.linear(*read(input, self.weight, self.bias))
 
 
-def _bias(layer: Union[nn.Conv2d, nn.Linear], x: Tensor) -> Optional[Tensor]:
-    return None if layer.bias is None else as_activations(layer.bias, x)
+def takes_shift(layer: nn.Module) -> bool:
+    """Return whether a layer is a product, or a convolution that pads nothing: of a shift a bias."""
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        padding = layer.padding
+        none = padding == "valid" if isinstance(padding, str) else not any(padding)
+        return none and not getattr(layer, "same", False)
+    return isinstance(layer, nn.Linear)
 
 
 def create_conv(

@@ -193,6 +193,7 @@ class Constants(NamedTuple):
         upper: likewise.
         shift: added behind the activation.
         scale: multiplied with thereafter, or by who reads it.
+        unshifted: the bias of a norm whose lower bound is 0, where ``shift`` is left to the reader.
     """
 
     weight: Tensor
@@ -201,6 +202,7 @@ class Constants(NamedTuple):
     upper: Optional[Tensor] = None
     shift: Optional[Tensor] = None
     scale: Optional[Tensor] = None
+    unshifted: Optional[Tensor] = None
 
 
 def unit_constants(
@@ -211,6 +213,7 @@ def unit_constants(
     activation: Activation,
     proxy_eps: float = 0.03,
     folds: bool = True,
+    may_shift: bool = False,
 ) -> Constants:
     """Return a unit's constants, of one layer or of several joined, in the moments' dtype.
 
@@ -222,6 +225,7 @@ def unit_constants(
         activation: φ.
         proxy_eps: ε of Proxy Norm.
         folds: what can be folded into the norm is; else it is all shift and scale.
+        may_shift: of a folded ReLU, return also what leaves its shift to the reader.
     """
     scale = torch.rsqrt(variance + proxy_eps)
     clamp = activation.clamp if folds else None
@@ -230,11 +234,14 @@ def unit_constants(
         if clamp.scale != 1:
             weight, bias = weight * clamp.scale, bias * clamp.scale
         shift = mean * scale
+        lower = _bound(clamp.lower, scale, shift)
         return Constants(
             weight=weight * scale,
             bias=(bias - offset) * scale,
-            lower=_bound(clamp.lower, scale, shift),
+            lower=lower,
             upper=_bound(clamp.upper, scale, shift),
+            shift=lower if may_shift else None,
+            unshifted=bias * scale if may_shift else None,
         )
     if activation.homogeneous and folds:
         return Constants(weight=weight * scale, bias=bias * scale, shift=-mean * scale)
@@ -257,6 +264,7 @@ def proxied_unit(
     eps: float = 1e-5,
     grouping: str = "contiguous",
     shift_too: bool = False,
+    leave_shift: bool = False,
 ) -> Output:
     """Return norm, affine, activation and Proxy Norm of x, the scale left pending if there is one.
 
@@ -268,7 +276,14 @@ def proxied_unit(
         eps: of the norm.
         grouping: ``contiguous`` or ``strided`` channel groups.
         shift_too: leave the shift pending, too.
+        leave_shift: leave the shift of a folded ReLU pending, which is 0 then below its bound.
     """
+    if leave_shift and constants.unshifted is not None:
+        affine = constants.weight, constants.unshifted
+        return Pending(
+            activation(group_norm(x, groups, *affine, eps, grouping=grouping)),
+            shift=constants.shift,
+        )
     y = group_norm(x, groups, constants.weight, constants.bias, eps, grouping=grouping)
     if constants.lower is not None or constants.upper is not None or constants.shift is None:
         return clamp_channels(y, constants.lower, constants.upper)

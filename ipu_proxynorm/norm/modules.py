@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union, cast
+import sys
+from typing import Any, Callable, Collection, Dict, NamedTuple, Optional, Tuple, Union, cast
 
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.norm.activations import ActivationLike
+from ipu_proxynorm.norm.activations import ActivationLike, Clamp
+from ipu_proxynorm.norm.conv import takes_shift
 from ipu_proxynorm.norm.execution import (
     device_grouping,
     hands_on,
@@ -34,13 +36,17 @@ Shared = Union[None, Prepared, Constants, Tuple[Tensor, Tensor]]
 # Weights take the scale where they are no more than what the unit makes of so many images: about
 # the micro-batch at which memory runs out.
 _IMAGES = 16
+# A bias costs operators of the weights' size, and saves a byte of what the unit makes.
+_IMAGES_OF_BIAS = 2
+_RELU = Clamp(lower=0.0)
 
 
 class Readers(NamedTuple):
-    """Who reads a unit, and so takes the scale of Proxy Norm over.
+    """Who reads a unit, and so takes the scale of Proxy Norm over, or its shift.
 
     Attributes:
         weights: elements of the weights that would take it; 0: a gate or a mean does.
+        as_bias: none of them pads what it reads: of a shift they make a bias.
         shift_too: the mean over space is all that is read: it takes the shift, too.
         foreign: who reads knows nothing of `Pending` and is given a `StandIn`.
     """
@@ -48,6 +54,7 @@ class Readers(NamedTuple):
     weights: int = 0
     shift_too: bool = False
     foreign: bool = False
+    as_bias: bool = False
 
 
 class ProxyNormAct(GroupNormAct):
@@ -145,12 +152,30 @@ class ProxyNormAct(GroupNormAct):
         """Whether shift and scale are left to the mean over space, so that nothing folds."""
         return self.readers is not None and self.readers.shift_too and hands_on()
 
+    @property
+    def may_leave_shift(self) -> bool:
+        """Whether readers may take a ReLU's shift over here, so that its output alone is kept."""
+        return hands_on() and self.folds and self.leaves_shift_on(sys.maxsize)
+
+    def leaves_shift_on(self, elements: int) -> bool:
+        """Return whether the shift goes to the readers of this unit's output, were there any here.
+
+        Args:
+            elements: of the output, of one image.
+        """
+        if self.readers is None or not self.readers.as_bias or self.activation.clamp != _RELU:
+            return False
+        return 0 < self.readers.weights <= _IMAGES_OF_BIAS * elements
+
     def constants_in(
         self, activations: Optional[torch.dtype]
     ) -> Tuple[Optional[torch.dtype], Optional[torch.dtype]]:
-        """Return the types of the unit's constants, and of its scale, for activations of a type.
+        """Return the types of the unit's constants, and of what goes to readers.
 
-        A scale that weights take is of the weights' type.
+        What weights take is of the weights' type.
+
+        Args:
+            activations: their type.
         """
         if self.readers is not None and self.readers.weights:
             return activations, self.weight.dtype
@@ -196,8 +221,10 @@ class ProxyNormAct(GroupNormAct):
         if self._has_operator:
             return self._by_operator(x, shared)
         out = self._plain(x, shared)
-        hand_on = hands_on() and self.hands_scale_on(math.prod(x.shape[1:]))
-        if not hand_on or not isinstance(out, Pending):
+        if not isinstance(out, Pending):
+            return out
+        hand_on = out.scale is None or self.hands_scale_on(math.prod(x.shape[1:]))
+        if not hand_on or not hands_on():
             return finished(out)
         foreign = self.readers is not None and self.readers.foreign
         # What stands in for a tensor is read as one.
@@ -226,7 +253,7 @@ class ProxyNormAct(GroupNormAct):
         )
         return unit_constants(
             *(self.weight, self.bias, mean, variance, self.activation),
-            *(self.proxy_eps, self.folds),
+            *(self.proxy_eps, self.folds, self.may_leave_shift),
         )
 
     def _plain(self, x: Tensor, shared: Shared) -> Output:
@@ -235,6 +262,7 @@ class ProxyNormAct(GroupNormAct):
             eps=self.eps,
             grouping=self.channel_grouping,
             shift_too=self.leaves_all,
+            leave_shift=self.leaves_shift_on(math.prod(x.shape[1:])),
         )
 
     def _may_fuse(self, x: Tensor) -> bool:
@@ -273,8 +301,21 @@ def hand_on_to(unit: nn.Module, *readers: nn.Module, shift_too: bool = False) ->
         shift_too: only the mean over space is read (`spatial_mean`).
     """
     if isinstance(unit, ProxyNormAct):
-        weights = [p.numel() for reader in readers for p in reader.parameters() if p.dim() > 1]
-        unit.readers = Readers(sum(weights), shift_too)
+        unit.readers = readers_of(readers, shift_too=shift_too)
+
+
+def readers_of(
+    layers: Collection[nn.Module], *, shift_too: bool = False, foreign: bool = False
+) -> Readers:
+    """Return what a unit must know of the convolutions and products that read it.
+
+    Args:
+        layers: those.
+        shift_too: see `Readers`.
+        foreign: see `Readers`.
+    """
+    weights = [p.numel() for layer in layers for p in layer.parameters() if p.dim() > 1]
+    return Readers(sum(weights), shift_too, foreign, all(map(takes_shift, layers)))
 
 
 def leave_scale(unit: nn.Module, rule: str) -> None:

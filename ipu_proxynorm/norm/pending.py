@@ -2,8 +2,9 @@
 
 Proxy Norm ends in a scale per channel. On every element it costs a multiplication, and for the
 backward pass a copy of what it multiplies. A convolution or product behind it takes the scale into
-the weights of its input channels: the same function, zero padding included. A mean over space takes
-scale and shift behind it. Readers accept a tensor or a `Pending` alike.
+the weights of its input channels: the same function, zero padding included. Where nothing is padded
+it can take a shift, too, as a bias: what it reads is then what ReLU's gradient reads, one tensor.
+A mean over space takes scale and shift behind it. Readers accept a tensor or a `Pending` alike.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ class Pending(NamedTuple):
 
     Attributes:
         value: (N, C, *).
-        scale: (C,), float32 or the value's dtype.
+        scale: (C,), float32 or the value's dtype; None: 1.
         shift: (C,), likewise; None: no shift is left.
     """
 
     value: Tensor
-    scale: Tensor
+    scale: Optional[Tensor] = None
     shift: Optional[Tensor] = None
 
 
@@ -41,7 +42,7 @@ def finished(x: Output) -> Tensor:
     if not isinstance(x, Pending):
         return x
     value = x.value if x.shift is None else shifted(x.value, x.shift)
-    return value * per_channel(x.scale, value).to(value.dtype)
+    return value if x.scale is None else value * per_channel(x.scale, value).to(value.dtype)
 
 
 def shifted(z: Tensor, shift: Tensor) -> Tensor:
@@ -53,22 +54,52 @@ def shifted(z: Tensor, shift: Tensor) -> Tensor:
     return z + per_channel(shift, z).to(z.dtype)
 
 
-def read(x: Output, weight: Tensor, groups: int = 1) -> Tuple[Tensor, Tensor]:
-    """Return value and weights that make a convolution or product of an output, in its type.
+def read(
+    x: Output,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    groups: int = 1,
+    *,
+    padded: bool = False,
+) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+    """Return value, weights and bias that make a convolution or product of an output, in its type.
 
     Args:
         x: (N, C, *).
         weight: (C_out, C / groups, *).
+        bias: (C_out,), or None.
         groups: of the convolution.
+        padded: whether the convolution pads what it reads.
 
     Raises:
-        ValueError: a shift is left, which zero padding would not see.
+        ValueError: a shift is left, which padding would not see.
     """
-    if not isinstance(x, Pending):
-        return x, as_activations(weight, x)
+    value = x.value if isinstance(x, Pending) else x
+    if isinstance(x, Pending):
+        if x.shift is not None and padded:
+            raise ValueError("a shift is left to a convolution that pads, which takes a scale only")
+        weight, bias = taken_over(x, weight, bias, groups)
+    bias = None if bias is None else as_activations(bias, value)
+    return value, as_activations(weight, value), bias
+
+
+def taken_over(
+    x: Pending, weight: Tensor, bias: Optional[Tensor] = None, groups: int = 1
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """Return weights and bias that read a pending value as they would the output.
+
+    Args:
+        x: whose scale and shift they take over.
+        weight: (C_out, C / groups, *).
+        bias: (C_out,), or None.
+        groups: of the convolution, which pads nothing where there is a shift.
+    """
+    if x.scale is not None:
+        weight = scaled_weight(weight, x.scale, groups)
     if x.shift is not None:
-        raise ValueError("a shift is left to a reader that can take a scale only")
-    return x.value, as_activations(scaled_weight(weight, x.scale, groups), x.value)
+        added = scaled_weight(weight, x.shift, groups).flatten(1).sum(1)
+        bias = added if bias is None else bias + added
+    return weight, bias
 
 
 def as_activations(parameter: Tensor, input: Tensor) -> Tensor:

@@ -125,17 +125,18 @@ class SharedMoments:
             n=first.n,
         )
         joined = {
-            folds: unit_constants(
-                *(weight, bias, mean, variance, first.activation), *(first.proxy_eps, folds)
+            form: unit_constants(
+                *(weight, bias, mean, variance, first.activation), *(first.proxy_eps, *form)
             )
-            for folds in {layer.folds for layer in layers}
+            for form in {(layer.folds, layer.may_leave_shift) for layer in layers}
         }
         parts = _Parts(sizes, self._keep)
         wanted = []
         for index, layer in enumerate(layers):
-            own = joined[layer.folds]
-            kind, scale = layer.constants_in(dtype)
-            kinds = (kind, kind, kind, kind, kind, scale)
+            own = joined[layer.folds, layer.may_leave_shift]
+            kind, handed = layer.constants_in(dtype)
+            shift = handed if layer.may_leave_shift else kind
+            kinds = (kind, kind, kind, kind, shift, handed, kind)
             wanted.append([parts.want(index, *it) for it in zip(own, kinds)])
         for layer, keys in zip(layers, wanted):
             layer.use_moments(Constants(*map(parts.get, keys)))

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from torch import Tensor
 
-from ipu_proxynorm.norm.pending import Pending, finished, per_channel, scaled_weight
+from ipu_proxynorm.norm.pending import Pending, finished, per_channel, taken_over
 
 Arguments = Dict[str, Any]
 # Given a function, what is pending and further arguments; None: it takes a finished tensor only.
@@ -110,8 +110,15 @@ def _convolution(
     function: Callable[..., Any], x: Pending, args: Sequence[Any], kwargs: Arguments
 ) -> Any:
     """(input,) weight, bias, stride, padding, dilation, groups."""
-    groups = _argument(args, kwargs, 5, "groups", 1)
-    return _weighted(function, x, args, kwargs, groups)
+    padding = _argument(args, kwargs, 3, "padding", 0)
+    none = padding == "valid" if isinstance(padding, str) else not any(_several(padding))
+    if x.shift is not None and not none:
+        return None
+    return _weighted(function, x, args, kwargs, _argument(args, kwargs, 5, "groups", 1))
+
+
+def _several(sizes: Any) -> Sequence[Any]:
+    return sizes if isinstance(sizes, (list, tuple)) else (sizes,)
 
 
 def _product(
@@ -128,13 +135,11 @@ def _weighted(
     kwargs: Arguments,
     groups: int,
 ) -> Any:
-    if x.shift is not None:
-        return None
-    if args:
-        weight, args = args[0], args[1:]
-    else:
-        weight = kwargs.pop("weight")
-    return function(x.value, scaled_weight(weight, x.scale, groups), *args, **kwargs)
+    weight = _argument(args, kwargs, 0, "weight", None)
+    bias = _argument(args, kwargs, 1, "bias", None)
+    for taken in ("weight", "bias"):
+        kwargs.pop(taken, None)
+    return function(x.value, *taken_over(x, weight, bias, groups), *args[2:], **kwargs)
 
 
 def _average(
@@ -189,7 +194,7 @@ def _reshaped(
 def _gated(function: Callable[..., Any], x: Pending, args: Sequence[Any], kwargs: Arguments) -> Any:
     """A factor (N, C, 1, …) for each image and channel takes the scale."""
     gate = args[0] if args else None
-    if x.shift is not None or kwargs or not isinstance(gate, Tensor):
+    if x.shift is not None or x.scale is None or kwargs or not isinstance(gate, Tensor):
         return None
     if gate.dim() != x.value.dim() or gate.dtype != x.value.dtype:
         return None

@@ -12,6 +12,7 @@ from ipu_proxynorm.memory import Capture
 from ipu_proxynorm.norm import ProxyNormAct
 
 FOLDED = "folded into the norm"
+BIAS = "folded into the norm but for a shift in the next bias"
 WEIGHTS = "in the next convolution's weights"
 GATE = "in squeeze-and-excite's gate"
 MEAN = "behind the mean over space"
@@ -32,7 +33,7 @@ def place_of_scale(unit: ProxyNormAct, elements: int) -> str:
     if readers is not None and readers.shift_too:
         return MEAN
     if unit.activation.folds:
-        return FOLDED
+        return BIAS if unit.leaves_shift_on(elements) else FOLDED
     if readers is None or not unit.hands_scale_on(elements):
         return ITSELF
     return WEIGHTS if readers.weights else GATE

@@ -44,6 +44,19 @@ def test_a_convolution_takes_the_scale(layer, options):
     torch.testing.assert_close(conv(given), conv(finished(given)), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("layer", [Conv2d, WSConv2d])
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_size": 1}, {"kernel_size": 1, "stride": 2, "bias": False}, {"kernel_size": 3}],
+)
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_convolution_without_padding_takes_the_shift_as_a_bias(layer, options, groups, scaled):
+    conv = layer(8, 16, groups=groups, **options).double()
+    given = pending(shift=True) if scaled else pending(shift=True)._replace(scale=None)
+    torch.testing.assert_close(conv(given), conv(finished(given)), rtol=0, atol=1e-13)
+
+
 def test_a_product_and_a_mean_take_the_scale():
     linear = Linear(8, 3).double()
     value, scale, _ = pending()
@@ -51,6 +64,8 @@ def test_a_product_and_a_mean_take_the_scale():
     torch.testing.assert_close(
         linear(Pending(rows, scale)), linear(rows * scale), rtol=0, atol=1e-13
     )
+    given = Pending(rows, scale, 1 + scale)
+    torch.testing.assert_close(linear(given), linear(finished(given)), rtol=0, atol=1e-13)
     for shift in (False, True):
         given = pending(shift=shift)
         expected = F.adaptive_avg_pool2d(finished(given), 1)
@@ -58,8 +73,11 @@ def test_a_product_and_a_mean_take_the_scale():
 
 
 def test_zero_padding_would_not_see_a_shift():
-    with pytest.raises(ValueError, match="a shift is left"):
-        Conv2d(8, 8, 3, padding=1).double()(pending(shift=True))
+    same = Conv2d(8, 8, 3, stride=2)
+    same.same = True  # type: ignore[assignment]
+    for conv in (Conv2d(8, 8, 3, padding=1), Conv2d(8, 8, 1, padding="same"), same):
+        with pytest.raises(ValueError, match="a shift is left"):
+            conv.double()(pending(shift=True))
 
 
 @pytest.mark.parametrize("weights", [torch.float16, torch.float32])
@@ -87,7 +105,8 @@ def test_a_unit_leaves_its_last_steps_within_a_program_only(act, shift_too):
     x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     expected = layer(x)
     before = layer.state_dict()
-    hand_on_to(layer, *([] if shift_too else [Conv2d(8, 4, 3)]), shift_too=shift_too)
+    readers = [] if shift_too else [Conv2d(8, 4, 3, padding=1)]
+    hand_on_to(layer, *readers, shift_too=shift_too)
     assert layer.state_dict().keys() == before.keys()
     assert isinstance(layer(x), torch.Tensor)
     with plain_operators(hand_on=False):
@@ -97,6 +116,34 @@ def test_a_unit_leaves_its_last_steps_within_a_program_only(act, shift_too):
     folds = act not in ("silu", "gelu")
     assert isinstance(out, Pending) == (shift_too or not folds)
     torch.testing.assert_close(finished(out), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_relu_leaves_its_shift_to_convolutions_that_do_not_pad():
+    """So that what they read is ReLU's output, which its gradient reads: one tensor is kept."""
+    layer, x = unit("relu"), torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    expected = layer(x)
+    for readers, leaves in (
+        ([Conv2d(8, 4, 1)], True),
+        ([Conv2d(8, 4, 1, stride=2), WSConv2d(8, 16, 1)], True),
+        ([Conv2d(8, 4, 1), Conv2d(8, 4, 3, padding=1)], False),
+        ([Conv2d(8, 50, 1)], True),  # 400 weights, 200 elements
+        ([Conv2d(8, 51, 1)], False),
+        ([], False),
+    ):
+        hand_on_to(layer, *readers)
+        with plain_operators():
+            out = layer(x)
+        assert isinstance(out, Pending) == leaves
+        if isinstance(out, Pending):
+            assert out.scale is None
+            assert (out.value == 0).any()
+            assert (out.value >= 0).all()
+        torch.testing.assert_close(finished(out), expected, rtol=1e-12, atol=1e-12)
+    for act in ("relu6", "leaky_relu", "hardsigmoid"):
+        layer = unit(act)
+        hand_on_to(layer, Conv2d(8, 4, 1))
+        with plain_operators():
+            assert isinstance(layer(x), torch.Tensor)
 
 
 def test_weights_larger_than_what_they_read_keep_the_plain_form():

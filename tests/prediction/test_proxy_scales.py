@@ -7,6 +7,7 @@ from ipu_proxynorm import memory
 from ipu_proxynorm.models import create_model
 from ipu_proxynorm.norm import Pending, ProxyNormAct
 from ipu_proxynorm.prediction.proxy_scales import (
+    BIAS,
     FOLDED,
     GATE,
     ITSELF,
@@ -22,6 +23,7 @@ from ipu_proxynorm.prediction.proxy_scales import (
     [
         ("efficientnet_b0", "silu", {WEIGHTS, GATE, MEAN}),
         ("resnetv2_20", "relu", {FOLDED, MEAN}),
+        ("resnetv2_50", "relu", {FOLDED, BIAS, MEAN}),
         ("resnetv2_20", "silu", {WEIGHTS, MEAN}),
     ],
 )

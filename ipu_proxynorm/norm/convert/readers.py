@@ -14,7 +14,7 @@ from ipu_proxynorm.norm.convert.layers import has_hooks
 from ipu_proxynorm.norm.convert.plan import Fusion
 from ipu_proxynorm.norm.convert.reading import Reading
 from ipu_proxynorm.norm.convert.trace import Looking, Untraceable, traced
-from ipu_proxynorm.norm.modules import Readers
+from ipu_proxynorm.norm.modules import Readers, readers_of
 
 # By exact class: a subclass, and a module with parametrizations, may compute something else.
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv2d, WSConv2d, Linear)
@@ -106,8 +106,7 @@ class _Reader:
             return None
         if read.means and not (read.layers or read.factors):
             return Readers(0, shift_too=True, foreign=True)
-        weights = [p.numel() for layer in read.layers for p in layer.parameters() if p.dim() > 1]
-        return Readers(sum(weights), foreign=True)
+        return readers_of(read.layers, foreign=True)
 
     def _of(self, calls: Sequence[Call]) -> _Read:
         found = _Read(as_it_is=bool(calls))
