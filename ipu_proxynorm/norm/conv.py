@@ -84,7 +84,7 @@ class Linear(nn.Linear):
 
 
 def takes_shift(layer: nn.Module) -> bool:
-    """Return whether a layer is a product, or a convolution that pads nothing: of a shift a bias."""
+    """Return whether a layer can make a bias of a shift: a product, or nothing is padded."""
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         padding = layer.padding
         none = padding == "valid" if isinstance(padding, str) else not any(padding)
