@@ -95,6 +95,7 @@ def _row(raw: Dict[str, str]) -> Row:
             gradient_accumulation=_accumulation(raw),
             schedule=_schedule(raw),
             recomputation=_recomputation(raw, same_ipu),
+            keeps_last_segment=raw["recomputation"].startswith("manual"),
             checkpoints=_checkpoints(raw["recomputation"]),
             available_memory_proportion=_proportions(raw["available_memory_proportion"]),
             # The commands of the inference benchmarks, where the notes leave it out: all set half
@@ -154,8 +155,16 @@ def _schedule(raw: Dict[str, str]) -> str:
 
 
 def _recomputation(raw: Dict[str, str], same_ipu: bool) -> str:
+    """Return the kind of recomputation.
+
+    ``RecomputationType::Standard`` chooses by itself and overrides the marks of the row's
+    convolutions and norms (PopART 2.0.0, ``recompute.cpp:117``); ``manual`` is ``RecomputeAll``,
+    which keeps what follows the last mark (PopART 2.3.0, ``recompute.cpp:25``).
+    """
     text = raw["recomputation"]
-    if text.startswith(("auto (Standard)", "manual")):
+    if text.startswith("auto (Standard)"):
+        return "standard"
+    if text.startswith("manual"):
         return "checkpoints"
     if text.startswith("stage"):
         return "stage"
@@ -163,11 +172,8 @@ def _recomputation(raw: Dict[str, str], same_ipu: bool) -> str:
 
 
 def _checkpoints(text: str) -> Tuple[str, ...]:
-    """Return the layers that a configuration keeps, by torchvision's names."""
-    if text.startswith("auto (Standard)"):
-        return ("every conv", "every norm")
-    listed = text.partition(":")[2].split()
-    return tuple(listed)
+    """Return the layers whose outputs a configuration keeps, as published."""
+    return () if text.startswith("auto") else tuple(text.partition(":")[2].split())
 
 
 def _proportions(text: str) -> Tuple[float, ...]:
@@ -258,9 +264,6 @@ def _checkpoint_layers(row: Row) -> Iterator[str]:
             yield added[int(addition[1] or 0)]
         elif addition is not None:
             yield blocks[int(addition[1] or 0)]
-        elif text.startswith("every"):
-            kinds = (nn.Conv2d,) if "conv" in text else (nn.BatchNorm2d, nn.GroupNorm)
-            yield from (n for n, m in network.named_modules() if isinstance(m, kinds))
         else:
             name = re.sub(r"downsample[_/]", "downsample.", text).replace("/", ".")
             if name in names:
