@@ -54,9 +54,14 @@ def plain_operators(
         _state.grouping, _state.hand_on = previous
 
 
+def in_program() -> bool:
+    """Return whether `plain_operators` is entered: a program is being made."""
+    return bool(_state.forced)
+
+
 def hands_on() -> bool:
     """Return whether units hand on here what their readers can do more cheaply."""
-    return bool(_state.forced) and _state.hand_on
+    return in_program() and _state.hand_on
 
 
 def device_grouping() -> str:

@@ -179,7 +179,8 @@ def group_norm_act(
     known = resolve_activation(activation)
     if moments is None:
         return known(group_norm(x, groups, weight, bias, eps, grouping=grouping))
-    constants = unit_constants(weight, bias, *moments, known, proxy_eps)
+    mean, variance = moments
+    constants = unit_constants(weight, bias, mean, torch.rsqrt(variance + proxy_eps), known)
     return finished(proxied_unit(x, groups, constants, known, eps=eps, grouping=grouping))
 
 
@@ -193,7 +194,6 @@ class Constants(NamedTuple):
         upper: likewise.
         shift: added behind the activation.
         scale: multiplied with thereafter, or by who reads it.
-        unshifted: the bias of a norm whose lower bound is 0, where ``shift`` is left to the reader.
     """
 
     weight: Tensor
@@ -202,16 +202,14 @@ class Constants(NamedTuple):
     upper: Optional[Tensor] = None
     shift: Optional[Tensor] = None
     scale: Optional[Tensor] = None
-    unshifted: Optional[Tensor] = None
 
 
 def unit_constants(
     weight: Tensor,
     bias: Tensor,
     mean: Tensor,
-    variance: Tensor,
+    scale: Tensor,
     activation: Activation,
-    proxy_eps: float = 0.03,
     folds: bool = True,
     may_shift: bool = False,
 ) -> Constants:
@@ -221,29 +219,24 @@ def unit_constants(
         weight: γ, shape (C,).
         bias: β, shape (C,).
         mean: of the proxy's activation, shape (C,).
-        variance: likewise.
+        scale: of Proxy Norm, 1/sqrt(Var + ε), shape (C,).
         activation: φ.
-        proxy_eps: ε of Proxy Norm.
         folds: what can be folded into the norm is; else it is all shift and scale.
-        may_shift: of a folded ReLU, return also what leaves its shift to the reader.
+        may_shift: leave the shift of a folded ReLU out of the norm's bias; see `proxied_unit`.
     """
-    scale = torch.rsqrt(variance + proxy_eps)
     clamp = activation.clamp if folds else None
-    if clamp is not None:
+    if clamp is not None and not may_shift:
         offset = mean if clamp.offset == 0 else mean - clamp.offset
         if clamp.scale != 1:
             weight, bias = weight * clamp.scale, bias * clamp.scale
         shift = mean * scale
-        lower = _bound(clamp.lower, scale, shift)
         return Constants(
             weight=weight * scale,
             bias=(bias - offset) * scale,
-            lower=lower,
+            lower=_bound(clamp.lower, scale, shift),
             upper=_bound(clamp.upper, scale, shift),
-            shift=lower if may_shift else None,
-            unshifted=bias * scale if may_shift else None,
         )
-    if activation.homogeneous and folds:
+    if folds and (activation.homogeneous or may_shift):
         return Constants(weight=weight * scale, bias=bias * scale, shift=-mean * scale)
     return Constants(weight, bias, shift=-mean, scale=scale)
 
@@ -276,14 +269,14 @@ def proxied_unit(
         eps: of the norm.
         grouping: ``contiguous`` or ``strided`` channel groups.
         shift_too: leave the shift pending, too.
-        leave_shift: leave the shift of a folded ReLU pending, which is 0 then below its bound.
+        leave_shift: leave the shift of a folded ReLU pending: below its bound it is 0 then.
     """
-    if leave_shift and constants.unshifted is not None:
-        affine = constants.weight, constants.unshifted
-        return Pending(
-            activation(group_norm(x, groups, *affine, eps, grouping=grouping)),
-            shift=constants.shift,
-        )
+    if activation.clamp is not None and constants.shift is not None and constants.scale is None:
+        if leave_shift:
+            y = group_norm(x, groups, constants.weight, constants.bias, eps, grouping=grouping)
+            return Pending(activation(y), shift=constants.shift)
+        bias = constants.bias + constants.shift
+        constants = Constants(constants.weight, bias, lower=constants.shift)
     y = group_norm(x, groups, constants.weight, constants.bias, eps, grouping=grouping)
     if constants.lower is not None or constants.upper is not None or constants.shift is None:
         return clamp_channels(y, constants.lower, constants.upper)

@@ -252,8 +252,8 @@ class ProxyNormAct(GroupNormAct):
             self.moments() if shared is None or isinstance(shared, Prepared) else shared
         )
         return unit_constants(
-            *(self.weight, self.bias, mean, variance, self.activation),
-            *(self.proxy_eps, self.folds, self.may_leave_shift),
+            *(self.weight, self.bias, mean, torch.rsqrt(variance + self.proxy_eps)),
+            *(self.activation, self.folds, self.may_leave_shift),
         )
 
     def _plain(self, x: Tensor, shared: Shared) -> Output:

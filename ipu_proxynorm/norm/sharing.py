@@ -95,6 +95,9 @@ class SharedMoments:
         for layer in self.layers:
             kinds.setdefault(_kind(layer), []).append(layer)
         for kind, layers in kinds.items():
+            # Side by side, so that what a form of constants is cut into has no gaps: a piece that
+            # nothing reads has a gradient, too, of zeros.
+            layers.sort(key=_form)
             sizes = [layer.num_features for layer in layers]
             parameters = zip(*(layer.moment_parameters for layer in layers))
             fusible = layers[0].activation.backward is not None
@@ -124,19 +127,18 @@ class SharedMoments:
             method=first.method,
             n=first.n,
         )
+        scale = torch.rsqrt(variance + first.proxy_eps)
         joined = {
-            form: unit_constants(
-                *(weight, bias, mean, variance, first.activation), *(first.proxy_eps, *form)
-            )
-            for form in {(layer.folds, layer.may_leave_shift) for layer in layers}
+            form: unit_constants(weight, bias, mean, scale, first.activation, *form)
+            for form in {_form(layer) for layer in layers}
         }
         parts = _Parts(sizes, self._keep)
         wanted = []
         for index, layer in enumerate(layers):
-            own = joined[layer.folds, layer.may_leave_shift]
+            own = joined[_form(layer)]
             kind, handed = layer.constants_in(dtype)
             shift = handed if layer.may_leave_shift else kind
-            kinds = (kind, kind, kind, kind, shift, handed, kind)
+            kinds = (kind, kind, kind, kind, shift, handed)
             wanted.append([parts.want(index, *it) for it in zip(own, kinds)])
         for layer, keys in zip(layers, wanted):
             layer.use_moments(Constants(*map(parts.get, keys)))
@@ -220,6 +222,11 @@ class _Parts:
         values = self._values[key].to(key[1])
         pieces = (values if self._keep is None else self._keep(values)).split(sizes)
         return {index: pieces[place] for index, place in places.items()}
+
+
+def _form(layer: ProxyNormAct) -> Tuple[bool, bool]:
+    """Return which form of the constants a layer wants; see `unit_constants`."""
+    return layer.folds, layer.may_leave_shift
 
 
 _Kind = Tuple[Any, ...]

@@ -78,6 +78,25 @@ def test_shared_moments_use_accepted_operators_only() -> None:
     assert operators.names <= ACCEPTED, operators.names - ACCEPTED
 
 
+@pytest.mark.parametrize(("act", "most"), [("relu", 100), ("silu", 80)])
+def test_moments_of_many_layers_are_one_set_of_operators(act: str, most: int) -> None:
+    """Forward and backward; what is not counted moves elements, or makes no operator."""
+    moving = {"split", "split_with_sizes", "cat", "slice", "view", "detach", "zeros"}
+    moving |= {"empty_like", "is_same_size"}  # of this test and of torch 2.0
+    counts = []
+    for layers in (1, 2, 20):
+        model = torch.nn.ModuleList(create_norm_act("gn2+pn", 4, act) for _ in range(layers))
+        shared = share_moments(model.to("meta"))
+        with Operators() as operators, plain_operators():
+            shared.refresh(force=True, dtype=torch.float16)
+            constants = [part for layer in model for part in layer._shared if part is not None]
+            ones = [torch.empty_like(it) for it in constants]
+            torch.autograd.grad(constants, list(model.parameters()), ones)
+        counts.append(sum(name not in moving for name, _ in operators.calls))
+    assert counts[1] == counts[2] <= most
+    assert counts[0] <= counts[1]
+
+
 def test_the_check_can_fail() -> None:
     with Operators() as operators:
         create_norm_act("ln+pn", 4, torch.special.i0)(torch.randn(2, 4))

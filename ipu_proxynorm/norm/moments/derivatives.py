@@ -7,28 +7,17 @@ equal what autograd makes of it.
 
 from __future__ import annotations
 
-import math
-from typing import List, NamedTuple
+from typing import List
 
 import torch
 from torch import Tensor
 
 from ipu_proxynorm.norm.activations import Activation
-from ipu_proxynorm.norm.moments.gaussian import TINY, as_tensors, far, gaussian_moments
+from ipu_proxynorm.norm.moments.gaussian import as_tensors, gaussian_moments
 from ipu_proxynorm.norm.moments.quadrature import Rule, midpoint_quantiles, trapezoid_rule
+from ipu_proxynorm.norm.moments.relu import MomentDerivatives, relu_moments
 
 _CHANNELS = 1024
-
-
-class MomentDerivatives(NamedTuple):
-    """Mean E and variance V of φ(center + scale·t), and their derivatives; each (C,)."""
-
-    mean: Tensor
-    variance: Tensor
-    mean_by_center: Tensor
-    mean_by_scale: Tensor
-    variance_by_center: Tensor
-    variance_by_scale: Tensor
 
 
 @torch.no_grad()
@@ -42,7 +31,7 @@ def moment_derivatives(
 ) -> MomentDerivatives:
     """Return moments and derivatives for center and (signed) scale, both (C,)."""
     if method == "exact" and activation.name == "relu":
-        return _relu(center, scale)
+        return relu_moments(center, scale)
     if method == "exact" and activation.name == "identity":
         one, zero = torch.ones_like(center), torch.zeros_like(center)
         return MomentDerivatives(center, scale.square(), one, zero, zero, 2 * scale)
@@ -55,33 +44,6 @@ def moment_derivatives(
         else midpoint_quantiles(n)
     )
     return _weighted(center, scale, activation, rule)
-
-
-def _relu(center: Tensor, scale: Tensor) -> MomentDerivatives:
-    """Return the closed form; α = center/|scale|, P = Φ(α), Q = Φ(−|α|), d is the density at α.
-
-    E = mP + sd; V = s²(P − h(|α| + h)) for α < 0, h = d − |α|Q; ∂E/∂m = P; ∂E/∂s = d;
-    ∂V/∂m = 2E(1 − P); ∂V/∂s = 2(sP − Ed). The forms below lose nothing for either sign of α.
-    """
-    s = scale.abs()
-    end = far(center.dtype)
-    alpha = center.div(s.clamp_min(TINY)).clamp_(-end, end)
-    u = alpha.abs()
-    q = torch.erfc(u * math.sqrt(0.5)).mul_(0.5)
-    density = (alpha * alpha).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-    first = torch.addcmul(density, u, q, value=-1)  # E[relu(t − u)]
-    mean = center.clamp_min(0).addcmul_(s, first)
-    rest = torch.rsub(q, 1, alpha=2)  # between Q and 1 − Q
-    inside = rest * torch.gt(center, 0, out=torch.empty_like(center))
-    above = q + inside  # P
-    below = (rest - inside).add_(q)  # 1 − P: exactly Q where P is near 1
-    variance = torch.addcmul(above, first, u + first, value=-1).mul_(s).mul_(s).clamp_min_(0)
-    by_center = (mean * below).mul_(2)
-    by_scale = (s * above).addcmul_(mean, density, value=-1).mul_(2)
-    sign = scale.sign()
-    return MomentDerivatives(
-        mean, variance, above, density.mul_(sign), by_center, by_scale.mul_(sign)
-    )
 
 
 def _weighted(

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.norm.activations import ActivationLike, PiecewiseLinear, resolve_activation
-from ipu_proxynorm.norm.execution import own_precision
+from ipu_proxynorm.norm.execution import in_program, own_precision
 from ipu_proxynorm.norm.moments.quadrature import (
     legendre_rule,
     midpoint_quantiles,
     trapezoid_rule,
 )
+from ipu_proxynorm.norm.moments.relu import TINY, far, relu_moments
 
 METHODS = ("exact", "sampled")
-TINY = 1e-30  # keeps 0 / 0 out of distances measured in standard deviations
 
 
 def proxy_moments(
@@ -75,6 +75,8 @@ def gaussian_moments(
         return weighted_moments(center, scale, known, midpoint_quantiles(n))
     if method != "exact":
         raise ValueError(f"unknown method '{method}': expected one of {', '.join(METHODS)}")
+    if known.name == "relu" and in_program():
+        return relu_moments(center.detach(), scale.detach()).attached(center, scale)
     if known.pieces is not None:
         return _piecewise_linear_moments(center, scale.abs(), known.pieces)
     if known.name == "hardswish":
@@ -99,15 +101,6 @@ def weighted_moments(
     z = known(center.unsqueeze(1) + scale.unsqueeze(1) * t) - middle.unsqueeze(1)  # (C, K)
     mean = (z * w).sum(1)
     return mean + middle, (z.square() * w).sum(1) - mean.square()
-
-
-def far(dtype: torch.dtype) -> float:
-    """Return the standard deviations beyond which a Gaussian tail counts as constant.
-
-    What lies there is below the dtype's rounding by far; going further makes denormal numbers,
-    which a CPU computes with at a twentieth of its speed.
-    """
-    return 13.0 if dtype == torch.float64 else 8.0
 
 
 def in_deviations(distance: Tensor, width: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import mpmath
 import pytest
 import torch
 from torch import Tensor
 
-from ipu_proxynorm.norm import proxy_moments
+from ipu_proxynorm.norm import plain_operators, proxy_moments
 from ipu_proxynorm.norm.activations import ACTIVATIONS, Activation, resolve_activation
 from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
+from ipu_proxynorm.norm.moments.relu import relu_moments
 
 EPS = 0.03
 
@@ -99,3 +102,34 @@ def test_direct_derivatives_equal_autograd(name: str, method: str) -> None:
     expected = [mean, var] + [zero if g is None else g for g in grads]
     direct = moment_derivatives(center, scale, resolve_activation(name), method=method)
     torch.testing.assert_close(list(direct), [e.detach() for e in expected], rtol=1e-7, atol=2e-8)
+
+
+def test_relu_in_a_program_has_the_same_moments_and_gradients() -> None:
+    given, found = [p.double().requires_grad_() for p in grid()], []
+    for program in (False, True):
+        with plain_operators() if program else contextlib.nullcontext():
+            mean, variance = proxy_moments(*given, "relu")
+        by_mean = torch.autograd.grad(mean.sum(), given, retain_graph=True)
+        found.append((mean, variance, *by_mean, *torch.autograd.grad(variance.sum(), given)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("m", "s"), [(0.3, 1.2), (-2.5, 0.8), (4.0, -0.5), (-0.1, -3.0)])
+def test_relus_derivatives_against_fifty_digits(m: float, s: float) -> None:
+    def moments(m, s):  # type: ignore[no-untyped-def]
+        s = abs(s)
+        mean = m * mpmath.ncdf(m / s) + s * mpmath.npdf(m / s)
+        second = (m**2 + s**2) * mpmath.ncdf(m / s) + m * s * mpmath.npdf(m / s)
+        return mean, second - mean**2
+
+    for dtype, rel in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+        at = torch.tensor([[m], [s]], dtype=dtype)
+        given = [mpmath.mpf(it.item()) for it in at]
+        with mpmath.workdps(50):
+            expected = [*moments(*given)] + [
+                mpmath.diff(lambda *p, i=which: moments(*p)[i], given, by)
+                for which in (0, 1)
+                for by in ((1, 0), (0, 1))
+            ]
+        for one, value in zip(relu_moments(*at), expected):
+            assert one.item() == pytest.approx(float(value), rel=rel, abs=rel / 10)
