@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+from pathlib import Path
 from typing import Optional, Tuple
 
 #: What runs out, by the system's error numbers and by words in the messages of torch and Python;
@@ -41,6 +43,8 @@ _PATHS = (
     errno.ENOENT, errno.EROFS, errno.EEXIST, errno.ENXIO,
 )  # fmt: skip
 _SHOWN = 80
+#: Of a thread, where the system does not limit it.
+_STACK_BYTES = 2**21
 
 
 def exhausted(error: BaseException) -> Optional[str]:
@@ -49,6 +53,11 @@ def exhausted(error: BaseException) -> Optional[str]:
     # A worker's error comes with its traceback, whose last line says what it was.
     said = str(error).strip().rpartition("\n")[2] if "Traceback" in text else text
     reason = said[-160:] or type(error).__name__
+    if "can't start new thread" in text and _address_space_is_full():
+        return (
+            f"no more threads can be started here, as there is no address space for them "
+            f"({reason}); raise the limit (ulimit -v), or lower data.workers"
+        )
     if isinstance(error, MemoryError):
         return _CAUSES[-1][2].format(reason=reason)
     if not isinstance(error, (OSError, RuntimeError)):
@@ -62,6 +71,23 @@ def exhausted(error: BaseException) -> Optional[str]:
         if number in numbers or any(word in text.lower() for word in words):
             return sentence.format(reason=reason)
     return None
+
+
+def _address_space_is_full() -> bool:
+    """Tell whether this process's limit of address space leaves no room for another thread.
+
+    The system says the same where the number of threads is what is limited.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = 2 * (_STACK_BYTES if stack == resource.RLIM_INFINITY else stack)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # no Linux, or no more files
+        return True
+    return pages * resource.getpagesize() + wanted > limit
 
 
 def unwritten(what: str, error: BaseException, done: str = "written") -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 
 import pytest
 
@@ -32,6 +33,16 @@ def test_a_sentence_names_it_and_a_way_out(error, words):
     assert words in said
     assert "\n" not in said
     assert len(said) < 300
+
+
+def test_no_thread_for_want_of_address_space_is_not_put_down_to_processes(monkeypatch):
+    limits = {resource.RLIMIT_AS: 2**20, resource.RLIMIT_STACK: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[kind], limits[kind]))
+    said = exhausted(RuntimeError("can't start new thread"))
+    assert "no address space" in said
+    assert "(ulimit -v)" in said
+    limits[resource.RLIMIT_AS] = 2**50
+    assert "(ulimit -u)" in exhausted(RuntimeError("can't start new thread"))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ FAULTS = (
     Fault("/dev/shm exhausted", do.exhaust_shared_memory, all_end(2), "no space is left",
           survivable=True, prepare=do.small_shared_memory, superuser=True),
     Fault("address space exhausted", do.exhaust_memory, all_end(2),
-          "memory does not suffice|memory that is free|can't start new thread", survivable=True),
+          "memory does not suffice|memory that is free|no address space", survivable=True),
     Fault("a data worker killed", do.signal_worker(9), all_end(2), "a worker process died",
           phases=WITH_WORKERS, workers=(2,), survivable=True),
     Fault("a data worker stopped", do.signal_worker(signal.SIGSTOP), all_end(2),
@@ -187,6 +187,11 @@ class Cell:
     phase: str
     processes: int
     workers: int
+
+    @property
+    def key(self) -> Tuple[str, ...]:
+        """What names the cell, as its row."""
+        return self.fault.name, self.phase, str(self.processes), str(self.workers)
 
     @property
     def victims(self) -> List[int]:
@@ -231,8 +236,5 @@ SMALL: Tuple[Tuple[str, str, int, int], ...] = (
 
 def small() -> List[Cell]:
     """Return the cells of the small form."""
-    every = {
-        (cell.fault.name, cell.phase, cell.processes, cell.workers): cell
-        for cell in cells((), (), (1, 2, 4), (0, 2))
-    }
-    return [every[name] for name in SMALL]
+    every = {cell.key: cell for cell in cells((), (), (1, 2, 4), (0, 2))}
+    return [every[name, phase, str(count), str(workers)] for name, phase, count, workers in SMALL]

@@ -2,7 +2,7 @@
 
     python benchmarks/faults/fault_table.py [--small] [--faults WORD ...] [--phases WORD ...]
         [--processes 1 2 4] [--workers 0 2] [--shuffle SEED] [--csv FILE]
-        [--page docs/fault_table.md]
+        [--missing] [--page docs/fault_table.md]
 
 A cell is a fault, a phase, a number of processes (started as torchrun starts them) and of data
 workers. Its row says the exit statuses, the one sentence that a person reads, whether the
@@ -12,7 +12,8 @@ first. The exit status is 1 where a cell is not as it should be: another status,
 several, a traceback, a checkpoint that cannot be read, another end, a process left behind.
 
 With ``--csv`` the rows are kept, and those of cells run again replaced, so that the table can be
-filled in pieces; ``--page`` makes a page of all that the file holds.
+filled in pieces: ``--missing`` leaves out the cells that are kept already. ``--page`` makes a page
+of all that the file holds.
 """
 
 from __future__ import annotations
@@ -250,6 +251,7 @@ def main_of_table() -> int:
     parser.add_argument("--workers", nargs="*", type=int, default=[0, 2])
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="in another order")
     parser.add_argument("--csv", type=Path, help="keep the rows there")
+    parser.add_argument("--missing", action="store_true", help="only cells that are not kept there")
     parser.add_argument("--page", type=Path, help="write what the kept rows say, as Markdown")
     parser.add_argument("--keep", action="store_true", help="keep the folders of cells gone wrong")
     arguments = parser.parse_args()
@@ -260,6 +262,9 @@ def main_of_table() -> int:
         if arguments.small
         else cells(arguments.faults, arguments.phases, arguments.processes, arguments.workers)
     )
+    if arguments.missing:
+        there = kept(arguments.csv)
+        chosen = [cell for cell in chosen if cell.key not in there]
     if arguments.shuffle is not None:
         random.Random(arguments.shuffle).shuffle(chosen)
     if arguments.page and arguments.csv:

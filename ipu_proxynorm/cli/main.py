@@ -36,7 +36,8 @@ from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name, sa
 from ipu_proxynorm.exhausted import exhausted
 from ipu_proxynorm.ipu import launched
 from ipu_proxynorm.run.interruption import Interrupted, ending_in_a_sentence
-from ipu_proxynorm.run.processes import Processes, ProcessLost, connect
+from ipu_proxynorm.run.meeting import connect
+from ipu_proxynorm.run.processes import Processes, ProcessLost
 
 COMMANDS = (
     train,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 import io
+import os
 import struct
 import warnings
 from typing import IO, Tuple
@@ -44,6 +45,7 @@ class Reason(enum.IntEnum):
     MEMORY = 7
     DISK = 8
     FILES = 9
+    VANISHED = 10
 
     @property
     def is_the_machines(self) -> bool:
@@ -63,10 +65,11 @@ _SENTENCES = {
         f"is too large (more than {MOST_PIXELS} pixels, or {MOST_BYTES // 2**20} MiB)"
     ),
     Reason.UNSUPPORTED: "has pixels that are not read (of 32 bits, or encrypted)",
-    Reason.MISSING: "is not there any more, or a link to nothing",
+    Reason.MISSING: "is not there, or a link to nothing",
     Reason.PERMISSION: "may not be read by this user (no permission)",
     Reason.MEMORY: "did not fit into the memory that is free",
     Reason.FILES: "could not be opened, as too many files are open",
+    Reason.VANISHED: "was there when the program began, and is not any more",
     Reason.DISK: "could not be read from its disk or network",
 }
 
@@ -192,14 +195,22 @@ def bounded(file: IO[bytes], size: int) -> bytes:
     raise Unreadable(f"has {size} bytes; at most {MOST_BYTES} are read", Reason.TOO_LARGE)
 
 
-def cannot_read(error: Exception) -> Unreadable:
-    """Return why a file's bytes cannot be read, from the error of whoever tried."""
+def cannot_read(error: Exception, listed: bool = False) -> Unreadable:
+    """Return why a file's bytes cannot be read, from the error of whoever tried.
+
+    Args:
+        error: the error.
+        listed: this program has seen the file, or a link of that name, itself.
+    """
     text = str(error) or type(error).__name__
     if isinstance(error, Unreadable):
         return error
     if isinstance(error, MemoryError):
         return Unreadable("the machine's memory is used up", Reason.MEMORY)
     if isinstance(error, (FileNotFoundError, NotADirectoryError, KeyError)):
+        name = getattr(error, "filename", None)
+        if listed and name is not None and not os.path.lexists(name):
+            return Unreadable(text, Reason.VANISHED)
         return Unreadable(text, Reason.MISSING)
     if isinstance(error, PermissionError):
         return Unreadable(text, Reason.PERMISSION)

@@ -97,7 +97,7 @@ class Store:
                 with (self.path / name).open("rb") as plain:
                     content = bounded(plain, os.fstat(plain.fileno()).st_size)
         except Exception as error:
-            raise cannot_read(error) from error
+            raise cannot_read(error, listed=True) from error
         return decode(content)
 
 

@@ -71,7 +71,7 @@ class ShardImages(ListedImages):
             with (self.path / self.shards[shard]).open("rb") as file:
                 content = _bytes(file.fileno(), offset, size)
         except OSError as error:
-            raise cannot_read(error) from error
+            raise cannot_read(error, listed=True) from error
         return decode(content)
 
     def chosen(self, numbers: Sequence[int]) -> ShardImages:

@@ -120,6 +120,7 @@ _REMEDY = {
     Reason.PERMISSION: "give it the right to be read, or remove it",
     Reason.MEMORY: "free some memory, or lower data.workers",
     Reason.FILES: "raise the limit (ulimit -n), or lower data.workers",
+    Reason.VANISHED: "put it back, or mount its disk again, and go on with --resume",
     Reason.DISK: "see to the disk or network, and go on with --resume",
 }
 

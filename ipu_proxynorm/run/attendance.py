@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
 import socket
+import threading
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 import torch.distributed as dist
 
 #: How long the processes wait for each other's answer when they look who is missing.
 ROLL_CALL_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
+#: How often a process that waits, or computes, asks whether another has left word.
+_LISTENING_SECONDS = 0.2
 #: How long the end of a process may take after its connections are closed.
 _ENDING_SECONDS = 0.3
 
@@ -25,11 +29,12 @@ class Absent(Exception):
     Args:
         numbers: those that have not.
         gone: whether they had come, and have ended since.
+        quiet: another process says so.
     """
 
-    def __init__(self, numbers: List[int], gone: bool = False) -> None:
+    def __init__(self, numbers: List[int], gone: bool = False, quiet: bool = False) -> None:
         super().__init__()
-        self.numbers, self.gone = numbers, gone
+        self.numbers, self.gone, self.quiet = numbers, gone, quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +67,9 @@ class Attendance:
     def __init__(self, store: dist.Store, index: int, count: int) -> None:
         self._store, self._index, self._count = store, index, count
         self._who: Dict[int, str] = {}
+        self._heard: Optional[Tuple[int, Word]] = None
+        self._lost: List[int] = []
+        self._deaf = threading.Event()
 
     def come(self, deadline: float) -> None:
         """Say that this process is here, and wait for the others.
@@ -79,15 +87,69 @@ class Attendance:
             for number in range(self._count):
                 if number not in self._who and self._store.add(f"here/{number}", 0):
                     self._who[number] = self._store.get(f"who/{number}").decode()
-            gone = self._ended()
-            if gone:
-                raise Absent(gone, gone=True)
-            if time.monotonic() > deadline:
-                raise Absent([n for n in range(self._count) if n not in self._who])
+            if self.ended() or time.monotonic() > deadline or self._any_word() is not None:
+                raise self.absent()
             time.sleep(_PAUSE_SECONDS)
 
-    def _ended(self) -> List[int]:
+    def absent(self) -> Absent:
+        """Return the error for those that have not come, or have ended; one process says it."""
+        gone = self.ended()
+        numbers = gone or [n for n in range(self._count) if n not in self._who]
+        others = set(self._who) - {*gone, self._index}
+        deadline = time.monotonic() + ROLL_CALL_SECONDS
+        speaks = self._index < min(others, default=self._count)
+        try:
+            if speaks:
+                self.leave_word(Word("not all processes have met"))
+                self._await_hearing(others, deadline)
+            while not speaks and self._any_word() is None:
+                speaks = time.monotonic() > deadline
+                time.sleep(_PAUSE_SECONDS)
+        except RuntimeError:  # the store has gone
+            pass
+        return Absent(numbers, bool(gone), quiet=not speaks)
+
+    def listen(self) -> None:
+        """Note from now on, in a thread, what another says before it ends, and who ends first.
+
+        gloo's connections to it may stay open until it has ended, and its store ends with it: who
+        looks only when a connection is lost may come too late, when all others have ended.
+        """
+        listener = threading.Thread(target=self._listen, daemon=True)
+        with contextlib.suppress(RuntimeError):  # no more threads: looked for when one is lost
+            listener.start()
+            # A thread that comes back from torch while Python ends would abort the process.
+            atexit.register(self._end_listening, listener)
+
+    def _listen(self) -> None:
+        reached = True
+        while self._heard is None and not self._deaf.wait(_LISTENING_SECONDS):
+            self._lost = self._lost or self.ended()
+            try:
+                self._heard = self._any_word() if reached else None
+            except RuntimeError:  # the store has gone
+                reached = False
+            if self._lost and not reached:
+                return
+
+    def _end_listening(self, listener: threading.Thread) -> None:
+        self._deaf.set()
+        listener.join(ROLL_CALL_SECONDS)
+
+    def _any_word(self) -> Optional[Tuple[int, Word]]:
+        """Return which other process has left word, and what; raises RuntimeError."""
+        for number in range(self._count):
+            if number != self._index and self._store.add(f"word/{number}", 0):
+                return number, self._hear(number)
+        return None
+
+    def ended(self) -> List[int]:
+        """Return which processes of this machine, of those that came, have ended."""
         return [number for number, identity in self._who.items() if _has_ended(identity)]
+
+    def lost(self) -> List[int]:
+        """Return which processes have ended: those that did so first, where that was noticed."""
+        return self._lost or self.ended()
 
     def account(self) -> Tuple[List[int], Optional[Word]]:
         """Return which processes are gone or do not answer, and what the first of them has said.
@@ -96,19 +158,19 @@ class Attendance:
         """
         # Before the store is asked, which may have gone with the first process.
         deadline = time.monotonic() + _ENDING_SECONDS
-        while not self._ended() and time.monotonic() < deadline:
+        while self._heard is None and not self.lost() and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
         deadline = time.monotonic() + ROLL_CALL_SECONDS
         waiting = set(range(self._count))
         answered = False
         while waiting and time.monotonic() < deadline:
-            ended = self._ended()
-            if 0 in ended:
-                return ended, None
+            ended = self.lost()
+            heard = self._heard
             try:
-                for number in range(self._count):
-                    if self._store.add(f"word/{number}", 0):
-                        return [number], self._hear(number)
+                if heard is None and 0 not in ended:
+                    heard = self._any_word()
+                if heard is not None:
+                    return [heard[0]], heard[1]
                 if ended:
                     return ended, None
                 if not answered:
@@ -116,7 +178,7 @@ class Attendance:
                     answered = True
                 waiting -= {n for n in waiting if self._store.add(f"answers/{n}", 0)}
             except RuntimeError:  # the first process holds the store, unless the launcher does
-                return self._ended() or ([0] if self._index else []), None
+                return self.lost() or ([0] if self._index else []), None
             time.sleep(_PAUSE_SECONDS)
         return sorted(waiting), None
 
@@ -129,7 +191,7 @@ class Attendance:
 
     def leave_word(self, word: Word) -> bool:
         """Say to the others why this process ends; return whether they can read it."""
-        if self._index and 0 in self._ended():
+        if self._index and 0 in self.ended():
             return False
         with contextlib.suppress(RuntimeError):
             self._store.set(f"why/{self._index}", f"{word.signal_number} {word.text}")
@@ -142,17 +204,21 @@ class Attendance:
 
         The first process itself, which holds the store and says it, waits for all.
         """
-        deadline = time.monotonic() + seconds
         waiting = {0} if self._index else set(range(1, self._count))
         with contextlib.suppress(RuntimeError):
-            while waiting and time.monotonic() < deadline:
-                time.sleep(_PAUSE_SECONDS)
-                waiting -= {n for n in waiting if self._store.add(f"heard/{n}", 0)}
-                waiting -= set(self._ended())
+            self._await_hearing(waiting, time.monotonic() + seconds)
             if self._index and self._store.add("heard/0", 0):
                 return True
             self._store.add(f"said/{self._index}", 1)
         return False
+
+    def _await_hearing(self, numbers: Set[int], deadline: float) -> None:
+        """Wait until processes have heard a word, or have ended; raises RuntimeError."""
+        waiting = set(numbers)
+        while waiting and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+            waiting -= {n for n in waiting if self._store.add(f"heard/{n}", 0)}
+            waiting -= set(self.ended())
 
 
 def _identity() -> str:

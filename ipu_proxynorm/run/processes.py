@@ -8,35 +8,24 @@ processes meet, and under poprun alike, where ``MASTER_ADDR`` says it (default: 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
-import os
 import re
-import socket
-import threading
-import time
-from typing import Any, Callable, Iterator, List, Optional, Protocol, Sequence, TypeVar, Union
+from typing import Any, Iterator, List, Optional, Protocol, Sequence, TypeVar, Union
 
 import torch
 import torch.distributed as dist
 
-from ipu_proxynorm.backend import popdist
 from ipu_proxynorm.errors import Shared, UserError
 from ipu_proxynorm.exhausted import exhausted
-from ipu_proxynorm.ipu import ALONE, Instance, launched
-from ipu_proxynorm.run.attendance import ROLL_CALL_SECONDS, Absent, Attendance, Word
+from ipu_proxynorm.ipu import ALONE, Instance
+from ipu_proxynorm.run.attendance import ROLL_CALL_SECONDS, Attendance, Word
 from ipu_proxynorm.run.interruption import Interrupted
 
 Value = TypeVar("Value")
 Failure = TypeVar("Failure", bound=Shared)
 
-#: How long the processes wait for each other at the start.
-MEETING_SECONDS = 120.0
 #: How long one may be busy on its own, e.g. compiling, while another waits: ``training.patience``.
 PATIENCE_SECONDS = 600.0
-#: How long the store of the first process may take to answer.
-STORE_SECONDS = 15.0
-_ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 class Ordered(Protocol):
@@ -213,11 +202,6 @@ class Processes:
         """
         if self._attendance is None or not self._attendance.leave_word(Word(text, signal_number)):
             return False
-        # Whoever waits for this process learns so at once. It may never end: not waited for.
-        try:
-            threading.Thread(target=dist.destroy_process_group, daemon=True).start()
-        except RuntimeError:  # no more threads: they learn so at the end of this process
-            return self._attendance.heard(0)
         return self._attendance.heard(ROLL_CALL_SECONDS)
 
     def agreed(self, error: Failure) -> Failure:
@@ -246,127 +230,3 @@ def _described(failure: Optional[BaseException]) -> Any:
     if isinstance(failure, Interrupted):
         return functools.partial(Interrupted, signal_number=failure.signal_number), str(failure)
     return ProcessLost, exhausted(failure) or f"{type(failure).__name__}: {failure}"
-
-
-def connect(patience: Callable[[], float] = lambda: PATIENCE_SECONDS) -> Processes:
-    """Meet the processes that were launched together with this one, if any were.
-
-    Args:
-        patience: returns how long one of them may keep the others waiting, seconds.
-
-    Raises:
-        UserError: the address is none, or not all processes come there.
-    """
-    instance = launched()
-    started = os.environ.get("WORLD_SIZE", "1")
-    if not instance.launched and started not in ("", "1"):
-        raise UserError(
-            f"WORLD_SIZE={started}: this is one of several processes, but not as torchrun (for the "
-            f"simulator: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) or poprun (for IPUs) starts "
-            f"them; use these, or unset WORLD_SIZE to work in this process alone"
-        )
-    if instance.count == 1:
-        return Processes(instance)
-    for name, value in _ADDRESS.items():
-        os.environ.setdefault(name, value)
-    attendance = _meet(instance, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], patience())
-    popdist.init()
-    return Processes(instance, attendance)
-
-
-def _meet(instance: Instance, address: str, port: str, patience: float) -> Attendance:
-    """Connect ``torch.distributed``; return who is there."""
-    place = f"MASTER_ADDR={address} MASTER_PORT={port}"
-    if not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UserError(f"{place}: expected a free port of the first process's machine, 1 to 65535")
-    try:
-        socket.getaddrinfo(address, int(port))
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"{place}: there is no machine of that name ({error}); expected name or address of "
-            f"the machine that the first process runs on, which torchrun sets"
-        ) from error
-    deadline = time.monotonic() + min(MEETING_SECONDS, patience)
-    try:
-        store = _store(instance, address, int(port), deadline)
-        # torchrun may start all again while its store still holds the last attempt's keys.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt{attempt}", store)
-        attendance = Attendance(store, instance.index, instance.count)
-        attendance.come(deadline)
-        dist.init_process_group(
-            "gloo",
-            store=store,
-            rank=instance.index,
-            world_size=instance.count,
-            timeout=datetime.timedelta(seconds=patience),
-        )
-        return attendance
-    except Absent as absent:
-        names = " and ".join(f"process {number}" for number in absent.numbers)
-        what = f"{names} of {instance.count} {'has ended' if absent.gone else 'has not come'}"
-        raise _not_met(place, instance, what) from absent
-    except (RuntimeError, OSError) as error:
-        raise _not_met(place, instance, " ".join(str(error).split())[:160]) from error
-
-
-def _not_met(place: str, instance: Instance, why: str) -> UserError:
-    return UserError(
-        f"{place}: the {instance.count} processes have not met there ({why}); expected the machine "
-        f"and a free port of the first process, and all WORLD_SIZE={instance.count} processes to "
-        f"be started within {MEETING_SECONDS:.0f} s or training.patience"
-    )
-
-
-def _store(instance: Instance, address: str, port: int, deadline: float) -> dist.Store:
-    """Return the store at an address: torchrun's, or that of the first process.
-
-    Raises:
-        RuntimeError: the port is in use, or nothing answers there.
-        OSError: likewise.
-    """
-    left = datetime.timedelta(seconds=deadline - time.monotonic())
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
-        store, _, _ = next(dist.rendezvous("env://", instance.index, instance.count, timeout=left))
-        return store
-    first = instance.index == 0
-    if not first:
-        _await_listener(address, port, deadline)
-    found: List[Any] = []
-
-    def connect() -> None:
-        try:
-            found.append(
-                dist.TCPStore(
-                    address,
-                    port,
-                    is_master=first,
-                    timeout=left,
-                    wait_for_workers=False,
-                    multi_tenant=True,
-                )
-            )
-        except Exception as error:
-            found.append(error)
-
-    # What listens there but is no store would be waited for, whatever the timeout.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(STORE_SECONDS)
-    if not found:
-        raise RuntimeError(f"what listens there has not answered for {STORE_SECONDS:.0f} s")
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
-
-
-def _await_listener(address: str, port: int, deadline: float) -> None:
-    """Wait until somebody listens there; raises OSError where nobody does in time."""
-    while True:
-        try:
-            socket.create_connection((address, port), timeout=5).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)

@@ -48,6 +48,7 @@ class Trainer:
         self.run, self.directory = run, directory
         self.interruption = interruption or Interruption()
         self.processes = run.processes
+        self._configuration = dump(run.config)
         self.progress = restore(run, start)
         state = None if start is None else start.state
         # A run that ended before its first checkpoint may have logged steps all the same.
@@ -76,7 +77,7 @@ class Trainer:
                     self.run,
                     all_streams(streams),
                     self.progress,
-                    dump(config),
+                    self._configuration,
                     self.directory.metrics_bytes,
                     self.readings.state_dict(),
                     self.calls.ways,

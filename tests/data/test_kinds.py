@@ -176,6 +176,7 @@ OTHERS = [
     ("file of more than 256 MiB", Reason.TOO_LARGE),
     ("file that its user may not read", Reason.PERMISSION),
     ("link to nothing, or to itself", Reason.MISSING),
+    ("file that goes while a run reads it", Reason.VANISHED),
     ("link to an image elsewhere", READ),
     ("link to a folder elsewhere", "its images are read"),
     ("link to a folder above, or within the same part", "not followed: each file once"),
@@ -192,7 +193,9 @@ OTHERS = [
 
 
 def said(outcome):
-    return f"left out: {outcome.sentence}" if isinstance(outcome, Reason) else outcome
+    if not isinstance(outcome, Reason):
+        return outcome
+    return f"{'the run stops' if outcome.is_the_machines else 'left out'}: {outcome.sentence}"
 
 
 def table():
@@ -299,6 +302,7 @@ def test_files_that_cannot_be_had(folder, monkeypatch):
     assert {"train/a/gone.png", "train/a/self.png"} < set(listed(folder).names)
     for name in ("gone", "self"):
         assert reason_of(folder, f"train/a/{name}.png") == Reason.MISSING
+    assert reason_of(folder, "train/a/never.png") == Reason.VANISHED
     for error, reason in (
         (PermissionError(13, "denied"), Reason.PERMISSION),
         (OSError(5, "input/output error"), Reason.DISK),

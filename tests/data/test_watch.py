@@ -105,6 +105,7 @@ def test_more_than_a_share_of_the_files_stops_whatever_the_reason():
     [
         (Reason.PERMISSION, "no permission.*give it the right"),
         (Reason.MEMORY, "memory that is free; free some"),
+        (Reason.VANISHED, "not any more; put it back.*--resume"),
         (Reason.DISK, "disk or network; see to"),
     ],
 )

@@ -1,5 +1,6 @@
 """Who of a run's processes has come, who has gone, and what the latter said."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -60,6 +61,41 @@ def test_one_that_came_and_ended_is_named_at_once(store):
         Attendance(store, 0, 3).come(began + 60)
     assert (absent.value.numbers, absent.value.gone) == ([1], True)
     assert time.monotonic() - began < 10
+
+
+def test_one_process_says_who_has_not_come(store):
+    found = {}
+
+    def come(index):
+        try:
+            Attendance(store, index, 3).come(time.monotonic() + 0.3 * (1 + index))
+        except Absent as absent:
+            found[index] = absent
+
+    together(lambda: come(0), lambda: come(1))
+    assert [found[index].numbers for index in range(2)] == [[2], [2]]
+    assert [found[index].quiet for index in range(2)] == [False, True]
+
+
+def test_a_word_is_heard_though_its_process_and_store_end_before_anybody_asks(both, monkeypatch):
+    both[1].listen()
+    word = Word("'metrics.jsonl' cannot be written", 0)
+    assert both[0].leave_word(word)
+    assert not both[0].heard(20)
+    monkeypatch.setattr(both[1], "_store", None)
+    assert both[1].account() == ([0], dataclasses.replace(word, said=True))
+
+
+@needs_proc
+def test_who_ended_first_is_remembered_when_others_end_in_turn(both):
+    place, _, _ = attendance._identity().rpartition(" ")
+    both[1]._who = {**both[1]._who, 0: f"{place} {ended_process()}"}
+    both[1].listen()
+    deadline = time.monotonic() + 20
+    while not both[1]._lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+    both[1]._who[2] = f"{place} {ended_process()}"
+    assert both[1].account() == ([0], None)
 
 
 @needs_proc

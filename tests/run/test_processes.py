@@ -24,9 +24,10 @@ from ipu_proxynorm.data.watch import LeftOut
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.ipu import distribution
-from ipu_proxynorm.run import processes
+from ipu_proxynorm.run import meeting
 from ipu_proxynorm.run.directory import RunDirectory
-from ipu_proxynorm.run.processes import Processes, connect
+from ipu_proxynorm.run.meeting import connect
+from ipu_proxynorm.run.processes import Processes
 from ipu_proxynorm.run.run import build
 from ipu_proxynorm.run.state import read_state
 from ipu_proxynorm.training import StepResult, fit
@@ -428,7 +429,7 @@ def test_damaged_images_are_counted_over_all_processes(tmp_path):
     ],
 )
 def test_a_bad_launch_is_one_sentence(monkeypatch, environment, words):
-    monkeypatch.setattr(processes, "MEETING_SECONDS", 1.0)
+    monkeypatch.setattr(meeting, "MEETING_SECONDS", 1.0)
     complete = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     for name, value in {**complete, "MASTER_PORT": free_port(), **environment}.items():
         monkeypatch.delenv(name, raising=False)
@@ -490,9 +491,9 @@ class Poprun:
 
 def exchange_under_poprun(folder):
     del os.environ["MASTER_ADDR"]
-    processes.popdist = distribution.popdist = Poprun()
+    meeting.popdist = distribution.popdist = Poprun()
     exchange(folder)
-    assert processes.popdist.started
+    assert meeting.popdist.started
 
 
 def test_processes_of_poprun_meet_on_this_machine(tmp_path):
