@@ -1,6 +1,7 @@
 """Try random command lines and damaged files: each must end in a sentence, never in a traceback.
 
     python benchmarks/faults/random_command_lines.py [--count 1000] [--records 100] [--seed 0]
+        [--seconds 120]
 
 A line is drawn from the commands and options that the program's own parser has, and from the keys,
 with values that are right, odd or nonsense; its CONFIG is a shipped one, a damaged copy of one or
@@ -48,7 +49,6 @@ VALUES = [
     "gn4+pn", "ln", "bn+pn", "digits", "/none", "~", "007", "1_000", "0x10", "1:30", "9" * 400,
     "x" * 300, "%s", "{0}", "\\", '"', "#", "=", "a=b",
 ]  # fmt: skip
-SECONDS = 120
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -193,19 +193,19 @@ def quiet(nowhere: io.StringIO) -> Iterator[None]:
         yield
 
 
-def outcome(words: List[str]) -> str:
+def outcome(words: List[str], seconds: int = 120) -> str:
     """Run a command line in this process; return its status, or the traceback it ends in.
 
     What it prints must not act on a terminal.
     """
     nowhere = io.StringIO()
     try:
-        with limited(SECONDS), quiet(nowhere):
+        with limited(seconds), quiet(nowhere):
             status: Any = main(words)
     except SystemExit as error:  # argparse's
         status = error.code
     except TimeoutError:
-        return f"longer than {SECONDS} s"
+        return f"longer than {seconds} s"
     except BaseException:
         return traceback.format_exc()
     acting = sorted(set(re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f]", nowhere.getvalue())))
@@ -218,6 +218,7 @@ def run() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--records", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=120, help="that a line may take")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     counts: Counter[str] = collections.Counter()
@@ -229,20 +230,22 @@ def run() -> int:
             raise SystemExit(f"the run itself fails: {outcome(small)}")
         lines = Lines(folder, folder / "whole" / "quickstart", random.Random(arguments.seed))
         for number in range(arguments.count):
-            tried(f"line {number}", lines.draw(), counts)
+            tried(f"line {number}", lines.draw(), counts, arguments.seconds)
         for number in range(arguments.records):
             for words in lines.reading():
-                tried(f"record {number}", words, counts)
+                tried(f"record {number}", words, counts, arguments.seconds)
     print(", ".join(f"{count} {found}" for found, count in sorted(counts.items())))
     return 1 if counts["traceback"] else 0
 
 
-def tried(what: str, words: List[str], counts: Counter[str]) -> None:
+def tried(what: str, words: List[str], counts: Counter[str], seconds: int) -> None:
     """Run a command line, count how it ended and print what should not be."""
-    found = outcome(words)
+    found = outcome(words, seconds)
     if not found.startswith("status"):
         print(f"{what}: {words}\n{found}", flush=True)
     counts[found if found.startswith(("status", "longer")) else "traceback"] += 1
+    if sum(counts.values()) % 100 == 0:
+        print(dict(counts), flush=True)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ def _meet(instance: Instance, address: str, port: str, patience: float) -> Atten
     except Absent as absent:
         names = " and ".join(f"process {number}" for number in absent.numbers)
         what = f"{names} of {instance.count} {'has ended' if absent.gone else 'has not come'}"
-        error = _not_met(place, instance, what)
-        error.quiet = absent.quiet
-        raise error from absent
+        refusal = _not_met(place, instance, what)
+        refusal.quiet = absent.quiet
+        raise refusal from absent
     except (RuntimeError, OSError) as error:
         raise _not_met(place, instance, " ".join(str(error).split())[:160]) from error
 
