@@ -28,11 +28,19 @@ from ipu_proxynorm.norm import Conv2d, create_norm_act, hand_on_to, plain_operat
 from ipu_proxynorm.prediction.footprint import footprint
 from ipu_proxynorm.prediction.sweep import fullest, largest, sweep, with_norm
 
-#: Recipe, norm with and without proxy, micro-batches, and what was aimed at: points, micro-batch.
-ROWS = (
-    ("efficientnet_b0_g16_ln_pn_native", "ln+pn", "gn4", (4, 8, 16), 3.0, 24),
-    ("resnetv2_50_gn4", "gn4+pn", "gn4", (4, 8, 16), 3.0, 28),
+_BLOCKS = ("layer3.2", "layer3.3", "layer3.4", "layer3.5", "layer4.0", "layer4.1", "layer4.2")
+#: Keys that let the last of ResNet-50's four IPUs compute norms and activations again: what its
+#: convolutions make, and the blocks' sums, are checkpoints.
+_AGAIN = "ipu.recomputation_checkpoints=[" + ",".join(
+    f"{block}{part}" for block in _BLOCKS for part in (".conv1", ".conv2", "")
 )
+#: Recipe, keys, norm with and without proxy, and what was aimed at: a micro-batch.
+ROWS: Tuple[Tuple[str, List[str], str, str, int], ...] = (
+    ("efficientnet_b0_g16_ln_pn_native", [], "ln+pn", "gn4", 24),
+    ("resnetv2_50_gn4", [], "gn4+pn", "gn4", 28),
+    ("resnetv2_50_gn4", [_AGAIN + "]"], "gn4+pn", "gn4", 28),
+)
+_STEPS = (4, 8, 16)
 
 
 def memory_lines() -> List[str]:
@@ -40,11 +48,12 @@ def memory_lines() -> List[str]:
     lines = ["| recipe | micro-batch | norm | proxy | more | activations | code |"]
     lines.append("|---|" + "---:|" * 6)
     most = []
-    for recipe, proxy, plain, steps, _, aim in ROWS:
-        config = load(f"configs/imagenet/{recipe}.yaml")
+    for recipe, keys, proxy, plain, aim in ROWS:
+        config = load(f"configs/imagenet/{recipe}.yaml", keys)
+        recipe += ", last IPU's norms again" if keys else ""
         found = {norm: footprint(with_norm(config, norm)) for norm in (plain, proxy)}
         central = ensemble()[0]
-        for step in steps:
+        for step in _STEPS:
             budgets = {
                 norm: fullest(ipu_budgets(it.capture.with_micro_batch(step), it.layout, central))
                 for norm, it in found.items()
@@ -73,6 +82,33 @@ def memory_lines() -> List[str]:
             f"{fits[plain]} with {plain} (aim: {aim})"
         )
     return [*lines, "", *most]
+
+
+def operator_lines(recipe: str, proxy: str, plain: str) -> List[str]:
+    """Return each stage's operators, all and distinct ones: of activations, and of smaller things.
+
+    The latter are the proxies' moments, constants of channels, and weights.
+    """
+    lines = [
+        "| stage | norm | pass | of activations | distinct | of channels, weights | distinct |"
+    ]
+    lines.append("|---:|---|---|" + "---:|" * 4)
+    config = load(f"configs/imagenet/{recipe}.yaml")
+    found = {norm: footprint(with_norm(config, norm)).capture for norm in (plain, proxy)}
+    for stage in range(found[plain].stages):
+        for norm, capture in found.items():
+            passes = ("forward", capture.forward(stage)), ("backward", capture.backward(stage))
+            for name, operators in passes:
+                parts: Tuple[List[object], List[object]] = ([], [])
+                for operator in operators:
+                    moved = (*operator.inputs, *operator.outputs)
+                    shapes = [capture.tensors[index].shape for index in moved]
+                    images = config.ipu.micro_batch_size
+                    small = all(len(shape) != 4 or shape[0] != images for shape in shapes)
+                    parts[small].append(operator.signature)
+                counts = [f"{len(part)} | {len(set(part))}" for part in parts]
+                lines.append(f"| {stage} | {norm} | {name} | {' | '.join(counts)} |")
+    return lines
 
 
 def kept(act: str, hand_on: bool) -> Tuple[int, int]:
@@ -116,6 +152,10 @@ def main() -> None:
     """Print the tables."""
     print(f"torch {torch.__version__}\n\n## Memory of the fullest IPU\n")
     print("\n".join(memory_lines()))
+    for recipe, keys, proxy, plain, _ in ROWS:
+        if not keys:
+            print(f"\n## Operators of {recipe}\n")
+            print("\n".join(operator_lines(recipe, proxy, plain)))
     print("\n## Bytes kept of an element in float16, up to and with the next convolution's input\n")
     print("| activation | Group Norm | Proxy Norm, plain form | as programs have it |")
     print("|---|---:|---:|---:|")
