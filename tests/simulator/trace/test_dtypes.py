@@ -30,6 +30,22 @@ def test_64_bits_become_32():
     assert [r.dtype for r in results] == [torch.int32, torch.float32, torch.int32, torch.int32]
 
 
+@pytest.mark.parametrize("mode", ["floor", "trunc"])
+def test_quotients_of_integers_are_cut_off(mode):
+    dividends, divisors = torch.tensor([7, -7, 9]), torch.tensor([2, 2, -4])
+    quotients = run(lambda a, b: torch.div(a, b, rounding_mode=mode), dividends, divisors)
+    assert quotients.tolist() == [3, -3, -2]
+    assert quotients.dtype == torch.int32
+
+
+def test_quotients_of_constants_are_those_of_torch():
+    def forward(x):
+        constant = torch.arange(-7, -5, device=x.device)
+        return x + torch.div(constant, 2, rounding_mode="floor")
+
+    assert run(forward, torch.zeros(2)).tolist() == [-4, -3]
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.bool, torch.float16])
 def test_small_types_stay(dtype):
     assert run(lambda x: x, torch.ones(3).to(dtype)).dtype == dtype

@@ -271,6 +271,19 @@ PAIRS = {
         lambda x: torch.var(x, dim=0, correction=1),
         (ROW,),
     ),
+    "integer-quotient": Pair(
+        lambda x: (x > 0).sum() / x.numel(), lambda x: (x > 0).sum().float() / x.numel(), (ROW,)
+    ),
+    "rounded-quotient": Pair(
+        lambda x, y: torch.div(x, 2.0, rounding_mode="floor"),
+        lambda x, y: torch.div(y, 2, rounding_mode="trunc"),
+        (ROW, INTEGERS),
+    ),
+    "integer-function": Pair(lambda x: x.sqrt(), lambda x: x.float().sqrt(), (INTEGERS,)),
+    "integer-floor": Pair(lambda x: x // 2, lambda x: x.float() // 2, (INTEGERS,)),
+    "reduced-type": Pair(
+        lambda x: x.sum(dtype=torch.float32), lambda x: x.sum(dtype=torch.int64), (INTEGERS,)
+    ),
     "bitwise-bytes": Pair(lambda x: x & x, lambda x: x.int() & x.int(), (BYTES,)),
     "bitwise-mixed": Pair(lambda x: x & (x > 0), lambda x: x & (x > 0).int(), (INTEGERS,)),
     "as-strided": Pair(lambda x: x.as_strided((3, 2), (1, 3)), lambda x: x.permute(1, 0), (ROW,)),
@@ -356,6 +369,17 @@ OTHERS = {
         (_Affine(lambda x, w, b: F.batch_norm(x, None, None, w, b, True), bias=False), (IMAGE,)),
         (_Affine(lambda x, w, b: F.group_norm(x, 2, b, w), bias=False), (IMAGE,)),
     ],
+    "integer-quotient": [
+        (lambda x: torch.true_divide(x, x), (INTEGERS,)),
+        (lambda x: (x > 1) / 2, (ROW,)),
+    ],
+    "integer-function": [
+        (lambda x: torch.atan2(x, x), (INTEGERS,)),
+    ],
+    "reduced-type": [
+        (lambda x: x.half().mean(dtype=torch.float32), (ROW,)),
+        (lambda x: x.prod(1, dtype=torch.int32), (ROW,)),
+    ],
     "nll-weight": [
         (lambda x, y: F.nll_loss(x, y, torch.arange(3.0).to("ipu")), (ROW, CLASSES)),
         (lambda x, y: F.nll_loss(x, y, x[0, :2, 0, 0]), (IMAGE, torch.ones(1, 4, 4).long())),
@@ -416,6 +440,11 @@ def test_refused_in_other_ways(key, model, inputs):
         (lambda x: x & 3, (INTEGERS,)),
         (_bag(), (INDICES,)),  # offsets that torch makes
         (lambda x: (x + 1)[1:].mul_(2), (ROW,)),
+        (lambda x: x / 2.5, (INTEGERS,)),  # converted to floats
+        (lambda x: 2 / x, (INTEGERS,)),  # a reciprocal
+        (lambda x: x * (torch.arange(3, device=x.device) / 2), (ROW,)),  # torch's, of constants
+        (lambda x: x * torch.arange(3, device=x.device).sqrt(), (ROW,)),
+        (lambda x: (x > 0).sum(dtype=torch.int32), (ROW,)),
     ],
 )
 def test_accepted(model, inputs):

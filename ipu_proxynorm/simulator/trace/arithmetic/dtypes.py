@@ -9,7 +9,8 @@ import torch
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from ..effects import operator_name, without_write, written
-from . import half_norms, strided_norms, variances
+from ..handlers.facts import ProgramFacts, RecordedProgram
+from . import half_norms, quotients, strided_norms, variances
 
 aten = torch.ops.aten
 _INPLACE_VIEW = getattr(torch, "Tag").inplace_view  # noqa: B009 (2.0 has no type of it)
@@ -93,7 +94,7 @@ round_stochastically.is_random = True  # type: ignore[attr-defined]
 round_stochastically.runs_anywhere = True  # type: ignore[attr-defined]
 
 
-class Emitter(Protocol):
+class Emitter(RecordedProgram, Protocol):
     """Takes operations into the program."""
 
     def emit(self, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
@@ -149,6 +150,8 @@ class DtypeRules:
             kwargs = dict(kwargs, out_int32=True)
         if function is aten.erfc.default:  # as PopTorch has it: AtenHandlers.gen.cpp:177
             return self(aten.rsub.Scalar, [self(aten.erf.default, args, kwargs), 1], {})
+        if quotients.concerns(function, args, kwargs, ProgramFacts(self._recorder)):
+            kwargs = dict(kwargs, rounding_mode="trunc")
         if variances.concerns(function) and args[0].is_floating_point():
             return variances.taken_apart(self, function, args, kwargs)
         if self._strided_groups and strided_norms.concerns(function, args):

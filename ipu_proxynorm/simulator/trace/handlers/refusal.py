@@ -79,6 +79,7 @@ class Refusal(NamedTuple):
             which torch would take apart before any operator could be seen, or a version of torch
             does.
         operators: aten operators whose call is looked at.
+        answer: what PopTorch does with it, as a sentence.
 
     """
 
@@ -89,14 +90,12 @@ class Refusal(NamedTuple):
     instead: str
     functions: str = ""
     operators: str = ""
+    answer: str = "PopTorch 3.4 refuses it"
 
     @property
     def message(self) -> str:
         """The error's text, without the place in the user's program."""
-        return (
-            f"{self.refused} is not supported. PopTorch 3.4 refuses it ({self.place}): "
-            f"{self.instead}"
-        )
+        return f"{self.refused} is not supported. {self.answer} ({self.place}): {self.instead}"
 
 
 def rows_by_name(rows: List[Refusal], field: str) -> Dict[str, List[Refusal]]:

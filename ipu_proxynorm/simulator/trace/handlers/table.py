@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Dict, List, Tuple
 
-from . import layers, losses, pooling, tensors
+from . import integers, layers, losses, pooling, tensors
 from .refusal import Refusal, rows_by_name
 
-ROWS: List[Refusal] = [*layers.ROWS, *losses.ROWS, *pooling.ROWS, *tensors.ROWS]
+ROWS: List[Refusal] = [
+    *integers.ROWS,
+    *layers.ROWS,
+    *losses.ROWS,
+    *pooling.ROWS,
+    *tensors.ROWS,
+]
 
 FUNCTION_ROWS = rows_by_name(ROWS, "functions")
 OPERATOR_ROWS = rows_by_name(ROWS, "operators")
