@@ -8,6 +8,8 @@ image to its micro-batch, which Proxy Norm is there to avoid: they are no norm t
 
 from __future__ import annotations
 
+from typing import Callable, Dict, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,15 +19,6 @@ from ipu_proxynorm.norm import GroupNormAct, ProxyNormAct
 from ipu_proxynorm.norm.pending import per_channel
 
 ASSUMED, FROZEN, RUNNING, TRUE = "assumed", "frozen", "running", "true"
-
-#: What is taken for the moments of the activation, and what that is.
-PROXIES = {
-    ASSUMED: "the proxy's, with β̃ and γ̃ learned: Proxy Norm",
-    FROZEN: "the proxy's, with β̃ and γ̃ at 0",
-    RUNNING: "the running average of the activation's own, as constants",
-    TRUE: "the activation's own over the micro-batch, their gradients included; in evaluation the "
-    "running average",
-}
 
 
 class MeasuredMomentsAct(GroupNormAct):
@@ -81,6 +74,41 @@ class MeasuredMomentsAct(GroupNormAct):
             running.copy_((1 - self.momentum) * running + self.momentum * found)
 
 
+class Proxy(NamedTuple):
+    """What is taken for the moments of the activation.
+
+    Args:
+        meaning: in words.
+        replaced: returns what takes a unit's place: itself, changed or not, or another.
+    """
+
+    meaning: str
+    replaced: Callable[[ProxyNormAct], nn.Module]
+
+
+def _frozen(unit: ProxyNormAct) -> ProxyNormAct:
+    unit.proxy_weight.requires_grad_(False)
+    unit.proxy_bias.requires_grad_(False)
+    return unit
+
+
+#: By the name that ``--proxy`` gives it. What tries a proxy of its own adds to it
+#: (benchmarks/better_proxy.py).
+PROXIES: Dict[str, Proxy] = {
+    ASSUMED: Proxy("the proxy's, with β̃ and γ̃ learned: Proxy Norm", lambda unit: unit),
+    FROZEN: Proxy("the proxy's, with β̃ and γ̃ at 0", _frozen),
+    RUNNING: Proxy(
+        "the running average of the activation's own, as constants",
+        lambda unit: MeasuredMomentsAct(unit, RUNNING),
+    ),
+    TRUE: Proxy(
+        "the activation's own over the micro-batch, their gradients included; in evaluation the "
+        "running average",
+        lambda unit: MeasuredMomentsAct(unit, TRUE),
+    ),
+}
+
+
 def replace_proxies(model: nn.Module, kind: str) -> int:
     """Give the units of Proxy Norm in a network other moments than the proxy's; return how many.
 
@@ -104,9 +132,5 @@ def replace_proxies(model: nn.Module, kind: str) -> int:
     if not places:
         raise UserError(f"--proxy={kind}: the network has no Proxy Norm; expected a norm with +pn")
     for parent, name, unit in places:
-        if kind == FROZEN:
-            unit.proxy_weight.requires_grad_(False)
-            unit.proxy_bias.requires_grad_(False)
-        elif kind != ASSUMED:
-            setattr(parent, name, MeasuredMomentsAct(unit, kind))
+        setattr(parent, name, PROXIES[kind].replaced(unit))
     return len(places)
