@@ -74,13 +74,14 @@ def by_micro_batch(
 ) -> Figure:
     """Return bytes of the fullest IPU against the micro-batch, a line for each norm."""
     figure, (ax,) = new_figure(size=(6.4, 3.9))
-    for norm, points in sweeps.items():
+    for place, (norm, points) in enumerate(sweeps.items()):
         style = norm_style(norm)
-        ax.plot(
+        ax.plot(  # each norm's markers on other points: lines that lie on each other show both
             [micro_batch for micro_batch, _ in points],
             [size / MIB for _, size in points],
             color=style.colour.light,
             marker=style.marker,
+            markevery=(min(place, len(points) - 1), len(sweeps)),
             dashes=style.dashes or (None, None),
             label=norm,
         )
