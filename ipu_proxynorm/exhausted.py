@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from pathlib import Path
 from typing import Optional, Tuple
 
-#: What runs out, by the system's error numbers and by words in the messages of torch and Python;
+#: What runs out, by the system's error numbers and by patterns in the messages of torch and Python;
 #: and what to do.
 _CAUSES: Tuple[Tuple[Tuple[int, ...], Tuple[str, ...], str], ...] = (
     (
@@ -31,7 +32,7 @@ _CAUSES: Tuple[Tuple[Tuple[int, ...], Tuple[str, ...], str], ...] = (
     ),
     (
         (errno.ENOMEM,),
-        ("allocate memory", "unable to mmap"),
+        ("allocate memory", "unable to mmap", "could not create a primitive(?! desc)"),
         "this machine's memory does not suffice ({reason}); lower ipu.micro_batch_size, "
         "data.image_size, model.width or data.workers",
     ),
@@ -68,7 +69,7 @@ def exhausted(error: BaseException) -> Optional[str]:
         shown = path if len(path) <= _SHOWN else f"{path[:_SHOWN]}..."
         return f"{shown!r} cannot be used ({error.strerror}); give another path"
     for numbers, words, sentence in _CAUSES:
-        if number in numbers or any(word in text.lower() for word in words):
+        if number in numbers or any(re.search(word, text.lower()) for word in words):
             return sentence.format(reason=reason)
     return None
 

@@ -14,6 +14,7 @@ from ipu_proxynorm.exhausted import exhausted, unwritten
     [
         (MemoryError(), "this machine's memory does not suffice (MemoryError); lower ipu.micro"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory does"),
+        (RuntimeError("could not create a primitive"), "memory does not suffice"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory does not suffice"),
         (OSError(errno.EMFILE, "Too many open files"), "raise the limit (ulimit -n)"),
         (RuntimeError("received 0 items of ancdata"), "no more files can be opened"),
@@ -46,7 +47,13 @@ def test_no_thread_for_want_of_address_space_is_not_put_down_to_processes(monkey
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shapes differ"), ValueError("no"), OSError(errno.EIO, os.strerror(5))]
+    "error",
+    [
+        RuntimeError("shapes differ"),
+        RuntimeError("could not create a primitive descriptor for a convolution"),
+        ValueError("no"),
+        OSError(errno.EIO, os.strerror(5)),
+    ],
 )
 def test_other_errors_are_not_hidden(error):
     assert exhausted(error) is None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import warnings
@@ -13,9 +14,9 @@ from rich.text import Text
 from ipu_proxynorm import __main__
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.cli.main import notices_alone
-from ipu_proxynorm.cli.output import CleanConsole, Output
+from ipu_proxynorm.cli.output import CleanConsole, Output, end_standard_error
 from ipu_proxynorm.config import documentation
-from ipu_proxynorm.errors import printable
+from ipu_proxynorm.errors import printable, say
 
 #: A title, a colour, an 8-bit sequence, a carriage return, reversed text.
 HOSTILE = "\x1b]0;owned\x07 \x1b[31mred \x9b2J \rover \x7f \u202etxt"
@@ -207,3 +208,14 @@ def test_what_draws_is_asked_for_before_anything_is_computed(
     status, shown, error = run(capsys, *arguments)
     assert (status, shown, list(tmp_path.iterdir())) == (2, "", [])
     assert re.search(rf"need {missing} .*: \S+ -m pip install \S.*\[report\]'?, or ask", error)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full (Linux)")
+def test_what_standard_error_cannot_take_is_not_tried_again_when_python_ends(monkeypatch):
+    with open("/dev/full", "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        say("a warning")
+        with pytest.raises(OSError, match="No space left"):
+            stream.flush()
+        end_standard_error()
+        stream.flush()
