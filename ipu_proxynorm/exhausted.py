@@ -53,7 +53,7 @@ def exhausted(error: BaseException) -> Optional[str]:
     text = " ".join(str(error).split())
     # A worker's error comes with its traceback, whose last line says what it was.
     said = str(error).strip().rpartition("\n")[2] if "Traceback" in text else text
-    reason = said[-160:] or type(error).__name__
+    reason = _end_of(said) or type(error).__name__
     if "can't start new thread" in text and _address_space_is_full():
         return (
             f"no more threads can be started here, as there is no address space for them "
@@ -72,6 +72,11 @@ def exhausted(error: BaseException) -> Optional[str]:
         if number in numbers or any(re.search(word, text.lower()) for word in words):
             return sentence.format(reason=reason)
     return None
+
+
+def _end_of(text: str, most: int = 160) -> str:
+    """Return the last words of a text."""
+    return text if len(text) <= most else f"... {text[-most:].partition(' ')[2]}"
 
 
 def _address_space_is_full() -> bool:

@@ -59,6 +59,11 @@ def test_other_errors_are_not_hidden(error):
     assert exhausted(error) is None
 
 
+def test_of_a_long_error_the_last_words_are_shown():
+    said = exhausted(RuntimeError("first " + "word " * 100 + "no space left on device"))
+    assert "(... word " in said
+
+
 def test_of_a_workers_error_the_last_line_is_shown():
     text = (
         "Caught RuntimeError in 0.\nOriginal Traceback\n  ^^^\nRuntimeError: shared memory is full"

@@ -38,6 +38,16 @@ def killed(number: int) -> Statuses:
     return statuses
 
 
+def ended_or_killed(number: int) -> Statuses:
+    """Return: all end by a signal in order, or one dies of it and the others with status 2."""
+
+    def statuses(count: int, victim: int) -> List[Set[int]]:
+        of_victim, of_others = {128 + number, -number}, {128 + number, 2}
+        return [of_victim if rank == victim else of_others for rank in range(count)]
+
+    return statuses
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """A fault, and what must become of a run that is given it.
@@ -122,6 +132,8 @@ FAULTS = (
               "interrupted")
         for name, number in do.signals()
     ),
+    Fault("SIGTERM twice to the last process", do.send_twice(signal.SIGTERM),
+          ended_or_killed(signal.SIGTERM), "interrupted|has ended"),
     Fault("SIGTERM to all processes", do.send_soon(signal.SIGTERM), all_end(143), "interrupted",
           whom="all", processes=(2, 4)),
     Fault(STOP, do.send(signal.SIGSTOP), all_end(2), "has not answered for long", workers=(0,),

@@ -55,7 +55,7 @@ def kept(path: Optional[Path]) -> Dict[Tuple[str, ...], Row]:
     return {row.key: row for row in rows}
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[Row], cells: int) -> str:
     """Return a page of Markdown: faults by phases, and what is said."""
     by_fault: Dict[str, List[Row]] = {}
     for row in rows:
@@ -66,11 +66,13 @@ def page(rows: Sequence[Row]) -> str:
         "# Faults, as injected",
         "",
         "Made by `python benchmarks/faults/fault_table.py --csv docs/fault_table.csv` and then "
-        "`--page docs/fault_table.md`; its first lines say what a cell is and what is asked of "
-        "it. Under each phase: cells as they should be, of how many (numbers of processes and of "
-        "data workers). All rows are in [fault_table.csv](fault_table.csv).",
+        "`--page docs/fault_table.md` (`--missing --shuffle 7` fills it in pieces); the program's "
+        "first lines say what a cell is and what is asked of it. Under each phase: cells as they "
+        "should be, of how many (numbers of processes and of data workers). All rows are in "
+        "[fault_table.csv](fault_table.csv).",
         "",
-        f"**{right} of {len(rows)} cells are as they should be.**",
+        f"**{right} of the {len(rows)} cells that were run are as they should be**; there are "
+        f"{cells}, which take some two hours of one core.",
         "",
         f"| fault | {' | '.join(phases)} | statuses | what is said |",
         f"|---|{'---|' * len(phases)}---|---|",

@@ -268,7 +268,9 @@ def main_of_table() -> int:
     if arguments.shuffle is not None:
         random.Random(arguments.shuffle).shuffle(chosen)
     if arguments.page and arguments.csv:
-        arguments.page.write_text(page(list(kept(arguments.csv).values())))
+        arguments.page.write_text(
+            page(list(kept(arguments.csv).values()), len(cells((), (), (1, 2, 4), (0, 2))))
+        )
         return 0
     base = Path(tempfile.mkdtemp(prefix="faults"))
     bad = run_cells(Table(base), chosen, arguments.csv)

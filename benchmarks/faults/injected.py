@@ -163,6 +163,16 @@ def send_soon(number: int) -> Act:
     return lambda place: threading.Timer(0.005, os.kill, (os.getpid(), number)).start()
 
 
+def send_twice(number: int) -> Act:
+    """Return the fault of a signal to this process that is sent again at once."""
+
+    def act(place: Place) -> None:
+        for delay in (0.005, 0.02):
+            threading.Timer(delay, os.kill, (os.getpid(), number)).start()
+
+    return act
+
+
 def lose_reader(place: Place) -> None:
     """Close the other end of standard output: ``| head`` ends, a connection is lost."""
     if place.reader >= 0:
