@@ -5,8 +5,8 @@
 // Two passes over x each way: statistics, then everything else. For the backward pass x alone is
 // kept; statistics and pre-activation are computed again from it.
 //
-// NEVER COMPILED, and never run: written from the headers of PopART and Poplibs 3.4 on a machine
-// without the SDK. Build with `make` (see docs/norm.md), and compare with the plain operators
+// NEVER COMPILED, and never run: written on a machine without the SDK. Syntax and types were checked
+// against the headers of PopART and Poplibs 3.4, with stand-ins for Poplar's. Build with `make` (see docs/norm.md), and compare with the plain operators
 // before anything is trained with it.
 
 #include <map>
