@@ -60,6 +60,8 @@ def _made(text: str, place: str, name: str) -> nn.Module:
         raise UserError(f"{text}: {place} has no {name!r}{listed}; {_EXPECTED}")
     made = getattr(source, name)
     if not isinstance(made, nn.Module):
+        if not callable(made):
+            raise UserError(f"{text}: {name} is a {type(made).__name__}; {_EXPECTED}")
         try:
             made = made()
         except Exception as error:

@@ -128,6 +128,10 @@ def test_the_power_after_a_modules_norms(net, tmp_path, capsys):
         (["memory", "no_such_package:Net", "--input", "1"], "No module named 'no_such_package'"),
         (["memory", "own_net.py:fails", "--input", "1"], "fails (RuntimeError: no weights here)"),
         (
+            ["memory", "own_net.py:nn", "--input", "1"],
+            "nn is a module; expected file.py:factory",
+        ),
+        (
             ["memory", "own_net.py:number", "--input", "1"],
             "makes a int; expected a torch.nn",
         ),
