@@ -127,6 +127,8 @@ class FunctionMode(TorchFunctionMode):
             raise refusals.host_read(_HOST_READS[func], self._recorder.where())
         handlers.check_function(func, args, kwargs, self._recorder)
         if func in LOSSES:
+            if func.__name__ == "ctc_loss":
+                args, kwargs = self._with_lengths(args, kwargs)
             loss = func(*args, **kwargs)  # what it calls inside is part of it
             self._note_loss(loss)
             return loss
@@ -142,6 +144,19 @@ class FunctionMode(TorchFunctionMode):
         args, kwargs = self._moved(func, args, kwargs)
         function = REPLACEMENTS.get(func) or torch_scatter_replacement(func) or func
         return function(*args, **kwargs)
+
+    def _with_lengths(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Return arguments with a tensor for each list of numbers.
+
+        torch makes ctc_loss's lengths a tensor where no dispatcher sees the values.
+        """
+
+        def constant(value: Any) -> Any:
+            if not isinstance(value, (list, tuple)):
+                return value
+            return self._recorder.constant(torch.tensor(value))
+
+        return [constant(value) for value in args], {k: constant(v) for k, v in kwargs.items()}
 
     def _is_on_host(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> bool:
         """Tell whether a function of tensors is given the host's alone, and moves none.

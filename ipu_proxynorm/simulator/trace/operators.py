@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import FrozenSet, Optional
+from typing import Any, FrozenSet, Optional
+
+import torch
 
 # What torch makes of accepted operators on the way to its kernels, in one version or another, and
 # what only manages tensors.
@@ -60,3 +62,16 @@ def is_accepted(operator: str, function: Optional[str]) -> bool:
         or operator.strip("_") in _ALSO_ACCEPTED
         or (function is not None and function.strip("_") in names)
     )
+
+
+def is_computed_by_torch(function: Any) -> bool:
+    """Tell whether an operator of constants is computed while the program is compiled.
+
+    PopTorch lets torch compute what depends on constants alone, and only then looks for operators
+    that it does not have (``LowerToPopartFactories.cpp:54, 99``). It must be no random one, and
+    torch must infer its type on meta tensors (``TypeInferenceHandler.cpp:33``).
+    """
+    if getattr(torch, "Tag").nondeterministic_seeded in getattr(function, "tags", ()):  # noqa: B009
+        return False
+    has_kernel = torch._C._dispatch_has_computed_kernel_for_dispatch_key
+    return bool(has_kernel(function.name(), "Meta"))

@@ -300,7 +300,8 @@ class Recorder(TorchDispatchMode):
                 torch_spline_conv.check(func, args, self)
                 return self.emit(spline, list(args), kwargs)
             args = self._own_number(func, args)
-            refusals.check(func, tensors_in((args, kwargs)), self)
+            is_constant = handlers.ProgramFacts(self).is_constant
+            refusals.check(func, tensors_in((args, kwargs)), self, is_constant)
             handlers.check_operator(func, args, kwargs, self)
             with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
                 result = selects.gradient(self.nodes.name, func, args, self._dtypes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Iterator, List, Optional, Protocol, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Protocol, Sequence
 
 import torch
 
@@ -180,13 +180,19 @@ def dynamic_shape(function: Any, origin: Origin) -> poptorch_core.Error:
     return error
 
 
-def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recording) -> None:
+def check(
+    function: Any,
+    tensors: Sequence[torch.Tensor],
+    recorder: Recording,
+    is_constant: Callable[[torch.Tensor], bool],
+) -> None:
     """Refuse an operation that the device has no means for.
 
     Args:
         function: the operator.
         tensors: all tensors among its arguments.
         recorder: knows the device's tensors.
+        is_constant: tells whether a tensor's values are known when the program is compiled.
 
     Raises:
         poptorch.Error: names the operation, the line and what to write instead.
@@ -201,7 +207,11 @@ def check(function: Any, tensors: Sequence[torch.Tensor], recorder: Recording) -
     masks = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
     if name in _VALUES_GIVE_SHAPES or (name == "index" and masks):
         raise dynamic_shape(function, recorder.where())
-    if recorder.checks_operators and not operators.is_accepted(name, recorder.function):
+    if (
+        recorder.checks_operators
+        and not operators.is_accepted(name, recorder.function)
+        and not (operators.is_computed_by_torch(function) and all(map(is_constant, tensors)))
+    ):
         report(
             refuse(
                 f"Unsupported ops found in compiled model: [{function._schema.name}]. Not all "

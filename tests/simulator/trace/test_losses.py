@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ipu_proxynorm.simulator import Error, Options, identity_loss, trainingModel
+from ipu_proxynorm.simulator import (
+    Error,
+    Options,
+    identity_loss,
+    inferenceModel,
+    trainingModel,
+)
 
 pytestmark = pytest.mark.simulator
 
@@ -46,6 +52,18 @@ def step(outputs):
 )
 def test_the_loss_wherever_it_stands(outputs, gradient):
     assert step(outputs) == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ctc_loss_with_lengths_as_numbers(reduction):
+    scores = torch.randn(6, 2, 5)
+    labels = torch.tensor([[1, 2], [3, 3]])
+
+    def loss(scores):
+        target = labels.to(scores.device)
+        return F.ctc_loss(scores.log_softmax(-1), target, [6, 5], (1, 2), reduction=reduction)
+
+    torch.testing.assert_close(inferenceModel(loss)(scores), loss(scores))
 
 
 def test_no_loss_and_two_losses_are_refused():

@@ -45,6 +45,48 @@ def test_refused(forward, message):
     assert not poptorch.isRunningOnIpu()
 
 
+def _written(values):
+    """Return a model that looks at the lower triangle of a tensor that it has written to."""
+
+    def forward(x):
+        mask = torch.zeros(4, 4, device=x.device)
+        values(mask[1:3, :3], x)
+        return x * mask.tril()
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: x * torch.ones(4, 4, device=x.device).tril(),
+        lambda x: x @ torch.eye(4, device=x.device),
+        lambda x: x - torch.diag(torch.arange(4.0, device=x.device)),
+        lambda x: torch.nn.functional.scaled_dot_product_attention(
+            x[None], x[None], x[None], is_causal=True
+        ),
+        _written(lambda part, x: part.fill_(2)),
+    ],
+)
+def test_torch_computes_what_depends_on_constants_alone(forward):
+    x = torch.rand(4, 4)
+    torch.testing.assert_close(poptorch.inferenceModel(forward)(x), forward(x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: x.tril(),
+        lambda x: x * torch.poisson(torch.ones(4, 4, device=x.device)),
+        _written(lambda part, x: part.copy_(x[:2, :3])),
+        _written(lambda part, x: part.normal_()),
+    ],
+)
+def test_what_is_written_or_drawn_is_no_constant(forward):
+    with pytest.raises(poptorch.Error, match="Unsupported ops found in compiled model"):
+        compile_model(forward, torch.rand(4, 4))
+
+
 def test_the_error_names_file_and_line():
     def forward(x):
         y = x + 1

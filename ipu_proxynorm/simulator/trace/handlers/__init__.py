@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from .check import check_function, check_operator, check_unread
+from .facts import ProgramFacts
 from .table import ROWS, UNREAD_RESULTS
 
-__all__ = ["ROWS", "UNREAD_RESULTS", "check_function", "check_operator", "check_unread"]
+__all__ = [
+    "ROWS",
+    "UNREAD_RESULTS",
+    "ProgramFacts",
+    "check_function",
+    "check_operator",
+    "check_unread",
+]

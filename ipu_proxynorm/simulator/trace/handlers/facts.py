@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Protocol
+from typing import Any, Dict, Mapping, Optional, Protocol, Set
 
 import torch
 
+from .. import effects
 from ..origins import Origin
 from ..tape import Block, Operation, Slot, slots_in
 
@@ -32,6 +33,13 @@ class RecordedProgram(Protocol):
         """Return where in the user's program the present operation comes from."""
 
 
+def _is_view(function: Any) -> bool:
+    """Tell whether an operator's result shows the memory of its argument."""
+    schema = getattr(function, "_schema", None)
+    returns = schema.returns if schema is not None else []
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
 class ProgramFacts:
     """Answers about the tensors of one program."""
 
@@ -54,17 +62,27 @@ class ProgramFacts:
         (type_and_constant_canonicalization/EvaluateConstexprs.cpp), and takes parameters and
         buffers of integers as constants (dispatchers/JitDispatch.cpp:112).
         """
-        makers = self._makers()
-        pending = [self._program.slot_of(tensor)]
-        while pending:
-            slot = pending.pop()
-            if slot is None or slot in self._program.constants:
+        slot = self._program.slot_of(tensor)
+        return slot is None or slot in self._constants()
+
+    def _constants(self) -> Set[Slot]:
+        """Return the slots whose tensors depend on constants alone, written in place or not."""
+        found = set(self._program.constants)
+        memory: Dict[Slot, Slot] = {}  # of a view: the slot whose memory it shows
+        for step in self._program.block.operations:
+            if not isinstance(step, Operation):
                 continue
-            made = makers.get(slot)
-            if made is None or made.random:
-                return False
-            pending.extend(slots_in((made.args, made.kwargs)))
-        return True
+            read = list(slots_in((step.args, step.kwargs)))
+            made = list(slots_in(step.outputs))
+            if read and _is_view(step.function):
+                memory.update(dict.fromkeys(made, memory.get(read[0], read[0])))
+            if not step.random and found.issuperset(read):
+                found.update(made)
+                continue
+            written = slots_in(effects.written_arguments(step.function, step.args, step.kwargs))
+            spoilt = {memory.get(slot, slot) for slot in written}
+            found -= {slot for slot in found if memory.get(slot, slot) in spoilt}
+        return found
 
     def is_strided_slice(self, tensor: torch.Tensor) -> bool:
         """Tell whether a tensor is a view of a slice with a step other than 1."""
