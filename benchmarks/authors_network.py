@@ -29,6 +29,7 @@ CODE = "applications/tensorflow/cnns/training"
 CASES = (
     ("efficientnet_b0", "B0", "ln+pn", 1, 16, 4, "silu"),
     ("efficientnet_b0", "B0", "gn4+pn", 4, 1, 6, "silu"),
+    ("efficientnet_b2", "B2", "ln+pn", 1, 16, 4, "silu"),
     ("efficientnet_b2", "B2", "ln+pn", 1, 16, 4, "relu"),
 )
 PROXY_ROWS = 6  # of their variable: beta, gamma, mean, 1 / deviation, and the proxy's two
