@@ -176,7 +176,7 @@ FAULTS = (
           phases=WITH_WORKERS, workers=(2,), survivable=True),
     Fault("a data worker stopped", do.signal_worker(signal.SIGSTOP), all_end(2),
           "has given no images for", phases=WITH_WORKERS, workers=(2,), survivable=True,
-          overrides=(f"training.patience={PATIENCE_SECONDS}",)),
+          overrides=(f"training.patience={5 * PATIENCE_SECONDS}",)),
     Fault("reading an image raises", do.raise_flag, all_end(2), "an image from another world",
           prepare=do.raise_when_flagged, mend=_lower_flag, survivable=True),
     Fault("an image damaged under way", do.damage_image, all_end(0), whom="first",

@@ -96,7 +96,7 @@ class Started:
             do.print_to(pipe[1], 1)
             os.close(pipe[1])
             place.reader = pipe[0]
-            os.register_at_fork(after_in_child=lambda: os.close(place.reader))
+            do.keep_reader_here(place)
         sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         if self.cell is not None:

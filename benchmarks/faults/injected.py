@@ -177,6 +177,12 @@ def lose_reader(place: Place) -> None:
     """Close the other end of standard output: ``| head`` ends, a connection is lost."""
     if place.reader >= 0:
         os.close(place.reader)
+        place.reader = -1  # the number may become another file's
+
+
+def keep_reader_here(place: Place) -> None:
+    """Let no child of this process hold the other end of standard output."""
+    os.register_at_fork(after_in_child=lambda: lose_reader(place))
 
 
 def close_streams(place: Place) -> None:
@@ -190,7 +196,7 @@ def print_to_terminal(place: Place) -> None:
     place.reader, terminal = os.openpty()
     print_to(terminal, 1, 2)
     os.close(terminal)
-    os.register_at_fork(after_in_child=lambda: os.close(place.reader))
+    keep_reader_here(place)
 
 
 def fill(folder: Path) -> None:

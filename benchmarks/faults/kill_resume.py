@@ -35,6 +35,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as ipu_proxynorm.__main__ does
+
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

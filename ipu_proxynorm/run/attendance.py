@@ -19,6 +19,8 @@ ROLL_CALL_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
 #: How often a process that waits, or computes, asks whether another has left word.
 _LISTENING_SECONDS = 0.2
+#: How long one goes on that has noticed another's end: several times what the others listen by.
+_LINGERING_SECONDS = 1.0
 #: How long the end of a process may take after its connections are closed.
 _ENDING_SECONDS = 0.3
 
@@ -172,15 +174,21 @@ class Attendance:
                 if heard is not None:
                     return [heard[0]], heard[1]
                 if ended:
+                    self._linger()
                     return ended, None
                 if not answered:
                     self._store.add(f"answers/{self._index}", 1)
                     answered = True
                 waiting -= {n for n in waiting if self._store.add(f"answers/{n}", 0)}
             except RuntimeError:  # the first process holds the store, unless the launcher does
+                self._linger()
                 return self.lost() or ([0] if self._index else []), None
             time.sleep(_PAUSE_SECONDS)
         return sorted(waiting), None
+
+    def _linger(self) -> None:
+        """Give the others time to note who has ended, before this process ends for that."""
+        time.sleep(_LINGERING_SECONDS)
 
     def _hear(self, number: int) -> Word:
         content = self._store.get(f"why/{number}").decode(errors="replace")
