@@ -48,8 +48,28 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """Print a line on standard error; where nobody can read it, go on."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
         print(printable(text), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _forget_unwritten()
+
+
+def _forget_unwritten() -> None:
+    """Drop what standard error could not take.
+
+    Whoever flushes it next would fail: multiprocessing before it starts a worker, Python at its
+    end. What comes later may be written again.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        number = sys.stderr.fileno()
+        kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, number)
+            sys.stderr.flush()
+        finally:
+            os.dup2(kept, number)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:

@@ -30,7 +30,6 @@ from ipu_proxynorm.cli.output import (
     CleanParser,
     Output,
     ReaderLeft,
-    end_standard_error,
     open_standard_streams,
 )
 from ipu_proxynorm.errors import Shared, UserError, UserNotice, program_name, say
@@ -140,7 +139,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         status = report(failure, processes)
     if failure is None or (isinstance(failure, Shared) and failure.agreed):
         processes.leave()
-    end_standard_error()
     return status
 
 

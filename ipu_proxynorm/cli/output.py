@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any, Callable, Iterable, Iterator, NoReturn, Optional, TextIO, Union, cast
+from typing import IO, Any, Callable, Iterable, Iterator, NoReturn, Optional, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -133,20 +133,12 @@ class Output(io.TextIOBase):
             self.when_lost(error)
 
 
-def _discard(stream: Union[TextIO, Output]) -> None:
+def _discard(stream: Output) -> None:
     """Let what is still buffered go nowhere, or Python complains of it at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-def end_standard_error() -> None:
-    """Let what standard error could not take go nowhere: Python would end with status 120."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)
 
 
 def write_text(path: Path, text: str) -> None:
