@@ -199,6 +199,9 @@ class RunDirectory:
         try:
             with (self.path / METRICS).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        except OSError as error:
+            raise self._unwritten(METRICS, error) from error
+        try:
             if self._writer is None:
                 self._writer = SummaryWriter(
                     str(self.path / TENSORBOARD), purge_step=self._purge_step
@@ -207,7 +210,7 @@ class RunDirectory:
                 if name != "step":
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
-            raise self._unwritten(METRICS, error) from error
+            raise self._unwritten(TENSORBOARD, error) from error
 
     def _unwritten(self, name: str, error: OSError) -> UserError:
         return UserError(unwritten(repr(str(self.path / name)), error))

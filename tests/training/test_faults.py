@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.data import DataError
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import build
@@ -201,8 +202,26 @@ def test_a_run_folder_that_vanishes_is_one_sentence(tmp_path):
     directory.path.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"metrics.jsonl' cannot be written"):
         next(results)
-    with pytest.warns(UserWarning, match=r"tensorboard' cannot be written .*the last steps"):
+    with warnings.catch_warnings():  # whether anything waits for TensorBoard's thread is chance
+        warnings.filterwarnings("ignore", "'.*tensorboard' cannot be written", UserNotice)
         directory.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_tensorboard_lacks_at_the_end_is_said(tmp_path):
+    directory = RunDirectory.create(load(SMALL[0], [f"runs={tmp_path}", *SMALL[1:]]))
+    directory.log("train", 1, {"loss": 1.0})
+    (directory.path / "tensorboard").rename(tmp_path / "elsewhere")
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserNotice)
+        try:
+            directory.log("train", 2, {"loss": 1.0})  # fails if TensorBoard's thread has by then
+        except UserError as error:
+            said.append(str(error))
+        directory.close()
+    said += [str(warning.message) for warning in caught if warning.category is UserNotice]
+    assert any("tensorboard' cannot be written" in text for text in said)
 
 
 @pytest.mark.parametrize(
