@@ -61,6 +61,8 @@ def exhausted(error: BaseException) -> Optional[str]:
         )
     if isinstance(error, MemoryError):
         return _CAUSES[-1][2].format(reason=reason)
+    if isinstance(error, (ImportError, SystemError)) and _address_space_is_full():
+        return _CAUSES[-1][2].format(reason=reason)
     if not isinstance(error, (OSError, RuntimeError)):
         return None
     number = getattr(error, "errno", None)
@@ -71,6 +73,9 @@ def exhausted(error: BaseException) -> Optional[str]:
     for numbers, words, sentence in _CAUSES:
         if number in numbers or any(re.search(word, text.lower()) for word in words):
             return sentence.format(reason=reason)
+    if isinstance(error, RuntimeError) and _address_space_is_full():
+        # Libraries have more words for it than can be listed.
+        return _CAUSES[-1][2].format(reason=reason)
     return None
 
 
@@ -80,7 +85,7 @@ def _end_of(text: str, most: int = 160) -> str:
 
 
 def _address_space_is_full() -> bool:
-    """Tell whether this process's limit of address space leaves no room for another thread.
+    """Tell whether this process's limit of address space leaves no room for two more threads.
 
     The system says the same where the number of threads is what is limited.
     """

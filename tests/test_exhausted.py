@@ -46,6 +46,17 @@ def test_no_thread_for_want_of_address_space_is_not_put_down_to_processes(monkey
     assert "(ulimit -u)" in exhausted(RuntimeError("can't start new thread"))
 
 
+def test_without_address_space_what_a_library_cannot_do_is_put_down_to_memory(monkeypatch):
+    limits = {resource.RLIMIT_AS: 2**20, resource.RLIMIT_STACK: 2**23}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[kind], limits[kind]))
+    errors = [RuntimeError("no such luck"), ImportError("failed to map segment from lib.so")]
+    for error in errors:
+        assert "this machine's memory does not suffice" in exhausted(error)
+    assert exhausted(OSError(errno.EIO, os.strerror(errno.EIO))) is None
+    limits[resource.RLIMIT_AS] = resource.RLIM_INFINITY
+    assert [exhausted(error) for error in errors] == [None, None]
+
+
 @pytest.mark.parametrize(
     "error",
     [
