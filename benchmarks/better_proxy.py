@@ -1,4 +1,4 @@
-"""Whether another proxy, still without any statistic of a batch, recovers more: it was not found.
+"""Whether another proxy, still without any statistic of a batch, recovers more: not measured yet.
 
     python benchmarks/better_proxy.py configs/compare/cifar10.yaml data.path=FOLDER \
         --norms gn4+pn --proxy assumed,narrow,mixture,eps0.003,eps0.3 --seeds 0,1,2
