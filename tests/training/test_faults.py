@@ -151,7 +151,7 @@ def test_a_run_goes_on_where_its_output_cannot_be_written(tmp_path):
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     # A host call of many weight updates: long enough for both to come within it.
-    command = Command(tmp_path, "ipu.device_iterations=11", "model.width=16")
+    command = Command(tmp_path, "ipu.device_iterations=11", "model.width=32")
     command.wait_for_steps(1)
     os.kill(command.process.pid, signal.SIGINT)
     command.wait_until_said("once more: at once")

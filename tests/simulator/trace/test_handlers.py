@@ -271,12 +271,9 @@ PAIRS = {
         lambda x: torch.var(x, dim=0, correction=1),
         (ROW,),
     ),
-    "integer-quotient": Pair(
-        lambda x: (x > 0).sum() / x.numel(), lambda x: (x > 0).sum().float() / x.numel(), (ROW,)
-    ),
     "rounded-quotient": Pair(
         lambda x, y: torch.div(x, 2.0, rounding_mode="floor"),
-        lambda x, y: torch.div(y, 2, rounding_mode="trunc"),
+        lambda x, y: torch.div(y, 2, rounding_mode="trunc") + y / 2,
         (ROW, INTEGERS),
     ),
     "integer-function": Pair(lambda x: x.sqrt(), lambda x: x.float().sqrt(), (INTEGERS,)),
@@ -368,10 +365,6 @@ OTHERS = {
         (_Affine(lambda x, w, b: F.instance_norm(x, None, None, w, b), bias=False), (IMAGE,)),
         (_Affine(lambda x, w, b: F.batch_norm(x, None, None, w, b, True), bias=False), (IMAGE,)),
         (_Affine(lambda x, w, b: F.group_norm(x, 2, b, w), bias=False), (IMAGE,)),
-    ],
-    "integer-quotient": [
-        (lambda x: torch.true_divide(x, x), (INTEGERS,)),
-        (lambda x: (x > 1) / 2, (ROW,)),
     ],
     "integer-function": [
         (lambda x: torch.atan2(x, x), (INTEGERS,)),

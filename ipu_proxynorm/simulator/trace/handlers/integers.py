@@ -48,15 +48,6 @@ def _changes_type(call: Call) -> bool:
 
 ROWS = [
     Refusal(
-        "integer-quotient",
-        "The quotient of integers as a float",
-        lambda call: call["rounding_mode"] is None and _of_integers(call),
-        f"{_HANDLERS}:147",
-        "divide floats, a.float() / b, or integers with torch.div(a, b, rounding_mode='trunc')",
-        operators="div",
-        answer="PopTorch 3.4 divides the integers as integers, which cuts the fraction off",
-    ),
-    Refusal(
         "rounded-quotient",
         "A rounding_mode in the division of floats",
         _is_rounded_float,
