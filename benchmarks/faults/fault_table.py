@@ -159,11 +159,11 @@ class Table:
             cell.processes,
             cell.workers,
             " ".join(map(str, started.statuses)),
-            re.sub(" +", " ", sentence.replace(str(place.runs.parent), "...")),
+            re.sub(" +", " ", _shortened(sentence, place)),
             stands,
             resume,
             round(started.outlived, 1),
-            "; ".join(wrong).replace(str(place.runs.parent), "..."),
+            _shortened("; ".join(wrong), place),
         )
 
     def _judge(self, cell: Cell, started: Started, wrong: List[str]) -> str:
@@ -234,6 +234,13 @@ class Table:
         if different:
             wrong.append(f"{len(different)} differ: {different[:3]}")
         return f"{how}, {'differs' if different else 'equal'}"
+
+
+def _shortened(text: str, place: Place) -> str:
+    """Return a text without the folders of the cell and of the checkout: they differ everywhere."""
+    for folder in (place.runs.parent, Path(__file__).resolve().parents[2]):
+        text = text.replace(str(folder), "...")
+    return text
 
 
 def _beside(line: str) -> bool:
