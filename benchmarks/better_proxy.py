@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.analysis.proxies import PROXIES, Proxy
+from ipu_proxynorm.analysis.proxies import PROXIES, InPlaceOf, Proxy
 from ipu_proxynorm.cli.main import main
-from ipu_proxynorm.norm import GroupNormAct, ProxyNormAct
+from ipu_proxynorm.norm import ProxyNormAct
 from ipu_proxynorm.norm.moments.gaussian import gaussian_moments
 from ipu_proxynorm.norm.pending import per_channel
 
 
-class GaussiansAct(GroupNormAct):
+class GaussiansAct(InPlaceOf):
     """Group Norm, activation, and the moments of Gaussians in equal parts as its proxy.
 
     With one Gaussian of deviation 1 it is `ProxyNormAct`.
@@ -44,14 +44,7 @@ class GaussiansAct(GroupNormAct):
         eps: float = 0.03,
         start: float = 0.0,
     ) -> None:
-        super().__init__(
-            like.num_features,
-            like.activation,
-            spec=f"gn{like.num_groups}",
-            eps=like.eps,
-            channel_grouping=like.channel_grouping,
-        )
-        self.weight, self.bias = like.weight, like.bias
+        super().__init__(like)
         self.proxy_weight, self.proxy_bias = like.proxy_weight, like.proxy_bias
         self.deviations, self.proxy_eps = deviations, eps
         nn.init.constant_(self.proxy_weight, start)

@@ -21,7 +21,27 @@ from ipu_proxynorm.norm.pending import per_channel
 ASSUMED, FROZEN, RUNNING, TRUE = "assumed", "frozen", "running", "true"
 
 
-class MeasuredMomentsAct(GroupNormAct):
+class InPlaceOf(GroupNormAct):
+    """Group Norm and activation of a unit with Proxy Norm, whose place and γ and β it takes.
+
+    Args:
+        like: that unit.
+    """
+
+    def __init__(self, like: ProxyNormAct) -> None:
+        super().__init__(
+            like.num_features,
+            like.activation,
+            spec=f"gn{like.num_groups}",
+            eps=like.eps,
+            channel_grouping=like.channel_grouping,
+            device=like.weight.device,
+            dtype=like.weight.dtype,
+        )
+        self.weight, self.bias = like.weight, like.bias
+
+
+class MeasuredMomentsAct(InPlaceOf):
     """Group Norm, activation, and normalization of each channel with moments of the activation.
 
     ``weight`` γ and ``bias`` β as of `ProxyNormAct`; ``running_mean`` and ``running_var``, both
@@ -37,16 +57,7 @@ class MeasuredMomentsAct(GroupNormAct):
     running_var: Tensor
 
     def __init__(self, like: ProxyNormAct, kind: str, momentum: float = 0.1) -> None:
-        super().__init__(
-            like.num_features,
-            like.activation,
-            spec=f"gn{like.num_groups}",
-            eps=like.eps,
-            channel_grouping=like.channel_grouping,
-            device=like.weight.device,
-            dtype=like.weight.dtype,
-        )
-        self.weight, self.bias = like.weight, like.bias
+        super().__init__(like)
         self.kind, self.momentum, self.proxy_eps = kind, momentum, like.proxy_eps
         with torch.no_grad():
             mean, variance = like.moments()
