@@ -37,6 +37,16 @@ def test_the_package_norm_and_simulator_need_torch_and_numpy_only():
     assert python(code) == (0, "ipu_proxynorm.simulator", "")
 
 
+def test_commands_start_without_what_takes_a_second_to_import():
+    code = (
+        "import sys; from ipu_proxynorm.cli.main import main\n"
+        "print(main(['train', '--keys', 'training.epochs']) or 0)\n"
+        "print({'torchvision', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    status, printed, _ = python(code)
+    assert (status, printed.splitlines()[-2:]) == (0, ["0", "set()"])
+
+
 CODE = "from ipu_proxynorm import backend; print(backend.SIMULATED, backend.poptorch.__name__)"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import platform
 from typing import Any
 
 import numpy
 import torch
-import torchvision
 from rich.console import Console
 
 import ipu_proxynorm
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     console.print(
         f"versions: ipu-proxynorm {ipu_proxynorm.__version__}, poptorch {poptorch.__version__}, "
         f"torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}, numpy {numpy.__version__}, "
+        f"torchvision {importlib.metadata.version('torchvision')}, numpy {numpy.__version__}, "
         f"Python {platform.python_version()}"
     )
     backend.check_environment()

@@ -7,9 +7,7 @@ from typing import Callable, Dict
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as F
 from torch import Tensor
-from torchvision import transforms
 
 #: How training images are augmented, by the name that ``data.augment`` gives.
 AUGMENTATIONS = ("none", "crop", "resized")
@@ -58,10 +56,12 @@ def resized_crop_and_flip(image: Tensor, size: int, random: np.random.Generator)
 
     As torchvision's ImageNet recipes: Szegedy et al. 2014 (arXiv 1409.4842, section 6).
     """
+    import torchvision.transforms as T
+
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
         torch.manual_seed(int(random.integers(2**63)))
-        box = transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
-    image = F.resized_crop(image, *box, [size, size], antialias=True)
+        box = T.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+    image = T.functional.resized_crop(image, *box, [size, size], antialias=True)
     return image.flip(-1) if random.integers(2) else image
 
 
@@ -92,6 +92,10 @@ def centre_crop(image: Tensor, size: int, margin: float = 1.0) -> Tensor:
     resized is then no larger than that many squares.
     """
     short = round(size * margin)
+    if image.shape[-2:] == (short, short) == (size, size):
+        return image
+    import torchvision.transforms.functional as F
+
     least = min(image.shape[-2:])
     if max(image.shape[-2:]) > LONGEST * least:
         image = F.center_crop(image, [min(side, LONGEST * least) for side in image.shape[-2:]])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
-import sklearn.datasets
 import torch
-import torchvision
 from torch.utils.data import TensorDataset
 
 from ipu_proxynorm.data.augment import AUGMENTATIONS, centre_crop, stream
@@ -35,6 +33,8 @@ def digits(request: Request) -> ImageData:
     Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998.
     """
     _refuse_path("digits", request, "come with scikit-learn")
+    import sklearn.datasets
+
     bundle = sklearn.datasets.load_digits()
     pixels = np.rint(bundle.images * (255 / 16)).astype(np.uint8)  # 0..16 in the source
     images = torch.from_numpy(pixels).unsqueeze(1)  # (N, 1, 8, 8)
@@ -65,16 +65,19 @@ def cifar10(request: Request) -> ImageData:
 
     Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
     """
-    return _cifar("cifar10", torchvision.datasets.CIFAR10, "CIFAR10", request)
+    return _cifar("cifar10", "CIFAR10", request)
 
 
 def cifar100(request: Request) -> ImageData:
     """Return CIFAR-100: 50,000 and 10,000 images of 32x32 in 100 classes; see :func:`_cifar`."""
-    return _cifar("cifar100", torchvision.datasets.CIFAR100, "CIFAR100", request)
+    return _cifar("cifar100", "CIFAR100", request)
 
 
-def _cifar(name: str, dataset: Any, class_name: str, request: Request) -> ImageData:
+def _cifar(name: str, class_name: str, request: Request) -> ImageData:
     """Return CIFAR from torchvision's folder, or from image files as :func:`image_folder` reads."""
+    import torchvision.datasets
+
+    dataset = getattr(torchvision.datasets, class_name)
     path = _path(name, request)
     if not (path / dataset.base_folder).is_dir():
         if path.exists() and any(Store(str(path)).has(part) for part in ("train", "val", "test")):

@@ -12,7 +12,6 @@ from typing import IO, Tuple
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -21,6 +20,8 @@ from torch import Tensor
 _KNOWN = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
 Image.init()
 FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)  # AVIF: since Pillow 11.3
+#: How the names of image files end: the list of torchvision's `ImageFolder`.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 #: An image of more pixels is not decoded: as RGB these take 256 MiB in Pillow.
 MOST_PIXELS = 2**26
 #: A file, or an archive's member unpacked, of more bytes is not read.
@@ -137,7 +138,9 @@ def _pixels(image: Image.Image) -> Tensor:
             Reason.UNSUPPORTED,
         )
     # convert() copies even where there is nothing to convert.
-    return F.pil_to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
+    from torchvision.transforms.functional import pil_to_tensor
+
+    return pil_to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _shrink(image: Image.Image) -> None:

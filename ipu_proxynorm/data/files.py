@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ipu_proxynorm.data.decoding import Unreadable, bounded, cannot_read, decode
+from ipu_proxynorm.data.decoding import EXTENSIONS, Unreadable, bounded, cannot_read, decode
 from ipu_proxynorm.errors import UserError
 
 #: Folders that hold the images of training and of validation.
@@ -214,7 +213,7 @@ def _first(
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS)
+    return name.lower().endswith(EXTENSIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +241,7 @@ def list_images(store: Store, part: str) -> Listing:
         where = f"{part}/{empty[0]}" if empty else part
         raise UserError(
             f"data.path={str(store.path)!r}: no image in {where!r}; expected class folders with "
-            f"images ({', '.join(IMG_EXTENSIONS[:3])}, ...)"
+            f"images ({', '.join(EXTENSIONS[:3])}, ...)"
         )
     return Listing(
         classes=list(images),

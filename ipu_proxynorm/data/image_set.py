@@ -64,6 +64,9 @@ class ListedImages(abc.ABC):
     """Images that are listed with their labels, and decoded whenever they are asked for."""
 
     def __init__(self, listing: Listing) -> None:
+        # Decoding needs it. Here once, and not a second in each worker process.
+        import torchvision.transforms.functional  # noqa: F401
+
         self.listing = listing
 
     def __len__(self) -> int:

@@ -10,9 +10,15 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Pattern, Sequence, Tup
 
 import numpy as np
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ipu_proxynorm.data.decoding import MOST_BYTES, Reason, Unreadable, cannot_read, decode
+from ipu_proxynorm.data.decoding import (
+    EXTENSIONS,
+    MOST_BYTES,
+    Reason,
+    Unreadable,
+    cannot_read,
+    decode,
+)
 from ipu_proxynorm.data.files import Listing
 from ipu_proxynorm.data.image_data import IMAGENET, ImageData, Request, image_data
 from ipu_proxynorm.data.image_set import ListedImages
@@ -185,7 +191,7 @@ def read_shard(path: Path, shard: Path, label: str, group: Any) -> Iterator[Samp
     try:
         with shard.open("rb") as file:
             for sample in group(_members(shard)):
-                images = [end for end in sample if f".{end}".endswith(IMG_EXTENSIONS)]
+                images = [end for end in sample if f".{end}".endswith(EXTENSIONS)]
                 if len(images) != 1 or label not in sample:
                     ends = ", ".join(f".{end}" for end in sample if not end.startswith("__"))
                     raise UserError(

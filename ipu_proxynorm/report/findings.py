@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.metadata
 import json
 import os
 import platform
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence
 
 import numpy
 import torch
-import torchvision
 
 import ipu_proxynorm
 from ipu_proxynorm import backend
@@ -99,7 +99,7 @@ def versions() -> Dict[str, str]:
         "ipu-proxynorm": ipu_proxynorm.__version__,
         "poptorch": f"{poptorch.__version__}{simulated}",
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
         "numpy": numpy.__version__,
         "Python": platform.python_version(),
     }

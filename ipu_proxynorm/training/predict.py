@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
-import torchvision.transforms.functional as F
 from torch import Tensor, nn
 
 from ipu_proxynorm.config import loads
@@ -144,7 +143,9 @@ def read_image(path: Path, inputs: Inputs) -> Tensor:
         raise cannot_read(error) from error
     image = decode(content)
     if inputs.channels == 1:
-        image = F.rgb_to_grayscale(image)
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        image = rgb_to_grayscale(image)
     return centre_crop(image, inputs.size, inputs.resize / inputs.size)
 
 

@@ -9,11 +9,16 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Subset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ipu_proxynorm.data import IGNORED, create_data
-from ipu_proxynorm.data.decoding import Reason
+from ipu_proxynorm.data.decoding import EXTENSIONS, Reason
 from ipu_proxynorm.data.image_set import CachedImages, image_set, sample_at
 from ipu_proxynorm.errors import UserError
+
+
+def test_files_are_images_by_the_endings_that_torchvision_lists():
+    assert set(EXTENSIONS) == set(IMG_EXTENSIONS)
 
 
 def write_images(root, train=6, size=(32, 32)):
