@@ -60,16 +60,36 @@ class Anchors:
         self._names: Dict[str, str] = {}
         known = [LOSS_SCALE]
         known += [kind + name for kind in (GRADIENT, UPDATED) for name in program.gradient_names]
-        for short_name, (long_name, _, mode, period) in anchored.items():
+        weights = program.parameter_names if program.trained else ()
+        for short_name, (name, _, mode, period) in anchored.items():
+            long_name = name
+            if name in weights:
+                long_name = self._updated(name, enums.OutputMode(mode))
+                known.append(long_name)
             if long_name not in known:
                 raise _impl.createPoptorchError(
-                    f"anchorTensor: there is no tensor {long_name} to anchor {short_name} to; the "
+                    f"anchorTensor: there is no tensor {name} to anchor {short_name} to; the "
                     f"simulator knows {', '.join(known)}."
                 )
             self._names[short_name] = long_name
             self._collectors[short_name] = OutputCollector(
                 layout, enums.OutputMode(mode), period or 1
             )
+
+    def _updated(self, weight: str, mode: enums.OutputMode) -> str:
+        """Return the name that a weight has once it is updated.
+
+        PopART copies a weight to the host at the end of the backward pass, and at that of the
+        call for `OutputMode.Final` (irlowering.cpp:3176-3210, 3495).
+        """
+        steps = self._layout.accumulation_steps
+        if mode != enums.OutputMode.Final and steps > 1:
+            raise _impl.createPoptorchError(
+                f"anchorTensor: {weight} is anchored with OutputMode.{mode.name} and "
+                f"{steps} gradient accumulation steps, which is not simulated: anchor it with "
+                f"OutputMode.Final, or {UPDATED}{weight}."
+            )
+        return UPDATED + weight
 
     def add(self, position: Position, kind: str, values: Mapping[str, torch.Tensor]) -> None:
         """Take the values of one kind of tensor at a micro-batch, by the parameter's name."""

@@ -112,7 +112,7 @@ def plain_copy(model: Any) -> Any:
     plain_class: Any = type(model).__bases__[-1] if is_wrapped(model) else type(model)
     if not isinstance(model, torch.nn.Module):
         return model
-    copied = plain_class.__new__(plain_class)
+    copied = object.__new__(plain_class)  # torch.fx's own would give it another class
     copied.__dict__.update(model.__dict__)
     return copied
 

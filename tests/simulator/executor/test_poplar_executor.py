@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -117,6 +119,7 @@ def test_anchored_tensors_are_gradients_and_updated_weights():
     options = poptorch.Options().deviceIterations(2)
     options.anchorTensor("gradient", "Gradient___fc.bias", poptorch.OutputMode.All)
     options.anchorTensor("weight", "UpdatedVar___fc.weight")
+    options.anchorTensor("itself", "fc.weight")
     executor = poptorch.trainingModel(model, options, torch.optim.SGD(model.parameters(), lr=0.5))
     reference = Model()
     reference.load_state_dict(model.state_dict())
@@ -130,9 +133,41 @@ def test_anchored_tensors_are_gradients_and_updated_weights():
             for parameter in reference.parameters():
                 parameter -= 0.5 * parameter.grad
     torch.testing.assert_close(executor.getAnchoredTensor("gradient"), torch.cat(expected))
-    torch.testing.assert_close(executor.getAnchoredTensor("weight"), reference.fc.weight.detach())
+    for name in ("weight", "itself"):
+        torch.testing.assert_close(executor.getAnchoredTensor(name), reference.fc.weight.detach())
     with pytest.raises(AssertionError, match="No tensor with name other found"):
         executor.getAnchoredTensor("other")
+
+
+def test_a_weight_is_anchored_in_each_micro_batch_only_without_accumulation():
+    options = poptorch.Options()
+    options.Training.gradientAccumulation(2)
+    options.anchorTensor("weight", "fc.weight", poptorch.OutputMode.All)
+    executor = poptorch.trainingModel(Model(), options)
+    with pytest.raises(poptorch.Error, match="All and 2 gradient accumulation steps"):
+        executor(X, Y)
+
+
+def test_modules_of_torch_fx_run_and_train():
+    class Squares(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 2)
+
+        def forward(self, x, y):
+            out = self.fc(x)
+            return out, torch.nn.functional.mse_loss(out, y)
+
+    graph = torch.fx.symbolic_trace(Squares())
+    optimizer = torch.optim.SGD(graph.parameters(), lr=0.5)
+    reference = copy.deepcopy(graph)
+    x, y = torch.randn(4, 3), torch.randn(4, 2)
+    expected, loss = reference(x, y)
+    torch.testing.assert_close(poptorch.inferenceModel(graph)(x, y)[0], expected.detach())
+    poptorch.trainingModel(graph, optimizer=optimizer)(x, y)
+    loss.backward()
+    weight = (reference.fc.weight - 0.5 * reference.fc.weight.grad).detach()
+    torch.testing.assert_close(graph.fc.weight.detach(), weight)
 
 
 def test_tensor_names_need_a_compiled_model():
