@@ -88,7 +88,9 @@ class DataLoader(torch.utils.data.DataLoader):
             batch_size = getattr(batch_sampler, "batch_size", batch_size)
         options._freeze()
         self._options = options
-        self._drop_last = self.rebatched_drop_last = drop_last
+        self._drop_last = drop_last
+        # What a batch sampler leaves over returns when batches are joined (__init__.py:292, :427).
+        self.rebatched_drop_last = drop_last and batch_sampler is None
         self._num_batches_to_combine = None if batch_size is None else _microBatches(options)
         self._combined_batch_size = (
             None if batch_size is None else batch_size * _microBatches(options)
@@ -226,7 +228,7 @@ class DataLoader(torch.utils.data.DataLoader):
         if self._accessor is None or not self._accessor.rebatched_size:
             return super().__len__()
         full, rest = divmod(len(self.dataset), self._accessor.rebatched_size)  # type: ignore[arg-type]
-        return full + (rest > 0 and not self._drop_last)
+        return full + (rest > 0 and not self.rebatched_drop_last)
 
     @property
     def combinedBatchSize(self) -> Optional[int]:

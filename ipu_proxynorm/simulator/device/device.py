@@ -117,9 +117,8 @@ class Device:
         period = self._options.output_return_period
         self._anchors = Anchors(self._options.anchored_tensors, self.program, self._layout)
         collectors = [
-            OutputCollector(self._layout, mode, period)
-            for on_device in self.program.output_on_device
-            if on_device
+            OutputCollector(self._layout, mode, period, output.constant)
+            for output in self.program.device_outputs
         ]
         self.transfers = {}
         with torch.inference_mode(False), torch.no_grad(), self._precision():

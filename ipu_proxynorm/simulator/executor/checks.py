@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Optional
 
+import torch
+
 from .. import _impl, enums, poptorch_core
 from ..machine import ipus, pipeline
 from ..options import Options
@@ -75,12 +77,51 @@ def _check_offline(options: Options) -> None:
         refusals.report(_impl.createPoptorchError(message))
 
 
+# Those that poplibs adds up (lib/popops/codelets/elemwiseBinaryCodelets.cpp:951).
+_SUMMED = (torch.float16, torch.float32, torch.int32, torch.int64, torch.float64)
+
+
+def _check_returns(program: Program, options: Options, stages: int) -> None:
+    """Check what returns every N device iterations, or as a sum.
+
+    Source: PopART ``dataflow.cpp:218-231``, ``popx/irlowering.cpp:3186-3190`` and ``3784``.
+    """
+    returns = {name: anchor[2:] for name, anchor in options.anchored_tensors.items()}
+    computed = [output.dtype for output in program.device_outputs if not output.constant]
+    if computed:
+        returns["the outputs"] = [options.output_mode, options.output_return_period]
+    unsummed = [str(dtype) for dtype in computed if dtype not in _SUMMED]
+    if unsummed and options.output_mode == enums.OutputMode.Sum:
+        message = (
+            f"OutputMode.Sum adds up floats and 32-bit integers only but an output is of "
+            f"{unsummed[0]}: return output.int()."
+        )
+        refusals.report(poptorch_core.createError(message, layer="poplar_error"))
+    for name, (mode, period) in returns.items():
+        if mode != enums.OutputMode.EveryN:
+            continue
+        if options.device_iterations % period:
+            message = (
+                f"Return period must be a factor of the number of batches per step: {name} return "
+                f"every {period} of deviceIterations({options.device_iterations})."
+            )
+            refusals.report(poptorch_core.createError(message, layer="popart_exception"))
+        elif stages > 1:
+            message = (
+                f"AnchorReturnType::EVERYN is not valid for pipelined models: {name} return every "
+                f"{period} device iterations of {stages} stages. Use OutputMode.All and leave out "
+                "what is not needed."
+            )
+            refusals.report(poptorch_core.createError(message, layer="popart_exception"))
+
+
 def check_program(program: Program, options: Options, training: bool) -> None:
     """Refuse what the machine cannot do with a program.
 
     Raises:
         poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, no gradients for
-            automatic loss scaling to watch, or session options that contradict each other.
+            automatic loss scaling to watch, a return period that does not fit, or session options
+            that contradict each other.
 
     """
     _check_offline(options)
@@ -107,12 +148,14 @@ def check_program(program: Program, options: Options, training: bool) -> None:
                 layer="popart_exception",
             )
         )
+    pipelined = pipeline.is_pipelined(options)
+    _check_returns(program, options, len(program.stage_ipus) if pipelined else 1)
     used = ipus.ipus_per_replica(program.placements)
     strategy = options._execution_strategy
     for error in together.refusals(
         options._popart.options,
         ipus=used,
-        pipelined=pipeline.is_pipelined(options) and used > 1,
+        pipelined=pipelined and used > 1,
         phased=not isinstance(strategy, (PipelinedExecution, ShardedExecution)),
         training=training,
         accumulation=options.Training.gradient_accumulation,

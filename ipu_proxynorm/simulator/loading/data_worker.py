@@ -54,6 +54,20 @@ class WorkerSettings:
     rebatched_drop_last: bool
 
 
+def _template(batch: Any) -> Any:
+    """Return what a batch comes back as, its tensors empty.
+
+    As PopTorch's (_dataloader.py:159): a tensor, a dictionary, an object of a registered type, else
+    a list, of named tuples too.
+    """
+    empty = [torch.empty(0, dtype=tensor.dtype) for tensor in _flatTensors(batch)]
+    if isinstance(batch, Tensor):
+        return empty[0]
+    if isinstance(batch, dict):
+        return dict(zip(batch, empty))
+    return empty if getCustomParser(batch) is None else reconstructTensorStructure(batch, empty)
+
+
 def _flatTensors(batch: Any) -> List[Tensor]:
     """Return the tensors of a batch, which must be flat unless its type has a parser."""
     if not isinstance(batch, Tensor) and getCustomParser(batch) is None:
@@ -118,8 +132,7 @@ class _Worker:
     def _flatBatches(self) -> Iterator[List[Tensor]]:
         for batch in self._dataset:
             if self._template is None:
-                empty = (torch.empty(0, dtype=tensor.dtype) for tensor in _flatTensors(batch))
-                self._template = reconstructTensorStructure(batch, empty)
+                self._template = _template(batch)
                 yield _flatTensors(batch)
             else:
                 # A dictionary's order may change from batch to batch.

@@ -40,18 +40,20 @@ class _SubDataset(torch.utils.data.Dataset):
                     f"{step * processes}: use a larger dataset or a smaller combined batch."
                 )
             start = process * self._length
-            leftovers = size - processes * self._length
+            # PopTorch's remainder (__init__.py:147): of one process's part, not of all parts. With
+            # more left over than that, some elements are never read.
+            self._leftovers = size % self._length
         else:
             base, extra = divmod(size, processes)
             self._length = base + (process < extra)
             start = process * base + min(process, extra)
-            leftovers = 0
-        self._leftovers = leftovers
+            self._leftovers = 0
         self._seed: Optional[int] = options.random_seed if options.exists("random_seed") else None
         self._generator_state: Optional[Tensor] = None
-        # Both in shared memory, so that workers which stay alive see a new epoch's values.
-        self._offset = torch.tensor(start).share_memory_()
+        # As PopTorch's, not shared: workers that stay alive keep the first epoch's.
+        self._offset = start
         self._shifted = False
+        # Shared, so that workers which stay alive see a new epoch's.
         self._permutation: Optional[Tensor] = None
 
     def shuffle_global_indices(self) -> None:
@@ -82,7 +84,7 @@ class _SubDataset(torch.utils.data.Dataset):
         return self._length
 
     def __getitem__(self, index: int) -> Any:
-        position = index + int(self._offset)
+        position = index + self._offset
         if self._permutation is not None:
             position = int(self._permutation[position])
         return self._dataset[position]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -21,16 +20,18 @@ from . import (
     loss_scale,
     losses,
     model_state,
-    overlap,
+    outputs,
     refusals,
 )
 from .consistency import Traced
 from .optimize import passes
 from .origins import Origin, find_location
+from .outputs import Output
 from .recorder import Recorder
 from .tape import Block, Operation, Slot, operations_in, without_dead_code
 from .together.program import Signature, Together
 from .tracing import Trace, tracing
+from .written import storage_of
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Program:
     arguments: List[Traced]
     outputs_structure: Any
     output_on_device: List[bool]
+    device_outputs: List[Output]
     gradient_names: List[str]
     trained: bool
     random: bool
@@ -189,7 +191,7 @@ class _Bound:
 
     def storages(self) -> Set[int]:
         """Return the addresses of the storages of all arguments."""
-        return {_storage(tensor) for tensor in (*self.inputs, *self._tensors.values())}
+        return {storage_of(tensor) for tensor in (*self.inputs, *self._tensors.values())}
 
     def written_buffers(self) -> Dict[str, str]:
         """Return the buffers that the program writes to, each with the place that does."""
@@ -209,11 +211,6 @@ class _Bound:
         """Return the positions of the inputs that the program writes to."""
         written = self._trace.recorder.written
         return [at for at, tensor in enumerate(self.inputs) if written.by(tensor) is not None]
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    """Return what tells a storage from every other that is alive, an empty one too."""
-    return tensor.untyped_storage()._cdata
 
 
 def compile_program(
@@ -256,14 +253,14 @@ def compile_program(
         with bound.in_place(), tracing(trace):
             arguments = [trace.recorder.traced[slot] for slot in bound.slots]
             result = _forward(trace, model, bound)
-            outputs = _outputs(trace, result, bound, options)
+            returned = outputs.bind(trace, result, bound.storages(), bound.input_slots, options)
             if training:
                 definition = refusals.definition(getattr(model, "forward", model))
                 gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
         written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
         tracked_buffers = bound.tracked_buffers()
     block, executable, make_together = _assemble(
-        trace.recorder, bound, arguments, outputs, gradients, device
+        trace.recorder, bound, arguments, returned.slots, gradients, device
     )
     return Program(
         executable=executable,
@@ -275,8 +272,9 @@ def compile_program(
         tracked_buffers=tracked_buffers,
         written_inputs=written_inputs,
         arguments=arguments,
-        outputs_structure=_skeleton(result, outputs),
-        output_on_device=[slot is not None for slot in outputs],
+        outputs_structure=returned.structure,
+        output_on_device=returned.on_device,
+        device_outputs=returned.of_device,
         gradient_names=list(gradients),
         trained=training,
         random=any(operation.random for operation in operations_in(block)),
@@ -319,14 +317,13 @@ def _assemble(
     recorder: Recorder,
     bound: _Bound,
     arguments: Sequence[Traced],
-    outputs: Sequence[Optional[Slot]],
+    outputs: List[Slot],
     gradients: Dict[str, Slot],
     device: torch.device,
 ) -> Tuple[Block, passes.Executable, Callable[[], Together]]:
     """Return the operators that the results need, as recorded, and what computes them."""
     recorder.release()
-    recorder.block.results = [slot for slot in outputs if slot is not None]
-    recorder.block.results += list(gradients.values())
+    recorder.block.results = [*outputs, *gradients.values()]
     block = without_dead_code(recorder.block, set(recorder.constants))
     handlers.check_unread(block)
     known = {slot: Traced.of(tensor) for slot, tensor in recorder.constants.items()}
@@ -340,49 +337,13 @@ def _assemble(
         slots[parameters:buffers],
         slots[buffers:-1],
         slots[-1],
-        [slot for slot in outputs if slot is not None],
+        outputs,
         list(gradients.values()),
         constants,
     )
     known.update(zip(slots, arguments))
     make = functools.partial(Together, moved, signature, known, device)
     return block, passes.executable(moved, slots, parameters, constants, device), make
-
-
-def _skeleton(result: Any, outputs: Sequence[Optional[Slot]]) -> Any:
-    """Return the model's result with an empty tensor for each that the device computes."""
-    tensors = [
-        tensor if slot is None else torch.empty(0)
-        for tensor, slot in zip(_utils.flattenTensorStructure(result), outputs)
-    ]
-    return _utils.reconstructTensorStructure(result, tensors)
-
-
-def _outputs(trace: Trace, result: Any, bound: _Bound, options: Options) -> List[Optional[Slot]]:
-    """Return the slot of each tensor in the model's result; None for one that is not the device's.
-
-    Outputs that share the storage of an input, a parameter, a buffer or a constant are copied, as
-    it may change before the host reads them.
-
-    Raises:
-        poptorch.Error: a transfer that cannot overlap with computation.
-
-    """
-    recorder = trace.recorder
-    tensors = _utils.flattenTensorStructure(result)
-    held = bound.storages() | {_storage(tensor) for tensor in recorder.constant_tensors()}
-    returned = [recorder.slot_of(tensor) for tensor in tensors]
-    overlap.check(trace.overlaps, recorder.block, bound.input_slots, returned, options)
-    slots: List[Optional[Slot]] = []
-    for tensor in tensors:
-        if recorder.slot_of(tensor) is None:
-            warnings.warn(
-                f"Output expected to be on the IPU but is on {tensor.device.type}", stacklevel=2
-            )
-        elif _storage(tensor) in held:
-            tensor = tensor.detach().clone()
-        slots.append(recorder.slot_of(tensor))
-    return slots
 
 
 def _backward(
@@ -406,7 +367,7 @@ def _backward(
         if gradient is None:
             continue
         # A gradient is added to in place from the second micro-batch on: it must be nobody else's.
-        storage = _storage(gradient)
+        storage = storage_of(gradient)
         owned = gradient.is_contiguous() and gradient.dtype == trained[name].dtype
         if not owned or storage in storages or recorder.slot_of(gradient) is None:
             gradient = gradient.to(trained[name].dtype).clone()

@@ -9,6 +9,11 @@ import torch
 from .tape import Operation
 
 
+def storage_of(tensor: torch.Tensor) -> int:
+    """Return what tells a tensor's storage from every other that is alive, an empty one too."""
+    return tensor.untyped_storage()._cdata
+
+
 class Written:
     """The storages that a program writes to, each with the last operation that does.
 
@@ -23,16 +28,16 @@ class Written:
 
     def add(self, tensor: torch.Tensor, operation: Operation, tracked: bool) -> None:
         """Note that an operation writes to a tensor, and whether PopTorch sees that it does."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._by:
-            self._held.append(storage)
-        self._by[storage._cdata] = operation
+        storage = storage_of(tensor)
+        if storage not in self._by:
+            self._held.append(tensor.untyped_storage())
+        self._by[storage] = operation
         if tracked:
-            self._tracked[storage._cdata] = operation
+            self._tracked[storage] = operation
 
     def by(self, tensor: torch.Tensor) -> Optional[Operation]:
         """Return the last operation that writes to a tensor's storage, if any does."""
-        return self._by.get(tensor.untyped_storage()._cdata)
+        return self._by.get(storage_of(tensor))
 
     def seen_by_poptorch(self, tensor: torch.Tensor) -> Optional[Operation]:
         """Return the last operation on floats that is in place by its name, if any is.
@@ -43,4 +48,4 @@ class Written:
         """
         if not tensor.is_floating_point():
             return None
-        return self._tracked.get(tensor.untyped_storage()._cdata)
+        return self._tracked.get(storage_of(tensor))

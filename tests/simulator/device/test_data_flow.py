@@ -69,7 +69,7 @@ def test_only_tensors_are_split():
     options = Options().deviceIterations(3)
     results = run(forward, torch.arange(3.0), 6, (1, 2), "double", options=options)
     assert results[0].tolist() == [0, 12, 24]
-    assert results[1].shape == (3, 2)
+    assert results[1].shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,43 @@ def test_by_default_training_returns_the_last_micro_batch_and_inference_all():
 @pytest.mark.parametrize(
     ("iterations", "period", "kept"),
     # All accumulation steps and replicas of device iterations N-1, 2N-1, ...
-    [(4, 2, [4, 5, 6, 7, 12, 13, 14, 15]), (5, 2, [4, 5, 6, 7, 12, 13, 14, 15])],
+    [(4, 2, [4, 5, 6, 7, 12, 13, 14, 15]), (2, 1, [0, 1, 2, 3, 4, 5, 6, 7])],
 )
 def test_every_n_counts_device_iterations(iterations, period, kept):
     seen, _ = trained(OutputMode.EveryN, period, iterations, accumulation=2, replicas=2)
     assert seen.tolist() == kept
+
+
+@pytest.mark.parametrize(("iterations", "period"), [(5, 2), (2, 4)])
+def test_every_n_takes_a_factor_of_the_device_iterations(iterations, period):
+    with pytest.raises(poptorch.Error, match=rf"must be a factor .* every {period} of"):
+        trained(OutputMode.EveryN, period, iterations)
+    options = Options().deviceIterations(iterations)
+    options.anchorTensor("loss scale", "finalLossScale", OutputMode.EveryN, period)
+    model = Weighted()
+    with pytest.raises(poptorch.Error, match=r"must be a factor .*: loss scale return"):
+        poptorch.trainingModel(model, options)(torch.ones(iterations))
+
+
+def test_sums_are_of_numbers():
+    options = Options().deviceIterations(2).outputMode(OutputMode.Sum)
+    with pytest.raises(poptorch.Error, match=r"an output is of torch.bool: return output.int\(\)"):
+        run(lambda x: x > 1, torch.arange(4.0), options=options)
+    assert run(lambda x: (x > 1).int(), torch.arange(4.0), options=options).tolist() == [1, 1]
+
+
+def test_every_n_is_not_for_pipelines():
+    def forward(x):
+        for ipu in range(2):
+            with poptorch.Block(ipu_id=ipu):
+                x = x + 1
+        return x
+
+    options = Options().deviceIterations(4).outputMode(OutputMode.EveryN, 2)
+    with pytest.raises(poptorch.Error, match=r"EVERYN is not valid .* of 2 stages"):
+        inferenceModel(forward, options)(torch.ones(4))
+    options = options.clone().setExecutionStrategy(poptorch.ShardedExecution())
+    assert inferenceModel(forward, options)(torch.ones(4)).tolist() == [3, 3]
 
 
 def test_results_of_many_structures():
@@ -138,6 +170,19 @@ def test_constants_are_outputs_and_host_tensors_with_a_warning():
     with pytest.warns(UserWarning, match="Output expected to be on the IPU but is on cpu"):
         y, host = run(lambda x: (x + 1, here), torch.ones(1))
     assert (y.item(), host.item()) == (2, 7)
+
+
+@pytest.mark.parametrize("mode", [OutputMode.All, OutputMode.Sum, OutputMode.Final])
+def test_constants_return_once(mode):
+    def forward(x):
+        made = torch.arange(2.0)
+        return made * 2 + 1, made.sum(), x, x * 0 + made, torch.rand(2)
+
+    options = Options().deviceIterations(3).replicationFactor(2).outputMode(mode)
+    made, total, seen, mixed, drawn = run(forward, torch.ones(12), options=options)
+    assert (made.tolist(), total.item(), total.dim()) == ([1, 3], 1, 0)
+    rows = 12 if mode == OutputMode.All else 4
+    assert [len(tensor) for tensor in (seen, mixed, drawn)] == [rows] * 3
 
 
 def test_no_inputs_at_all():

@@ -6,6 +6,8 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -56,6 +58,19 @@ class Stream(torch.utils.data.IterableDataset):
         first, step = (info.id, info.num_workers) if info else (0, 1)
         for index in range(first, self.length, step):
             yield torch.full((2,), float(index))
+
+
+class Named(NamedTuple):
+    first: Any
+    second: Any
+
+
+def in_tensors(batch):
+    """Return a container of numbers with each number in a tensor."""
+    if isinstance(batch, dict):
+        return type(batch)((key, torch.full((2,), float(n))) for key, n in batch.items())
+    full = [torch.full((2,), float(n)) for n in batch]
+    return type(batch)(*full) if isinstance(batch, Named) else type(batch)(full)
 
 
 def no_init(worker_id):
@@ -115,6 +130,16 @@ def test_batch_sampler_is_combined():
     assert [len(batch) for batch in kept] == [4, 4, 2]
     dropped = DataLoader(combined_options(2), dataset, batch_sampler=sampler)
     assert values(dropped) == list(range(8))
+    joined = DataLoader(
+        combined_options(2),
+        dataset,
+        batch_sampler=sampler,
+        mode=enums.DataLoaderMode.AsyncRebatched,
+    )
+    try:  # drop_last is lost on the way (PopTorch's __init__.py:306, 441)
+        assert len(joined) == 3
+    finally:
+        joined.terminate()
     with pytest.raises(Error, match="mutually exclusive with batch_size, shuffle"):
         DataLoader(Options(), dataset, batch_sampler=sampler, batch_size=2)
     spread = Options()
@@ -186,10 +211,19 @@ def test_processes_share_a_permutation_that_changes_each_epoch(num_workers):
     epochs = [[values(loader) for loader in loaders] for _ in range(3)]
     generator = torch.Generator().manual_seed(3)
     for number, parts in enumerate(epochs):
-        # The two left over are first left out at the beginning, then at the end.
-        start = 2 if number % 2 == 0 else 0
+        # The two left over are first left out at the beginning, then at the end; workers that stay
+        # alive have the first epoch's start (PopTorch's __init__.py:200).
+        start = 2 if number % 2 == 0 or num_workers else 0
         expected = torch.randperm(20, generator=generator)[start : start + 18].tolist()
         assert parts[0] + parts[1] == expected
+
+
+def test_what_a_part_of_a_process_leaves_over_is_read_in_turn():
+    loaders = [distributed_loader(p, 3, seed=3, shuffle=True, length=17) for p in range(3)]
+    generator = torch.Generator().manual_seed(3)
+    for start in (17 % 3, 0, 17 % 3):  # not the 8 that all parts together leave over
+        expected = torch.randperm(17, generator=generator)[start : start + 9].tolist()
+        assert [index for loader in loaders for index in values(loader)] == expected
 
 
 def test_distributed_shuffle_needs_a_seed_and_enough_elements():
@@ -289,6 +323,21 @@ def test_accessor_over_a_plain_dataset(strategy):
         accessor.terminate()
     with pytest.raises(AssertionError, match="terminated"):
         iter(accessor)
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"), [(Named(1, 2), list), ((1, 2), list), (OrderedDict(a=1, b=2), dict)]
+)
+def test_accessor_gives_lists_and_plain_dictionaries(batch, expected):
+    tensors = in_tensors(batch)
+    accessor = AsynchronousDataAccessor([tensors], sharing_strategy=enums.SharingStrategy.Fork)
+    try:
+        (element,) = accessor
+        assert type(element) is expected
+        found = element.values() if isinstance(element, dict) else element
+        assert [tensor.tolist() for tensor in found] == [[1.0, 1.0], [2.0, 2.0]]
+    finally:
+        accessor.terminate()
 
 
 def test_errors_of_the_dataset_reach_the_parent():

@@ -63,9 +63,9 @@ class ProgramFacts:
         buffers of integers as constants (dispatchers/JitDispatch.cpp:112).
         """
         slot = self._program.slot_of(tensor)
-        return slot is None or slot in self._constants()
+        return slot is None or slot in self.constants()
 
-    def _constants(self) -> Set[Slot]:
+    def constants(self) -> Set[Slot]:
         """Return the slots whose tensors depend on constants alone, written in place or not."""
         found = set(self._program.constants)
         memory: Dict[Slot, Slot] = {}  # of a view: the slot whose memory it shows
