@@ -37,7 +37,7 @@ format: .venv-nox/installed
 
 .venv-nox/installed: Makefile
 	$(PYTHON) -m venv .venv-nox
-	.venv-nox/bin/python -m pip install --quiet "nox>=2024.4.15"
+	.venv-nox/bin/python -m pip install --quiet "nox>=2024.10.9"
 	touch $@
 
 clean:

@@ -65,35 +65,33 @@ def docs(session: nox.Session) -> None:
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
-def both(function):
-    """Make two sessions of ``function(session)``, one in each environment."""
-    for name, (version, torch) in {"ipu": IPU, "today": TODAY}.items():
+def environment(name: str, version: str, torch: list[str]) -> None:
+    """Define the sessions of one environment; its types and tests share what is installed."""
+    programs = ROOT / ".nox" / f"environment-{name}" / "bin"
 
-        def run(session: nox.Session, torch: list[str] = torch) -> None:
-            install(session, *torch, "--editable", ".[report,test]")
-            function(session)
+    @nox.session(python=interpreter(version), name=f"environment-{name}")
+    def installed(session: nox.Session) -> None:
+        install(session, *torch, "--editable", ".[report,test]")
 
-        run.__doc__ = f"{function.__doc__} (Python {version}, {', '.join(torch)})"
-        nox.session(
-            run,
-            python=interpreter(version),
-            name=f"{function.__name__}-{name}",
-        )
-    return function
+    @nox.session(venv_backend="none", requires=[f"environment-{name}"], name=f"types-{name}")
+    def types(session: nox.Session) -> None:
+        session.run(str(programs / "mypy"), external=True)
+
+    @nox.session(venv_backend="none", requires=[f"environment-{name}"], name=f"tests-{name}")
+    def tests(session: nox.Session) -> None:
+        # A worker for each core: the processes that tests start get one thread each, too.
+        arguments = session.posargs or ["--numprocesses", "auto"]
+        pytest = str(programs / "pytest")
+        session.run(pytest, *arguments, env={"OMP_NUM_THREADS": "1"}, external=True)
+
+    which = f"(Python {version}, {', '.join(torch)})"
+    installed.__doc__ = f"Install what types and tests need. {which}"
+    types.__doc__ = f"Check types. {which}"
+    tests.__doc__ = f"Run the tests. {which}"
 
 
-@both
-def types(session: nox.Session) -> None:
-    """Check types."""
-    session.run("mypy")
-
-
-@both
-def tests(session: nox.Session) -> None:
-    """Run the tests."""
-    # A worker for each core: the processes that tests start get one thread each, too.
-    arguments = session.posargs or ["--numprocesses", "auto"]
-    session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
+environment("ipu", *IPU)
+environment("today", *TODAY)
 
 
 @nox.session(python=interpreter(TODAY[0]))
