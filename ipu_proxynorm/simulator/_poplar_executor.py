@@ -15,7 +15,7 @@ from .alias import names
 from .device import batching
 from .device.device import Device
 from .executor import hooks, wrapping
-from .executor.checks import check_machine, check_program, own_options
+from .executor.checks import check_machine, check_optimizer, check_program, own_options
 from .executor.export import Exporting
 from .executor.hooks import (  # noqa: F401 (names of PopTorch's)
     _registerHook,
@@ -181,6 +181,8 @@ class PoplarExecutor(Inspection, Exporting):
 
     def _compile(self, inputs: _args_parser.Args) -> None:
         started = time.perf_counter()
+        if self._optimizer is not None and isinstance(self._model, torch.nn.Module):
+            check_optimizer(self._model, self._optimizer)
         with _OverwriteContextManager():
             hooks.before_compiling()
             try:

@@ -47,6 +47,26 @@ def own_options(options: Optional[Options], training: bool) -> Options:
     return own
 
 
+def check_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that holds a parameter which is not the model's.
+
+    PopTorch ends in a ``KeyError`` (``_poplar_executor.py:817-828``).
+
+    Raises:
+        poptorch.Error: names the parameter by its place in the optimiser.
+
+    """
+    known = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    for index, group in enumerate(optimizer.param_groups):
+        for position, parameter in enumerate(group["params"]):
+            if parameter.data_ptr() not in known:
+                raise _impl.createPoptorchError(
+                    f"Parameter {position} of group {index} of the optimizer, of shape "
+                    f"{tuple(parameter.shape)}, is not the model's: make the optimizer of "
+                    "model.parameters(), after any change of the model."
+                )
+
+
 def check_machine(options: Options) -> None:
     """Refuse what the simulated machine cannot do.
 

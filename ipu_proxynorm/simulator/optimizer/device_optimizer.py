@@ -17,6 +17,7 @@ from ..poptorch_core import createError
 from ..trace.arithmetic.dtypes import round_stochastically
 from ..trace.loss_scale import AutomaticLossScale, is_enabled
 from .adam import AdamRule
+from .replacement import refusal, replaced
 from .rmsprop import RmspropRule
 from .sgd import CombinedSgdRule, SgdRule
 from .weight_update import Factors, MomentTypes, Scalars, State, Values
@@ -111,9 +112,11 @@ class DeviceOptimizer:
     ) -> None:
         self._options = options
         self._parameters = dict(named_parameters)
-        # Held, so that no parameter of a later optimiser gets the id of one of these.
-        self._hosts = dict(named_parameters if host_parameters is None else host_parameters)
-        self._names = {id(tensor): name for name, tensor in self._hosts.items()}
+        hosts = named_parameters if host_parameters is None else host_parameters
+        # By address, as PopTorch does (_poplar_executor.py:817). They are held, so that no later
+        # optimiser's parameter gets the address of one of these.
+        self._hosts = [tensor.detach() for tensor in hosts.values()]
+        self._names = {tensor.data_ptr(): name for name, tensor in hosts.items()}
         self._attributes = self._convert(optimizer, attributes, is_compiled=False)
         self._rule = _makeRule(self._attributes, makeFactors(options))
         self._group_of = self._matchGroups(optimizer)
@@ -147,8 +150,8 @@ class DeviceOptimizer:
         group_of = {}
         for index, group in enumerate(optimizer.param_groups):
             for param in group["params"]:
-                # Parameters of other models, or that need no gradient, have no name here.
-                name = self._names.get(id(param))
+                # Those of integers, which are constants, have no name here.
+                name = self._names.get(param.data_ptr())
                 if name is not None:
                     group_of[name] = index
         return group_of
@@ -210,37 +213,26 @@ class DeviceOptimizer:
         """Put changed attributes into force; the state stays.
 
         Raises:
-            Error: the kind of optimiser or a constant attribute differs from what was compiled.
+            Error: the kind of optimiser or a constant attribute differs from what was compiled, or
+                a group is gone.
 
         """
         new = self._convert(optimizer, attributes, is_compiled=True)
-        self._requireReplaceable(new, self._matchGroups(optimizer))
-        self._attributes = new
-        self._setValues()
-
-    def _requireReplaceable(self, new: Dict[str, Any], groups: Dict[str, int]) -> None:
-        def refuse(reason: str) -> None:
+        reason = refusal(self._attributes, new, set(self._group_of.values()))
+        if reason is not None:
             raise createError(
                 f"Can not replace the optimizer of a compiled model: {reason}. Compile the model "
                 "again or mark the attribute as variable before the first run.",
                 layer="popart_exception",
             )
-
-        old = self._attributes
-        for key in old:
-            if key not in ("defaults", "groups") and old[key] != new.get(key):
-                refuse(f"{key} changes from {old[key]} to {new.get(key)}")
-        if groups.keys() != self._group_of.keys():
-            refuse("the parameters that it holds differ")
-        for name, index in groups.items():
-            new_values = new["groups"][index]
-            for key, (value, const) in old["groups"][self._group_of[name]].items():
-                new_value, new_const = new_values[key]
-                if const != new_const:
-                    refuse(f"{key} of {name} would turn from constant to variable or back")
-                if const and value != new_value:
-                    refuse(f"{key} of {name} is a constant {value} and cannot become {new_value}")
-        self._group_of = groups
+        if self._matchGroups(optimizer) != self._group_of:
+            # CompilerImpl.cpp:803
+            logger.warning(
+                "The parameters of the optimizer's groups differ from those that the model was "
+                "compiled for, which stay: only the attributes of the groups change."
+            )
+        self._attributes = replaced(self._attributes, new)
+        self._setValues()
 
     def step(self, grads: Mapping[str, Optional[Tensor]]) -> None:
         """One weight update of all parameters in place.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Callable, Dict, Optional
 
@@ -147,13 +148,43 @@ def _dist(input: torch.Tensor, other: torch.Tensor, p: float = 2) -> torch.Tenso
     return torch.norm(input - other, p)
 
 
+def _block_diag(*tensors: torch.Tensor) -> torch.Tensor:
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    blocks = [tensor.reshape(-1, tensor.shape[-1] if tensor.dim() else 1) for tensor in tensors]
+    rows, columns = (sum(block.shape[dim] for block in blocks) for dim in (0, 1))
+    result = torch.zeros(rows, columns, dtype=dtype)
+    row = column = 0
+    for block in blocks:
+        height, width = block.shape
+        result[row : row + height, column : column + width].copy_(block)
+        row, column = row + height, column + width
+    return result
+
+
+def _pixel_unshuffle(input: torch.Tensor, downscale_factor: int) -> torch.Tensor:
+    *batch, channels, height, width = input.shape
+    factor, dims = downscale_factor, len(batch)
+    if height % factor or width % factor:
+        raise RuntimeError(
+            f"pixel_unshuffle expects height and width divisible by {factor} but got {height} and "
+            f"{width}"
+        )
+    split = input.reshape(*batch, channels, height // factor, factor, width // factor, factor)
+    order = [*range(dims), *(dims + at for at in (0, 2, 4, 1, 3))]
+    return split.permute(order).reshape(
+        *batch, channels * factor * factor, height // factor, width // factor
+    )
+
+
 # torch takes these apart for every device that has none of its own (``CompositeExplicitAutograd``),
 # before PopTorch's fallback sees them (``RegisterAtenOverloads.cpp:675``).
 _TAKEN_APART: Dict[str, Callable] = {
     "addr": _addr,
+    "block_diag": _block_diag,
     "deg2rad": lambda input: input * (math.pi / 180),
     "dist": _dist,
     "isinf": _isinf,
+    "pixel_unshuffle": _pixel_unshuffle,
     "rad2deg": lambda input: input * (180 / math.pi),
     "rand_like": _like(torch.Tensor.uniform_),
     "randint_like": _like(_fill_whole_numbers),

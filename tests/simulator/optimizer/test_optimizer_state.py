@@ -242,7 +242,7 @@ def test_constants_cannot_change_once_compiled():
     trainer = poptorch.trainingModel(model, optimizer=optimizer)
     trainer(X)
     optimizer.param_groups[0]["momentum"] = 0.9
-    with pytest.raises(poptorch.Error, match=r"momentum of lin\.\w+ is a constant 0"):
+    with pytest.raises(poptorch.Error, match=r"momentum of group 0 is a constant 0"):
         trainer.setOptimizer(optimizer)
 
 
@@ -313,3 +313,103 @@ def test_models_and_loaders_freeze_the_options_they_get():
             used.deviceIterations(2)
     assert options.defaultOutputMode()  # the model chooses on a copy
     assert model.options.output_mode == poptorch.OutputMode.All
+
+
+def replaced(make, new):
+    """Weights of a regression trained with one optimiser, and then with another."""
+    torch.manual_seed(0)
+    model = Regression()
+    trainer = poptorch.trainingModel(model, optimizer=make(model))
+    trainer(X)
+    before = model.lin.bias.detach().clone()
+    trainer.setOptimizer(new(model))
+    trainer(X)
+    return before, model.lin.bias.detach()
+
+
+def grouped(weight, bias, **defaults):
+    def make(model):
+        groups = [
+            {"params": [model.lin.weight], "lr": weight},
+            {"params": [model.lin.bias], "lr": bias},
+        ]
+        return poptorch.optim.AdamW(groups, lr=0.1, **defaults)
+
+    return make
+
+
+def adamw(**kwargs):
+    return lambda model: poptorch.optim.AdamW(model.parameters(), lr=0.1, **kwargs)
+
+
+def sgd(**kwargs):
+    return lambda model: poptorch.optim.SGD(model.parameters(), lr=0.1, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("make", "new", "reason"),
+    [
+        (grouped(0.1, 0.2), adamw(), "no group 1"),
+        (grouped(0.1, 0.2), grouped(0.1, 0.2, eps=1e-6), "eps of the defaults would turn"),
+        (adamw(max_grad_norm=1.0), adamw(max_grad_norm=2.0), "maxGradNorm"),
+        (adamw(), lambda m: poptorch.optim.Adam(m.parameters()), "ADAMW cannot become ADAM"),
+        (
+            sgd(momentum=0.9, use_combined_accum=True),
+            sgd(momentum=0.9, use_combined_accum=False),
+            "use_combined_accum changes",
+        ),
+        (
+            sgd(momentum=0.9, use_combined_accum=False),
+            sgd(momentum=0.9, use_combined_accum=False, velocity_accum_type=torch.float16),
+            "velocityAccumType changes",
+        ),
+    ],
+)
+def test_replacements_that_popart_refuses(make, new, reason):
+    with pytest.raises(poptorch.Error, match=reason):
+        replaced(make, new)
+
+
+@pytest.mark.parametrize(
+    ("make", "new"),
+    [
+        (sgd(use_combined_accum=True), sgd(use_combined_accum=False)),  # no velocity
+        (adamw(), adamw(bias_correction=False)),  # both correct it (CompilerImpl.cpp:879)
+        (adamw(), adamw(second_order_momentum_accum_type=torch.float16)),  # not compared
+    ],
+)
+def test_replacements_that_change_nothing(make, new):
+    assert torch.equal(replaced(make, new)[1], replaced(make, make)[1])
+
+
+def test_groups_stay_as_compiled(caplog):
+    """Source: ``CompilerImpl.cpp:803``: a group's number stands for the parameters compiled."""
+    before, after = replaced(grouped(0.1, 0.2), lambda m: grouped(0.1, 0.0)(m))
+    assert torch.equal(before, after)
+    assert not caplog.text
+
+    def swapped(model):
+        return poptorch.optim.AdamW(
+            [
+                {"params": [model.lin.bias], "lr": 0.1},
+                {"params": [model.lin.weight], "lr": 0.0},
+            ],
+            lr=0.1,
+        )
+
+    before, after = replaced(grouped(0.1, 0.2), swapped)
+    assert torch.equal(before, after)
+    assert "parameters of the optimizer's groups differ" in caplog.text
+
+
+def test_an_optimizer_of_other_parameters_is_refused():
+    model = Regression()
+    other = poptorch.optim.SGD(Regression().parameters(), lr=0.1)
+    trainer = poptorch.trainingModel(model, optimizer=other)
+    with pytest.raises(poptorch.Error, match=r"Parameter 0 of group 0 .* is not the model's"):
+        trainer(X)
+    same = [torch.nn.Parameter(parameter.data) for parameter in model.parameters()]
+    trainer.setOptimizer(poptorch.optim.SGD(same, lr=0.1))  # the same memory
+    before = model.lin.bias.detach().clone()
+    trainer(X)
+    assert not torch.equal(before, model.lin.bias)

@@ -38,12 +38,32 @@ def test_quotients_of_integers_are_cut_off(mode):
     assert quotients.dtype == torch.int32
 
 
+@pytest.mark.parametrize(
+    ("divide", "expected"),
+    [
+        (lambda a: a / 2, [3, -3, 4, 2**30 - 1]),
+        (lambda a: a.div(a[1]), [-1, 1, -1, -306783378]),
+        (lambda a: (a > 0).sum() / 2 + a * 0, [1, 1, 1, 1]),
+        (lambda a: a / 2.0, [3.5, -3.5, 4.5, 2.0**30]),
+        (lambda a: 7 / a[:3], [1, -1, 7 / 9]),  # a reciprocal, which converts
+    ],
+)
+def test_exact_quotients_of_integers_lose_their_fraction(divide, expected, caplog):
+    result = run(divide, torch.tensor([7, -7, 9, 2**31 - 1]))
+    assert result.dtype == torch.float32
+    assert result.tolist() == torch.tensor(expected).float().tolist()
+    whole = all(value == int(value) for value in expected)
+    assert ("divides integers" in caplog.text) == whole
+    assert ("test_dtypes.py" in caplog.text) == whole
+
+
 def test_quotients_of_constants_are_those_of_torch():
     def forward(x):
         constant = torch.arange(-7, -5, device=x.device)
-        return x + torch.div(constant, 2, rounding_mode="floor")
+        return x + torch.div(constant, 2, rounding_mode="floor"), constant / 2
 
-    assert run(forward, torch.zeros(2)).tolist() == [-4, -3]
+    rounded, exact = run(forward, torch.zeros(2))
+    assert (rounded.tolist(), exact.tolist()) == ([-4, -3], [-3.5, -3])
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.bool, torch.float16])

@@ -39,6 +39,8 @@ def test_repeat_interleave_with_a_number(call):
         lambda x: x.dist(x * x, p=1),
         lambda x: torch.deg2rad(x) + x.rad2deg(),
         lambda x: [torch.rot90(x[:, None], k, (0, 2)) for k in range(-1, 4)],
+        lambda x: torch.block_diag(x, x[0].int(), x.sum(), x + 1),
+        lambda x: torch.nn.PixelUnshuffle(2)(x.repeat(4, 4).view(2, 3, 4, 4)),
     ],
 )
 def test_what_torch_takes_apart_for_every_device(call):

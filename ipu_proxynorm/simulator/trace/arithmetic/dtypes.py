@@ -8,6 +8,7 @@ import torch
 
 from ipu_proxynorm.nested import map_tensors, tensors_in
 
+from ..._logging import logger
 from ..effects import operator_name, without_write, written
 from ..handlers.facts import ProgramFacts, RecordedProgram
 from . import half_norms, quotients, strided_norms, variances
@@ -150,8 +151,16 @@ class DtypeRules:
             kwargs = dict(kwargs, out_int32=True)
         if function is aten.erfc.default:  # as PopTorch has it: AtenHandlers.gen.cpp:177
             return self(aten.rsub.Scalar, [self(aten.erf.default, args, kwargs), 1], {})
-        if quotients.concerns(function, args, kwargs, ProgramFacts(self._recorder)):
+        facts = ProgramFacts(self._recorder)
+        if quotients.is_floored(function, args, kwargs, facts):
             kwargs = dict(kwargs, rounding_mode="trunc")
+        if quotients.is_exact(function, args, facts):
+            logger.warning(
+                "%s divides integers: an IPU cuts the fraction off, and so does the simulator. "
+                "Write a.float() / b.",
+                self._recorder.where().location,
+            )
+            return quotients.cut_off(self._recorder.emit, function, args)
         if variances.concerns(function) and args[0].is_floating_point():
             return variances.taken_apart(self, function, args, kwargs)
         if self._strided_groups and strided_norms.concerns(function, args):
