@@ -44,6 +44,17 @@ class _Shadow(NamedTuple):
 _UNCHECKED = ("aten::nll_loss_backward", "aten::nll_loss2d_backward")
 
 
+@contextlib.contextmanager
+def kernels_of_onednn(enabled: bool) -> Iterator[None]:
+    """Let torch use oneDNN meanwhile, or not."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
 def _without_indices(tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.dtype == torch.int64 else tensor
 
@@ -81,6 +92,8 @@ class Recorder(TorchDispatchMode):
         self.traced: Dict[Slot, Traced] = {}
         #: The last error of ours: where TorchScript is between, its text is lost on the way.
         self.refusal: Optional[Error] = None
+        # Kernels run as they will in the program: oneDNN's lay their results out in other ways.
+        self._onednn = torch._C._get_mkldnn_enabled()
         self._dtypes = dtypes.DtypeRules(self, stochastic_rounding, strided_groups, stable_norms)
         self._shadows: Dict[int, _Shadow] = {}
         self._updates_statistics = False
@@ -152,7 +165,7 @@ class Recorder(TorchDispatchMode):
         where = self.where()
         slots, reads = self._arguments(function, args, kwargs, where)
         writes = effects.written(function, args, kwargs)
-        with self.paused():
+        with self.paused(), kernels_of_onednn(self._onednn):
             result = self._run(function, args, kwargs)
         if function is torch.ops.aten.detach.default:
             self.same_slot(result, args[0])

@@ -17,7 +17,7 @@ from .checkpointing import without_recomputation
 from .functions import FunctionMode
 from .overlap import Overlap
 from .packages import torch_spline_conv
-from .recorder import Recorder, Watch, recording
+from .recorder import Recorder, Watch, kernels_of_onednn, recording
 from .tape import Slot, operations_in
 
 _current: List[Trace] = []
@@ -154,15 +154,13 @@ def tracing(trace: Trace) -> Iterator[None]:
     # Attention in one kernel is no operator of the device's; spelled out it is.
     fused_attention = torch.backends.cuda.flash_sdp_enabled()
     torch.backends.cuda.enable_flash_sdp(False)
-    # oneDNN's recurrent layers keep a workspace that torch hands to their own backward only. What
-    # is recorded without oneDNN still picks its kernels, oneDNN's too, when it runs.
-    onednn = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
     _impl.setIpuContext(True)
     poptorch_core.setCompiling(True)
     trace.stages_manager.clearDebug()
     try:
-        with recording(trace.recorder), FunctionMode(
+        # oneDNN's recurrent layers keep a workspace that torch hands to their own backward only.
+        # What is recorded without oneDNN still picks its kernels, oneDNN's too, when it runs.
+        with kernels_of_onednn(False), recording(trace.recorder), FunctionMode(
             trace.recorder, trace.note_loss, trace.training
         ), without_recomputation(), torch_spline_conv.seen():
             yield
@@ -170,7 +168,6 @@ def tracing(trace: Trace) -> Iterator[None]:
         trace.stages_manager.printDebug()
         torch.distributions.Distribution.set_default_validate_args(validates)
         torch.backends.cuda.enable_flash_sdp(fused_attention)
-        torch._C._set_mkldnn_enabled(onednn)
         poptorch_core.setCompiling(False)
         _impl.setIpuContext(False)
         _current.pop()

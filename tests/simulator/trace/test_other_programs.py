@@ -214,3 +214,29 @@ def test_batch_norm_trains_on_replicas(dtype):
     trainer(x)
     expected = 0.1 * x[:4].float().mean(0)  # the host reads replica 0's
     torch.testing.assert_close(net.norm.running_mean.float(), expected, atol=1e-3, rtol=1e-2)
+
+
+class Attends(torch.nn.Module):
+    """A convolution of what attention gives back, whose channels lie innermost in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(8, 8, 3), torch.nn.Linear(8 * 4, 2)
+
+    def forward(self, x):
+        tokens = torch.relu(x.flatten(2).permute(0, 2, 1).matmul(torch.ones(8, 8)))
+        maps = tokens.permute(0, 2, 1).view(x.shape)
+        y = self.fc(self.conv(maps).flatten(1))
+        return y, poptorch.identity_loss(y.pow(2).mean(), "none")
+
+
+def test_convolutions_lay_out_their_results_alike_when_recorded_and_when_run():
+    torch.manual_seed(0)
+    model, x = Attends(), torch.randn(32, 8, 4, 4)
+    expected, loss = model(x)
+    loss.backward()
+    weight = (model.fc.weight - model.fc.weight.grad).detach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    outputs, _ = poptorch.trainingModel(model, optimizer=optimizer)(x)
+    torch.testing.assert_close(outputs, expected.detach())
+    torch.testing.assert_close(model.fc.weight.detach(), weight)
