@@ -14,6 +14,7 @@ from ..optimizer.device_optimizer import DeviceOptimizer
 from ..options import Options
 from ..trace import compute_device
 from ..trace.arithmetic import dtypes
+from ..trace.autocast import without_autocast
 from ..trace.program import Program
 from .anchors import GRADIENT, LOSS_SCALE, UPDATED, Anchors
 from .batching import BatchLayout, OutputCollector, Position
@@ -121,7 +122,7 @@ class Device:
             for output in self.program.device_outputs
         ]
         self.transfers = {}
-        with torch.inference_mode(False), torch.no_grad(), self._precision():
+        with torch.inference_mode(False), torch.no_grad(), self._precision(), without_autocast():
             inputs = [
                 tensor.detach().to(self._torch_device, dtype)
                 for tensor, dtype in zip(host_inputs, self.program.input_dtypes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Set
 
 import torch
 
@@ -135,13 +135,27 @@ def _check_returns(program: Program, options: Options, stages: int) -> None:
             refusals.report(poptorch_core.createError(message, layer="popart_exception"))
 
 
+def _check_proportions(options: Options, ipus_used: Set[int]) -> None:
+    """Check the proportions of memory of the IPUs that have operators.
+
+    Source: PopTorch ``Compiler.cpp:129``, PopART ``builder.cpp:1782``.
+    """
+    for ipu, proportion in options.available_memory_proportion.items():
+        if ipu in ipus_used and not 0 < proportion <= 1:
+            message = (
+                f"availableMemoryProportion must be in (0,1] but setAvailableMemoryProportion has "
+                f"{proportion} for IPU{ipu}"
+            )
+            refusals.report(poptorch_core.createError(message, layer="popart_exception"))
+
+
 def check_program(program: Program, options: Options, training: bool) -> None:
     """Refuse what the machine cannot do with a program.
 
     Raises:
         poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, no gradients for
-            automatic loss scaling to watch, a return period that does not fit, or session options
-            that contradict each other.
+            automatic loss scaling to watch, a return period or a proportion of memory that does not
+            fit, or session options that contradict each other.
 
     """
     _check_offline(options)
@@ -170,6 +184,7 @@ def check_program(program: Program, options: Options, training: bool) -> None:
         )
     pipelined = pipeline.is_pipelined(options)
     _check_returns(program, options, len(program.stage_ipus) if pipelined else 1)
+    _check_proportions(options, {ipu for _, _, ipu in program.placements})
     used = ipus.ipus_per_replica(program.placements)
     strategy = options._execution_strategy
     for error in together.refusals(

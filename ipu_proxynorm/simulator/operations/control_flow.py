@@ -187,11 +187,24 @@ def end_for_loop(outputs: Tensors, inputs: Tensors, trip_count: int) -> Tensors:
 
 
 def start_if_block(condition: torch.Tensor) -> None:
-    """Begin what runs where ``condition``, one boolean, is True."""
+    """Begin what runs where ``condition``, one boolean or integer, is True.
+
+    Raises:
+        poptorch.Error: the condition has several elements (PopART ``popx/op/ifx.cpp:176``), or is
+            a float, which no program of Poplar's branches on; or the model is trained.
+
+    """
     tracing.check_inference("cond", "compute both and choose with torch.where")
     trace = tracing.current()
-    if trace is not None:
-        trace.open_blocks.append(_OpenBlock(trace.recorder))
+    if trace is None:
+        return
+    if condition.numel() != 1 or condition.is_floating_point():
+        raise refusals.refuse(
+            f"poptorch.cond: the condition must be one boolean but is {condition.dtype} of shape "
+            f"{tuple(condition.shape)}: write (tensor > 0).all(), for instance",
+            trace.recorder.where(),
+        )
+    trace.open_blocks.append(_OpenBlock(trace.recorder))
 
 
 def start_else_block(outputs_true: Tensors) -> None:

@@ -108,7 +108,8 @@ def ctc_beam_search_decoder(
         (N, top_paths, T), filled up with blanks.
 
     Raises:
-        poptorch.Error: an argument that is no tensor, or has another number of dimensions.
+        poptorch.Error: an argument that is no tensor, or has another number of dimensions; or
+            more paths asked for than are kept.
 
     """
     for name, value in (("probs", probs), ("lengths", lengths)):
@@ -125,6 +126,11 @@ def ctc_beam_search_decoder(
         raise _impl.createPoptorchError(
             f"ctc_beam_search_decoder: lengths has the shape {tuple(lengths.shape)}, expected "
             f"{tuple(probs.shape[1:2])}, one for each sequence of probs."
+        )
+    if top_paths > beam_width:  # poplibs' lib/popnn/CTCInference.cpp:1115
+        raise _impl.createPoptorchError(
+            f"ctc_beam_search_decoder: top_paths={top_paths} exceeds beam_width={beam_width}: no "
+            "more paths are kept than that."
         )
     decoder = _Decoder(blank, beam_width, top_paths)
     recorder = active()

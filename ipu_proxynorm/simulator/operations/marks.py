@@ -104,16 +104,22 @@ def set_available_memory(tensor: torch.Tensor, available_memory_proportion: floa
 
     Args:
         tensor: the operation's output, returned as it is.
-        available_memory_proportion: from 0 to 1.
+        available_memory_proportion: above 0, up to 1.
 
     Raises:
-        poptorch.Error: ``tensor`` is no tensor.
+        poptorch.Error: ``tensor`` is no tensor, or the proportion is out of range.
 
     """
     if not isinstance(tensor, torch.Tensor):
         raise _impl.createPoptorchError(
             "You may only set available memory for torch.tensor values. "
             f"{type(tensor)} is not supported."
+        )
+    trace = tracing.current()
+    if trace is not None and not 0 < available_memory_proportion <= 1:  # PopART's builder.cpp:1782
+        raise refusals.refuse(
+            f"availableMemoryProportion must be in (0,1] but is {available_memory_proportion}",
+            trace.recorder.where(),
         )
     return _identity(tensor)
 

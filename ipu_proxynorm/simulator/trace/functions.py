@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from ipu_proxynorm.nested import stand_in, tensors_in
 
 from . import handlers, refusals, registered
+from .autocast import without_autocast
 from .packages.torch_scatter import replacement as torch_scatter_replacement
 from .recorder import Recorder
 from .replacements import REPLACEMENTS
@@ -108,7 +109,8 @@ class FunctionMode(TorchFunctionMode):
             with self:  # the tensors that it stands for are seen in what it calls
                 return kind.__torch_function__(func, types, args, kwargs)
         with self._recorder.in_function(getattr(func, "__name__", "")):
-            result = self._call(func, args, kwargs)
+            with without_autocast():  # the model may have turned it on
+                result = self._call(func, args, kwargs)
             if self._training:
                 self._recorder.nodes.note(result, self._recorder.where)
             return result

@@ -13,6 +13,7 @@ from .. import _impl, enums, poptorch_core
 from ..options import Options
 from . import float_exceptions, loss_scale, losses, refusals
 from .arithmetic import dtypes, strided_norms
+from .autocast import without_autocast
 from .checkpointing import without_recomputation
 from .functions import FunctionMode
 from .overlap import Overlap
@@ -160,7 +161,7 @@ def tracing(trace: Trace) -> Iterator[None]:
     try:
         # oneDNN's recurrent layers keep a workspace that torch hands to their own backward only.
         # What is recorded without oneDNN still picks its kernels, oneDNN's too, when it runs.
-        with kernels_of_onednn(False), recording(trace.recorder), FunctionMode(
+        with without_autocast(), kernels_of_onednn(False), recording(trace.recorder), FunctionMode(
             trace.recorder, trace.note_loss, trace.training
         ), without_recomputation(), torch_spline_conv.seen():
             yield

@@ -70,6 +70,16 @@ def test_cond_decides_at_run_time():
     assert model(yes, torch.tensor([-1.0])).item() == -1
 
 
+@pytest.mark.parametrize("condition", [torch.tensor([True, False]), torch.tensor(1.0)])
+def test_a_condition_is_one_boolean(condition):
+    def forward(flag, x):
+        return poptorch.cond(flag, lambda: x + 1, [], lambda: x - 1, [])[0]
+
+    with pytest.raises(poptorch.Error, match="the condition must be one boolean"):
+        poptorch.inferenceModel(forward)(condition, torch.zeros(2))
+    assert poptorch.inferenceModel(forward)(torch.tensor([1]), torch.zeros(2)).tolist() == [1, 1]
+
+
 def test_control_flow_is_for_inference():
     class Model(torch.nn.Module):
         def __init__(self, outputs):

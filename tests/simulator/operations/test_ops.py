@@ -72,6 +72,27 @@ def test_the_ctc_decoder_wants_a_length_for_each_sequence():
         run(lambda s, n: poptorch.ctc_beam_search_decoder(s, n), scores, torch.tensor([4]))
 
 
+def test_the_ctc_decoder_returns_no_more_paths_than_it_keeps():
+    scores, lengths = torch.randn(4, 2, 3).log_softmax(-1), torch.tensor([4, 4])
+    with pytest.raises(poptorch.Error, match="top_paths=3 exceeds beam_width=2"):
+        run(lambda s, n: poptorch.ctc_beam_search_decoder(s, n, 0, 2, 3), scores, lengths)
+
+
+@pytest.mark.parametrize("proportion", [0.0, 1.5])
+def test_a_proportion_of_memory_is_in_its_range(proportion):
+    x = torch.randn(2, 2)
+    with pytest.raises(poptorch.Error, match=r"must be in \(0,1\]"):
+        run(lambda a: poptorch.set_available_memory(a @ a, proportion), x)
+    assert torch.equal(poptorch.set_available_memory(x, proportion), x)  # on the host
+    options = poptorch.Options()
+    options.setAvailableMemoryProportion({"IPU0": 1.0, "IPU3": proportion})  # IPU 3 has nothing
+    poptorch.inferenceModel(torch.nn.Linear(2, 2), options)(x)
+    options = poptorch.Options()
+    options.setAvailableMemoryProportion({"IPU0": proportion})
+    with pytest.raises(poptorch.Error, match=rf"has {proportion} for IPU0"):
+        poptorch.inferenceModel(torch.nn.Linear(2, 2), options)(x)
+
+
 def test_multi_conv():
     conv = torch.nn.Conv2d(1, 2, 3)
 

@@ -30,6 +30,27 @@ def test_64_bits_become_32():
     assert [r.dtype for r in results] == [torch.int32, torch.float32, torch.int32, torch.int32]
 
 
+def test_autocast_leaves_the_devices_tensors_alone():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            with torch.autocast("cpu"):
+                y = self.linear(x)
+            return y, identity_loss(y.square() @ y, "mean")
+
+    model, x = Model(), torch.randn(2, 2)
+    expected = model.linear(x)
+    with torch.autocast("cpu"):  # around compiling, the backward pass and running
+        trainer = trainingModel(model, optimizer=SGD(model.parameters(), 0.1))
+        results = [trainer(x)[0] for _ in range(2)]
+    assert results[0].dtype == torch.float32
+    assert torch.allclose(results[0], expected, atol=1e-6)
+    assert not torch.equal(*results)
+
+
 @pytest.mark.parametrize("mode", ["floor", "trunc"])
 def test_quotients_of_integers_are_cut_off(mode):
     dividends, divisors = torch.tensor([7, -7, 9]), torch.tensor([2, 2, -4])
