@@ -12,7 +12,8 @@ from typing import Any, Callable, ContextManager
 
 import torch
 
-_is_enabled: Callable[[], bool] = functools.partial(torch.is_autocast_enabled, "cpu")
+_of_a_device: Callable[..., bool] = torch.is_autocast_enabled  # torch 2.0's takes no argument
+_is_enabled: Callable[[], bool] = functools.partial(_of_a_device, "cpu")
 try:
     _is_enabled()
 except TypeError:  # torch 2.0 has a function for each kind of device
