@@ -215,7 +215,9 @@ class PlainLoop:
         outputs = tensors_in(result)
         loss = mode.losses[-1]
         self.is_loss = [output is loss for output in outputs]
-        self._buffers[replica] = {n: t.detach().clone() for n, t in self.model.named_buffers()}
+        for buffer in self.model.buffers():  # what a model keeps has no past on the device
+            buffer.detach_()
+        self._buffers[replica] = {n: t.clone() for n, t in self.model.named_buffers()}
         return [output.detach() for output in outputs]
 
 
