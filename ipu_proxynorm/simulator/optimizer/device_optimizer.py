@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -20,6 +19,7 @@ from .adam import AdamRule
 from .replacement import refusal, replaced
 from .rmsprop import RmspropRule
 from .sgd import CombinedSgdRule, SgdRule
+from .value_checks import check_values, float32
 from .weight_update import Factors, MomentTypes, Scalars, State, Values
 
 _Rule = Union[SgdRule, AdamRule, RmspropRule]
@@ -36,10 +36,6 @@ class _Update(NamedTuple):
     updater: Tensor
     #: What is stored in float16, each with its float32 copy that the update is computed on.
     rounded: List[Tuple[Tensor, Tensor]]
-
-
-def _float32(value: Any) -> float:
-    return ctypes.c_float(float(value)).value
 
 
 def _dtype(is_float16: bool) -> torch.dtype:
@@ -120,6 +116,7 @@ class DeviceOptimizer:
         self._attributes = self._convert(optimizer, attributes, is_compiled=False)
         self._rule = _makeRule(self._attributes, makeFactors(options))
         self._group_of = self._matchGroups(optimizer)
+        check_values(self._attributes, set(self._group_of.values()))
         self._values: Dict[str, Values] = {}
         self._scalars: Dict[str, Scalars] = {}
         self._constants: Dict[str, List[str]] = {}
@@ -164,20 +161,18 @@ class DeviceOptimizer:
         (``optimizer.hpp``): training that goes on from a saved state is training in a row.
         """
         loss_scaling = self._attributes["defaults"]["lossScaling"]
-        if loss_scaling[0] == 0:
-            raise createError("Loss scaling cannot be 0", layer="popart_exception")
-        loss_scaling = (_float32(loss_scaling[0]), loss_scaling[1])
+        loss_scaling = (float32(loss_scaling[0]), loss_scaling[1])
         self._loss_scaling = loss_scaling[0]
         self._loss_scaling_const = bool(loss_scaling[1])
         for name, group in self._group_of.items():
             values = {
-                key: (_float32(value), const)
+                key: (float32(value), const)
                 for key, (value, const) in self._attributes["groups"][group].items()
             }
             values["lossScaling"] = loss_scaling
             scalars = self._rule.scalars(values)
             self._values[name] = values
-            self._scalars[name] = {key: _float32(value) for key, (value, _) in scalars.items()}
+            self._scalars[name] = {key: float32(value) for key, (value, _) in scalars.items()}
             self._constants[name] = [key for key, (_, const) in scalars.items() if const]
 
     @property
@@ -213,12 +208,14 @@ class DeviceOptimizer:
         """Put changed attributes into force; the state stays.
 
         Raises:
-            Error: the kind of optimiser or a constant attribute differs from what was compiled, or
-                a group is gone.
+            Error: the kind of optimiser or a constant attribute differs from what was compiled, a
+                group is gone, or a value is refused.
 
         """
         new = self._convert(optimizer, attributes, is_compiled=True)
-        reason = refusal(self._attributes, new, set(self._group_of.values()))
+        groups = set(self._group_of.values())
+        check_values(new, groups)
+        reason = refusal(self._attributes, new, groups)
         if reason is not None:
             raise createError(
                 f"Can not replace the optimizer of a compiled model: {reason}. Compile the model "

@@ -481,3 +481,55 @@ def test_stochastic_rounding_keeps_small_updates_on_average():
         results[name] = float(weight.double().mean())
     assert results["nearest"] == 1.0
     assert results["stochastic"] == pytest.approx(1.0 - 2 * 2.0**-11, abs=2.0**-11 / 10)
+
+
+SGD, ADAM, RMSPROP = torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "value", "reason"),
+    [
+        (SGD, "lr", -0.1, "Negative learning rate"),
+        (SGD, "weight_decay", -0.1, "Negative weight decay"),
+        (SGD, "momentum", -0.5, "Negative momentum"),
+        (SGD, "dampening", -0.5, "Negative dampening"),
+        (ADAM, "betas", (-0.1, 0.9), "Negative beta1"),
+        (ADAM, "eps", 0.0, "Non-positive eps"),
+        (ADAM, "eps", 1e-60, "Non-positive eps"),  # none in float32
+        (RMSPROP, "alpha", -0.1, "Negative alpha"),
+        (RMSPROP, "eps", 0.0, "Non-positive eps"),
+    ],
+)
+def test_values_that_popart_refuses(make, key, value, reason):
+    parameters = make_parameters()
+    optimizer = make(list(parameters.values()), lr=0.1)
+    simulated = DeviceOptimizer(optimizer, parameters, Options())
+    optimizer.param_groups[0][key] = value
+    with pytest.raises(Error, match=rf"{reason} .* group 0 of the optimizer"):
+        simulated.update(optimizer)
+    with pytest.raises(Error, match=reason):
+        DeviceOptimizer(optimizer, parameters, Options())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "reason"),
+    [
+        ({"loss_scaling": 0.0}, "Loss scaling cannot be 0"),
+        ({"loss_scaling": -2.0}, "Non-positive velocity scaling"),  # it is the loss's
+        ({"velocity_scaling": 0.0, "use_combined_accum": True}, "Non-positive velocity scaling"),
+    ],
+)
+def test_scalings_that_popart_refuses(kwargs, reason):
+    parameters = make_parameters()
+    kwargs = {"use_combined_accum": False, **kwargs}
+    sgd = optim.SGD(list(parameters.values()), lr=0.1, momentum=0.9, **kwargs)
+    with pytest.raises(Error, match=reason):
+        DeviceOptimizer(sgd, parameters, Options())
+
+
+def test_a_learning_rate_of_zero_is_variable_or_refused():
+    parameters = make_parameters()
+    groups = [{"params": list(parameters.values()), "lr": 0.0}]
+    DeviceOptimizer(optim.AdamW(groups, lr=0.1), parameters, Options())
+    with pytest.raises(Error, match="Constant, zero learning rate"):
+        DeviceOptimizer(optim.AdamW(groups), parameters, Options())
