@@ -142,6 +142,8 @@ def options_of(draw: random.Random) -> Tuple[Any, Dict[str, Any], int]:
         strategy = draw.choice(list(poptorch.MeanReductionStrategy))
         options.Training.setMeanAccumulationAndReplicationReductionStrategy(strategy)
     mode, period = draw.choice(["All", "Final", "EveryN", "Sum"]), 1
+    if mode == "EveryN" and splits and not sharded:  # PopART refuses it in pipelines
+        mode = "All"
     if mode == "EveryN":
         period = iterations
         options.outputMode(poptorch.OutputMode.EveryN, period)
