@@ -45,7 +45,8 @@ class FloatCheck:
         """Check the results against the inputs.
 
         Raises:
-            poptorch.RecoverableError: names the operation and the line.
+            poptorch.Error: names the operation and the line. It is an error of the program, not of
+                the machine, so none to recover from (PopTorch's ``overview.rst:184``).
 
         """
         results = [t for t in tensors[: self._outputs] if t.is_floating_point()]
@@ -59,15 +60,12 @@ class FloatCheck:
             return
         kind = "an invalid operation" if invalid else "an overflow or a division by zero"
         location = self._origin.location
-        error = poptorch_core.RecoverableError(
-            f"'poplar_recoverable_runtime_error': Floating-point exception: {kind} in {self._name}"
-            + (f" ({location})" if location else " of the backward pass")
+        where = f" ({location})" if location else " of the backward pass"
+        raise poptorch_core.createError(
+            f"Floating-point exception: {kind} in {self._name}{where}",
+            layer="poplar_application_runtime_error",
+            location=location,
         )
-        error.type = "poplar_recoverable_runtime_error"
-        error.message = str(error).split(": ", 1)[1]
-        error.location = location
-        error.recovery_action = "IPU_RESET"
-        raise error
 
 
 def watch(

@@ -310,8 +310,13 @@ def test_floating_point_exceptions():
         options.Precision.enableFloatingPointExceptions(True)
         model = poptorch.inferenceModel(forward, options)
         model.compile(*inputs)
-        with pytest.raises(poptorch.Error, match=rf"Floating-point exception.*{__file__}"):
+        with pytest.raises(
+            poptorch.Error, match=rf"Floating-point exception.*{__file__}"
+        ) as caught:
             model(*inputs)
+        assert type(caught.value) is poptorch.Error  # of the program: none to recover from
+        assert caught.value.type == "poplar_application_runtime_error"
+        assert __file__ in caught.value.location
 
 
 @pytest.mark.parametrize("ipus", [(0, 1), (2, 3), (1, 1), (0, 2)])
