@@ -407,7 +407,7 @@ class PoplarExecutor(Inspection, Exporting):
         self._compiled()
         if not self._is_attached:
             raise _impl.createPoptorchError("Device is not attached")
-        self._rng_state = self.rng_state
+        _ = self.rng_state  # read, it is kept
         if self._link is not None:
             self.copyWeightsToHostIfNeeded()
             self._link.fetch()
@@ -418,11 +418,15 @@ class PoplarExecutor(Inspection, Exporting):
 
     @property
     def rng_state(self) -> List[int]:
-        """The seed, then the state of the replicas' random number generators."""
+        """The seed, then the state of the replicas' random number generators.
+
+        The state that was read last is where a model that is compiled or attached anew goes on.
+        """
         streams = self._compiled().streams
         logger.debug("Reading random seed")
         logger.debug("Reading RNG state")
-        return [streams.seed, *streams.state()]
+        self._rng_state = [streams.seed, *streams.state()]
+        return list(self._rng_state)
 
     @rng_state.setter
     def rng_state(self, state: List[int]) -> None:

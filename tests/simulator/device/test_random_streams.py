@@ -112,3 +112,22 @@ def test_a_state_is_as_long_for_every_replica_and_goes_back_and_forth():
     assert other.state() == state
     other.set_state([])
     assert other.state() == RandomStreams(8, 3).state()
+
+
+def test_a_model_compiled_anew_goes_on_from_the_state_read_last():
+    x = torch.ones(64)
+
+    def dropout():
+        return poptorch.inferenceModel(torch.nn.Dropout(0.5), poptorch.Options().randomSeed(5))
+
+    executor = dropout()
+    first = executor(x)
+    assert len(executor.rng_state) > 1
+    second = executor(x)
+    executor.destroy()
+    assert torch.equal(executor(x), second)  # _poplar_executor.py:431, 1130
+
+    unread = dropout()
+    unread(x)
+    unread.destroy()
+    assert torch.equal(unread(x), first)
