@@ -3,9 +3,9 @@
     python benchmarks/memory_accuracy.py [--plot docs/memory_accuracy.png]
 
 Nothing is judged by a calibration that has seen it: rows by one fitted without their family of
-networks (ResNet, ResNeXt, EfficientNet), single convolutions by one fitted to the other network's,
-the 30 published EfficientNet configurations by the calibration that the package ships, which is
-fitted without them.
+networks (ResNet, ResNeXt, EfficientNet), single convolutions by one fitted to the other network's.
+The 30 published EfficientNet configurations, the matrix products and the pair that Graphcore's
+tests assert are judged by the calibration that the package ships, which is fitted without them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import memory_rows
 import numpy as np
+import torch
+import torchvision
 from memory_calibrate import Observation, fit, observe, predicted_rest, utilisation
 from memory_rows import Convolution
 
 from ipu_proxynorm import memory
+from ipu_proxynorm.memory.budget import ipu_loads
+from ipu_proxynorm.memory.convolutions import single_convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,37 @@ def convolution_errors(convolutions: Sequence[Convolution]) -> Any:
     return np.concatenate(errors)
 
 
-def table(known: List[Judged], validation: List[Judged], errors: Any) -> List[List[str]]:
+def product_errors(parameters: memory.Parameters) -> Any:
+    """Return relative errors of the memory of single matrix products, by a given calibration."""
+    products = memory_rows.read_products()
+    predicted = [p.tensors + single_convolution(1, p.planned, parameters) for p in products]
+    return np.abs(np.array(predicted) / np.array([p.measured for p in products]) - 1)
+
+
+def pair(parameters: memory.Parameters) -> List[float]:
+    """Return the use by ResNeXt-50 in float32, 20 images, at proportions of 0.8 and 0.35.
+
+    The first runs out of memory, the second runs: graphcore/examples, ``tutorials/tech_notes_code/
+    available_memory/tests/pytorch/test_all.py``.
+    """
+    with torch.device("meta"):
+        network = torchvision.models.resnext50_32x4d().eval()
+    images = [torch.empty(20, 3, 224, 224, device="meta")]
+    captured = memory.capture(network, images, training=False, precision="32.32")
+    layouts = [
+        memory.Layout(precision="32.32", optimizer=None, available_memory_proportion=(share,))
+        for share in (0.8, 0.35)
+    ]
+    return [utilisation(ipu_loads(captured, layout), parameters) for layout in layouts]
+
+
+def table(
+    known: List[Judged],
+    validation: List[Judged],
+    errors: Any,
+    products: Any,
+    float32: Sequence[float],
+) -> List[List[str]]:
     """Return the rows: what, to reach, reached."""
     used = np.array([j.used for j in known])
     maxima = [j for j in known if j.seen.row.is_maximum]
@@ -70,25 +104,33 @@ def table(known: List[Judged], validation: List[Judged], errors: Any) -> List[Li
     return [
         ["validation: above 100 %", "0", str(int(np.sum(published > 1)))],
         ["validation: median utilisation", "60-85 %", f"{100 * np.median(published):.0f} %"],
-        ["held-out family: above 100 %", "<= 10 %", share(used > 1)],
-        ["held-out family: above 115 %", "<= 3 %", share(used > memory.HOPELESS)],
+        ["held-out family: above 100 %", "<= 6 %", share(used > 1)],
+        ["held-out family: above 115 %", "0 %", share(used > memory.HOPELESS)],
         [
             "maxima, held-out family: median utilisation",
-            ">= 80 %",
+            ">= 85 %",
             f"{100 * np.median([j.used for j in maxima]):.0f} %",
         ],
         ["maxima at 2 x micro-batch: above 100 %", ">= 90 %", share(doubled > 1)],
-        ["maxima at 2 x micro-batch: above 115 %", ">= 90 %", share(doubled > memory.HOPELESS)],
+        ["maxima at 2 x micro-batch: above 115 %", ">= 70 %", share(doubled > memory.HOPELESS)],
         [
             "single convolutions, held-out network: median error",
-            "<= 12 %",
+            "<= 9 %",
             f"{100 * np.median(errors):.1f} %",
         ],
         [
             "single convolutions, held-out network: p90 error",
-            "<= 40 %",
+            "<= 30 %",
             f"{100 * np.quantile(errors, 0.9):.1f} %",
         ],
+        ["matrix products, nothing fitted: median error", "", f"{100 * np.median(products):.1f} %"],
+        [
+            "matrix products, nothing fitted: p90 error",
+            "",
+            f"{100 * np.quantile(products, 0.9):.1f} %",
+        ],
+        ["ResNeXt-50, float32, proportion 0.8", "> 100 %", f"{100 * float32[0]:.0f} %"],
+        ["ResNeXt-50, float32, proportion 0.35", "<= 85 %", f"{100 * float32[1]:.0f} %"],
     ]
 
 
@@ -156,7 +198,8 @@ def main() -> None:
         for judged in (*validation, *known):
             twice = "" if judged.doubled is None else f"  x2 {100 * judged.doubled:4.0f} %"
             print(f"{100 * judged.used:5.0f} %  {judged.seen.row.name}{twice}")
-    for what, target, reached in [["", "to reach", "reached"], *table(known, validation, errors)]:
+    judged_rows = table(known, validation, errors, product_errors(shipped), pair(shipped))
+    for what, target, reached in [["", "to reach", "reached"], *judged_rows]:
         print(f"{what:54s}{target:>10s}  {reached}")
     if arguments.plot:
         plot(known, validation, arguments.plot)

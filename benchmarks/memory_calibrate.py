@@ -41,12 +41,7 @@ PRIOR: Dict[str, Tuple[float, float]] = {
     "code_product": (1.8e6, 0.25),
     "code_other": (2e5, 0.5),
     "code_call": (1.1e5, 0.3),
-    "temporaries_macs": (1.8e7, 0.5),
-    "temporaries_exponent": (0.6, 0.12),
-    "temporaries_elements": (1.5, 0.5),
-    "temporaries_depthwise": (5.0, 0.5),
-    "temporaries_bound": (0.85, 0.12),
-    "half_partials": (0.7, 0.15),
+    "temporaries": (1.0, 0.2),
     "exchange_memory": (0.85, 0.08),
     "imbalance": (0.12, 0.15),  # of the excess over 1
 }
@@ -79,17 +74,15 @@ def observe(row: Row) -> Observation:
 
 
 def prune(load: IpuLoad) -> IpuLoad:
-    """Return a load without the moments that another exceeds in everything that counts."""
-    sizes = (load.live, load.macs, load.elements, -load.group_channels)
-    columns = np.stack(sizes, axis=1)
+    """Return a load without the moments that another of the same product exceeds."""
     kept: List[int] = []
     for index in np.argsort(-load.live, kind="stable"):
-        if not any((columns[k] >= columns[index]).all() for k in kept):
+        own = load.temporaries[index]
+        same = [k for k in kept if load.planned[k] == load.planned[index]]
+        if not any((load.temporaries[k] >= own).all() for k in same):
             kept.append(int(index))
     chosen = np.array(sorted(kept), dtype=int)
-    arrays = {
-        name: getattr(load, name)[chosen] for name in ("live", "macs", "elements", "group_channels")
-    }
+    arrays = {name: getattr(load, name)[chosen] for name in ("live", "temporaries", "planned")}
     return dataclasses.replace(load, **arrays)
 
 
@@ -107,13 +100,7 @@ def parameters_of(logs: Any) -> memory.Parameters:
 
 def predicted_rest(rows: Sequence[Convolution], parameters: memory.Parameters) -> Any:
     """Return the predicted non-tensor bytes of single convolutions."""
-    return single_convolution(
-        np.array([r.macs for r in rows], dtype=float),
-        np.array([r.elements for r in rows], dtype=float),
-        np.array([r.group_channels for r in rows]),
-        np.array([0.6 * r.sram for r in rows]),
-        parameters,
-    )
+    return np.array([single_convolution(3, row.planned, parameters) for row in rows])
 
 
 def _residuals(

@@ -15,6 +15,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from ipu_proxynorm import memory
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.memory.convolutions import needed
+from ipu_proxynorm.memory.geometry import Geometry, forward_pass, input_pass, weight_pass
 from ipu_proxynorm.models import create_model
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -316,42 +318,86 @@ class Convolution:
     Attributes:
         network: of which it is a layer.
         name: the name of the benchmark.
-        macs: the multiply-adds of one pass.
-        elements: the number of elements of input and output.
-        group_channels: input channels of each group.
-        sram: the SRAM of the target, bytes.
+        planned: the temporaries expected of its three passes as poplibs plans them, bytes.
         rest: reported bytes less input, output, weight and their gradients.
     """
 
     network: str
     name: str
-    macs: int
-    elements: int
-    group_channels: int
-    sram: int
+    planned: float
     rest: float
 
 
 def read_convolutions() -> List[Convolution]:
-    """Return every row of ``data/ipu_conv_bench.csv`` (half data, batch 4)."""
+    """Return every row of ``data/ipu_conv_bench.csv`` (half data, float partials, batch 4)."""
     with open(DATA / "ipu_conv_bench.csv") as file:
         return [_convolution(raw) for raw in csv.DictReader(file)]
 
 
 def _convolution(raw: Dict[str, str]) -> Convolution:
-    height, width = (int(v) for v in raw["k"].split("x"))
-    inputs, outputs, weights = (int(raw[k]) for k in ("in_el", "out_el", "w_el"))
+    def places(key: str) -> int:
+        height, width = (int(v) for v in raw[key].split("x"))
+        return height * width
+
     chip = memory.CHIPS["mk1" if raw["target"] == "IpuModel1" else "mk2"]
-    tensors = 2 * 2 * (inputs + outputs + weights)
+    sizes = Geometry(
+        images=int(raw["batch"]),
+        groups=int(raw["groups"]),
+        channels=int(raw["cin"]),
+        outputs=int(raw["cout"]),
+        window=places("k"),
+        field_in=places("field"),
+        field_out=places("out"),
+    )
+    products = [of(sizes) for of in (forward_pass, input_pass, weight_pass)]
+    tensors = 2 * 2 * sum(int(raw[key]) for key in ("in_el", "out_el", "w_el"))
     return Convolution(
         network=raw["name"].split("_")[0],
         name=raw["name"],
-        macs=outputs * int(raw["cin"]) * height * width,
-        elements=inputs + outputs,
-        group_channels=int(raw["cin"]),
-        sram=chip.sram_bytes,
+        planned=float(
+            needed(products, chip.tiles, 0.6 * chip.tile_bytes, 2, half_partials=False).mean()
+        ),
         rest=float(raw["total_bytes"]) - tensors,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A single matrix product, added to a matrix, that the Poplar compiler reported.
+
+    Attributes:
+        tensors: bytes of both factors, the product and the matrix.
+        planned: the temporaries expected as poplibs plans it, bytes.
+        measured: reported bytes.
+    """
+
+    tensors: int
+    planned: float
+    measured: float
+
+
+def read_products() -> List[Product]:
+    """Return the matrix products of ``data/poplibs_bench.csv`` (half data, float partials)."""
+    with open(DATA / "poplibs_bench.csv") as file:
+        return [_product(raw) for raw in csv.DictReader(file) if raw["kind"] == "matrix product"]
+
+
+def _product(raw: Dict[str, str]) -> Product:
+    rows, inner, columns = (int(size) for size in raw["shape"].split()[0].split("x"))
+    chip = memory.CHIPS["mk1" if raw["target"] == "IpuModel1" else "mk2"]
+    # poplibs loads either factor as weights.
+    planned = [
+        needed(
+            [forward_pass(Geometry(first, 1, inner, last))],
+            chip.tiles,
+            0.6 * chip.tile_bytes,
+            2,
+            half_partials=False,
+        ).mean()
+        for first, last in ((rows, columns), (columns, rows))
+    ]
+    tensors = 2 * (rows * inner + inner * columns + 2 * rows * columns)
+    return Product(tensors, float(min(planned)), float(raw["total_bytes"]))
 
 
 def reason_unbuildable(row: Row) -> Optional[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_proxynorm.chip import Chip, find_chip
 from ipu_proxynorm.memory import liveness
 from ipu_proxynorm.memory.calibration import Parameters
-from ipu_proxynorm.memory.convolutions import temporaries
+from ipu_proxynorm.memory.convolutions import needed
+from ipu_proxynorm.memory.fullest import fullest_moment
+from ipu_proxynorm.memory.geometry import Geometry, geometry, passes
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 from ipu_proxynorm.memory.layout import Layout
 from ipu_proxynorm.placement import OFF_CHIP, SHARDED
@@ -103,12 +105,9 @@ class IpuLoad:
         others: distinct other operators, each by its weight (see `operator_weights`).
         calls: operators, each by its weight.
         live: bytes of activations and gradients at each moment of a micro-batch.
-        macs: multiply-adds of a pass of the convolution or product at that moment.
-        elements: the number of elements of its input and output.
-        group_channels: the channels of each of its groups.
-        bound: bytes that the available memory proportion allows.
-        element_bytes: the bytes of an element of the data of convolutions and products.
-        half_partials: partial sums in float16.
+        temporaries: what the convolution or product at that moment may take as poplibs plans it:
+            a row of equally likely bytes for each moment.
+        planned: the number of that convolution or product; moments of one have one plan.
         exchange: Poplar's ``internalExchangeOptimisationTarget``.
         unevenness: how uneven the chip's tiles are, as a multiple of a Mk2; see `Chip`.
     """
@@ -123,18 +122,16 @@ class IpuLoad:
     others: float
     calls: float
     live: Array
-    macs: Array
-    elements: Array
-    group_channels: Array
-    bound: float
-    element_bytes: int
-    half_partials: bool
+    temporaries: Array
+    planned: Array
     exchange: str
     unevenness: float = 1.0
 
 
 def ipu_loads(capture: Capture, layout: Layout) -> List[IpuLoad]:
     """Return what lies on every IPU of a replica, in order."""
+    if layout.precision == "16.32":
+        capture = capture.with_weight_copies
     return [_ipu_load(capture, layout, ipu) for ipu in sorted(set(capture.stage_ipus))]
 
 
@@ -146,7 +143,7 @@ def _ipu_load(capture: Capture, layout: Layout, ipu: int) -> IpuLoad:
     sums = capture.training and layout.replicas > 1
     products, others, calls = code_kinds(operators, operator_weights(capture, operators, chip))
     moments = [m for s in stages for m in _moments(capture, layout, s)]
-    at = [capture.operators[m.operator] for m in moments]
+    temporaries, planned = _temporaries(capture, layout, ipu, moments)
     return IpuLoad(
         ipu=ipu,
         stages=stages,
@@ -163,12 +160,8 @@ def _ipu_load(capture: Capture, layout: Layout, ipu: int) -> IpuLoad:
         others=others,
         calls=calls,
         live=np.array([m.bytes for m in moments], dtype=np.float64),
-        macs=np.array([o.macs / max(o.passes, 1) for o in at]),
-        elements=np.array([_moved_elements(capture, o) for o in at], dtype=np.float64),
-        group_channels=np.array([max(o.group_channels, 1) for o in at]),
-        bound=layout.proportion(ipu) * chip.sram_bytes,
-        element_bytes=4 if layout.precision == "32.32" else 2,
-        half_partials=layout.half_partials,
+        temporaries=temporaries,
+        planned=planned,
         exchange=layout.exchange,
         unevenness=chip.unevenness,
     )
@@ -239,42 +232,33 @@ def _exchange_factor(exchange: str, parameters: Parameters) -> float:
     return 1 - saved * {"cycles": 0.0, "balanced": 0.5, "memory": 1.0}[exchange]
 
 
-def _moved_elements(capture: Capture, operator: OperatorRecord) -> int:
-    """Return the elements of a product's input and output; the gradient of the output counts as it.
-
-    Of a matrix product both factors are inputs.
-    """
-    if not operator.passes:
-        return 0
-    moved = [*operator.inputs, *(() if operator.passes > 1 else operator.outputs)]
-    tensors = (capture.tensors[i] for i in moved)
-    return sum(
-        _elements(t.shape)
-        for t in tensors
-        if t.role not in ("weight_gradient", "parameter", "buffer")
-    )
+def _temporaries(
+    capture: Capture, layout: Layout, ipu: int, moments: Sequence[liveness.Moment]
+) -> Tuple[Array, Array]:
+    """Return what each moment's convolution or product may take, and which it is."""
+    chip = find_chip(layout.chip)
+    bound = layout.proportion(ipu) * chip.tile_bytes
+    element_bytes = 4 if layout.precision == "32.32" else 2
+    kinds: Dict[Optional[Geometry], int] = {}
+    found: Dict[int, Tuple[Array, int]] = {}
+    for index in sorted({moment.operator for moment in moments}):
+        operator = capture.operators[index]
+        products = passes(capture, operator)
+        values = needed(products, chip.tiles, bound, element_bytes, layout.half_partials)
+        kind = geometry(capture, operator) if products else None
+        found[index] = values, kinds.setdefault(kind, len(kinds))
+    at = [found[moment.operator] for moment in moments]
+    return np.array([values for values, _ in at]), np.array([kind for _, kind in at], dtype=int)
 
 
 def weigh(load: IpuLoad, parameters: Parameters) -> IpuBudget:
     """Return the budget of an IPU by one calibration.
 
-    Activations and temporaries are those of the moment at which their sum is largest.
+    Activations and temporaries are those of the fullest moment: see `fullest_moment`.
     """
-    needed = np.where(
-        load.elements > 0,
-        temporaries(
-            load.macs,
-            load.elements,
-            load.group_channels,
-            load.element_bytes,
-            load.half_partials,
-            load.bound,
-            parameters,
-        ),
-        0.0,
+    activations, temporaries = fullest_moment(
+        parameters.live * load.live, parameters.temporaries * load.temporaries, load.planned
     )
-    activations = parameters.live * load.live
-    fullest = int(np.argmax(activations + needed)) if len(needed) else -1
     terms: Dict[str, float] = {
         **load.tensors,
         "code": _code(
@@ -284,8 +268,8 @@ def weigh(load: IpuLoad, parameters: Parameters) -> IpuBudget:
             parameters,
             _exchange_factor(load.exchange, parameters),
         ),
-        "activations": activations[fullest] if len(needed) else 0,
-        "temporaries": needed[fullest] if len(needed) else 0,
+        "activations": activations,
+        "temporaries": temporaries,
     }
     terms["tile_imbalance"] = load.unevenness * (parameters.imbalance - 1) * sum(terms.values())
     terms["io_tiles"] = load.io_tiles

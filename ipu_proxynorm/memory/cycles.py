@@ -17,14 +17,12 @@ from typing import Dict, Sequence, Tuple
 
 from ipu_proxynorm.chip import Chip
 from ipu_proxynorm.memory.budget import LEAST_BYTES_A_TILE
+from ipu_proxynorm.memory.geometry import CHANNELS_IN, CHANNELS_OUT, geometry
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
 from ipu_proxynorm.memory.products import product_cycles
 
 _FILE = os.path.join(os.path.dirname(__file__), "data", "speeds.json")
 
-#: Input channels that the multiply-accumulate unit takes at once in float16, and output channels
-#: that it makes: what does not fill them is idle (poplibs, ``ConvPlan.cpp``).
-CHANNELS_IN, CHANNELS_OUT = 16, 8
 #: Up to so many bytes two tensors of one shape are mapped alike: linearly, a part to each tile
 #: (1,216 tiles, the fewest of a chip).
 LINEAR_BYTES = LEAST_BYTES_A_TILE * 1216
@@ -282,41 +280,29 @@ def _is_local(capture: Capture, operator: OperatorRecord) -> bool:
 
 
 def _convolution(capture: Capture, operator: OperatorRecord) -> Work:
-    backward = operator.name == "convolution_backward"
-    # aten's order: image, weight; of the gradients: the result's gradient, image, weight.
-    image, weight = (capture.tensors[i] for i in operator.inputs[int(backward) : int(backward) + 2])
-    other = operator.inputs[0] if backward else operator.outputs[0]
-    elements = math.prod(image.shape) + math.prod(capture.tensors[other].shape)
+    sizes = geometry(capture, operator)
     passes = max(1, operator.passes)
-    channels = max(1, operator.group_channels)
-    # A weight has the shape in which it was made, which is another where it was computed (Proxy
-    # Norm's scale goes into grouped weights): the image and the result say how it is used.
-    result, size = capture.tensors[other].shape, math.prod(weight.shape)
-    batched = len(image.shape) == len(result) > 2
-    groups = max(1, image.shape[1] // channels) if batched else 1
-    made = result[1] if batched else weight.shape[0]
+    inputs = sizes.images * sizes.groups * sizes.channels * sizes.field_in
+    results = sizes.images * sizes.groups * sizes.outputs * sizes.field_out
     return Work(
-        "depthwise" if channels == 1 and groups > 1 else "convolution",
+        "depthwise" if sizes.channels == 1 and sizes.groups > 1 else "convolution",
         passes=passes,
         macs=operator.macs // passes,
-        elements=elements,
-        weights=size,
-        channels=channels,
-        outputs=max(1, made // groups),
-        window=max(1, size // (channels * made)),
+        elements=inputs + results,
+        weights=sizes.groups * sizes.channels * sizes.outputs * sizes.window,
+        channels=sizes.channels,
+        outputs=sizes.outputs,
+        window=sizes.window,
     )
 
 
 def _product(capture: Capture, operator: OperatorRecord) -> Work:
-    result = capture.tensors[operator.outputs[0]].shape
-    written = max(1, math.prod(result))
-    groups = math.prod(result[:-2])
-    rows, columns = result[-2:]
+    sizes = geometry(capture, operator)
     return Work(
         "matmul",
         macs=operator.macs,
-        shape=(rows, max(1, operator.macs // written), columns),
-        groups=groups,
+        shape=(sizes.images, sizes.channels, sizes.outputs),
+        groups=sizes.groups,
         rearranged=operator.backward,
         accumulated=operator.name in ("addmm", "baddbmm"),
     )

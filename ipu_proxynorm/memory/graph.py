@@ -247,6 +247,39 @@ class Capture:
         )
         return dataclasses.replace(self, tensors=tensors)
 
+    @functools.cached_property
+    def with_weight_copies(self) -> Capture:
+        """The capture with the float16 copies of float32 weights that products read (``16.32``).
+
+        The forward product makes its copy anew for each micro-batch; where the gradient of its
+        input reads it, it lives until then, as any other result of a cast does.
+        """
+        tensors, operators = list(self.tensors), list(self.operators)
+        copies: Dict[int, int] = {}
+        for operator in self.operators:
+            weights = [i for i in operator.inputs if self.tensors[i].role == "parameter"]
+            if not operator.passes or not weights:
+                continue
+            if operator.backward:
+                roles = {self.tensors[i].role for i in operator.outputs}
+                if operator.passes == 1 and "weight_gradient" in roles:
+                    continue  # of the weight alone, which PopART has without the weight
+                inputs = tuple(copies.get(i, i) for i in operator.inputs)
+                operators[operator.index] = _changed(operator, inputs=inputs)
+                continue
+            made = []
+            for index in weights:
+                if index in copies:
+                    continue
+                copies[index] = len(tensors)
+                made.append(copies[index])
+                weight = self.tensors[index]
+                fields = {"role": "activation", "producer": operator.index, "name": "cast"}
+                size = 2 * math.prod(weight.shape)
+                tensors.append(_changed(weight, index=copies[index], bytes=size, **fields))
+            operators[operator.index] = _changed(operator, outputs=(*operator.outputs, *made))
+        return dataclasses.replace(self, tensors=tuple(tensors), operators=tuple(operators))
+
     def with_splits(self, splits: Sequence[str]) -> Capture:
         """Return the capture cut into stages that begin at these layers, one IPU each.
 

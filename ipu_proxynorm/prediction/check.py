@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from ipu_proxynorm.memory import (
     ensemble,
     find_chip,
 )
-from ipu_proxynorm.memory.convolutions import temporaries
+from ipu_proxynorm.memory.convolutions import needed
+from ipu_proxynorm.memory.geometry import Geometry, forward_pass, input_pass, weight_pass
 from ipu_proxynorm.memory.table import describe, sentence
 from ipu_proxynorm.prediction.advice import predict_run
 from ipu_proxynorm.prediction.footprint import run_layout
@@ -84,16 +85,33 @@ def surely_fits(program: nn.Module, inputs: Sequence[Tensor], layout: Layout) ->
     weights = [m.weight for m in layers if isinstance(m, (nn.Conv2d, nn.Linear))]
     if not weights or inputs[0].dim() != 4:
         return False
-    pixels = inputs[0].shape[0] * inputs[0].shape[2] * inputs[0].shape[3]
-    elements = pixels * max(max(w.shape[0], w.shape[1]) for w in weights)
-    macs = pixels * max(w.numel() for w in weights)
-    needed = float(
-        temporaries(macs, 2 * elements, 1, 4, False, chip.sram_bytes, parameters)
-        + parameters.program
+    images, pixels = inputs[0].shape[0], inputs[0].shape[2] * inputs[0].shape[3]
+    elements = images * pixels * max(max(w.shape[0], w.shape[1]) for w in weights)
+    most = SAFE * chip.sram_bytes / (chip.unevenness * parameters.imbalance)
+    most -= (
+        parameters.program
         + 3 * parameters.code_product * len(weights)
         + _OPERATORS * len(layers) * (parameters.code_other / 2 + parameters.code_call)
         + 4 * _COPIES * elements * len(layers)
         + 20 * sum(p.numel() for p in program.parameters())
         + layout.io_tiles * chip.tile_bytes
     )
-    return chip.unevenness * parameters.imbalance * needed <= SAFE * chip.sram_bytes
+    if most < 0:
+        return False
+    sizes = {_sizes(layer, images, pixels) for layer in layers if hasattr(layer, "weight")}
+    products = [of(s) for s in sizes if s for of in (forward_pass, input_pass, weight_pass)]
+    bound = min(layout.available_memory_proportion) * chip.tile_bytes
+    element_bytes = 4 if layout.precision == "32.32" else 2
+    temporaries = needed(products, chip.tiles, bound, element_bytes, layout.half_partials)
+    return parameters.temporaries * float(temporaries.max()) <= most
+
+
+def _sizes(layer: nn.Module, images: int, pixels: int) -> Optional[Geometry]:
+    """Return the sizes of a convolution as if its images were as large as the network's."""
+    if isinstance(layer, nn.Linear):
+        return Geometry(images, 1, layer.in_features, layer.out_features)
+    if not isinstance(layer, nn.Conv2d):
+        return None
+    channels, outputs = (count // layer.groups for count in (layer.in_channels, layer.out_channels))
+    window = layer.kernel_size[0] * layer.kernel_size[1]
+    return Geometry(images, layer.groups, channels, outputs, window, pixels, pixels)

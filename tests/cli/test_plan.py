@@ -111,7 +111,7 @@ def test_resnet_50_on_one_ipu_is_laid_out_as_mlperf_did(combined, measured):
     ours = planned_config(config, planned.best).ipu
     assert ours.recomputation in ("standard", "all")
     if not combined:
-        assert 0.12 <= ours.available_memory_proportion[0] < 0.6
+        assert 0.1 <= ours.available_memory_proportion[0] < 0.6
     assert any(f"ipu.recomputation={ours.recomputation}" in reason for reason in reasons(planned))
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from ipu_proxynorm import memory
 from ipu_proxynorm.memory.budget import operator_weights
-from ipu_proxynorm.memory.convolutions import temporaries
+from ipu_proxynorm.memory.convolutions import needed
+from ipu_proxynorm.memory.geometry import passes
 
 # No calibration: tensors as they are, round figures for code.
 PLAIN = memory.Parameters(
@@ -20,9 +21,7 @@ PLAIN = memory.Parameters(
     code_product=1000,
     code_other=100,
     code_call=10,
-    temporaries_macs=0,
-    temporaries_elements=0,
-    temporaries_depthwise=0,
+    temporaries=0,
     imbalance=1,
 )
 LAYOUT = memory.Layout(
@@ -213,29 +212,6 @@ def test_chips_have_their_published_sram():
     assert memory.find_chip("Bow").sram_bytes == memory.find_chip("mk2").sram_bytes == 940_572_672
 
 
-def test_temporaries_grow_with_work_and_are_bounded_by_the_proportion():
-    parameters = dataclasses.replace(
-        PLAIN,
-        temporaries_macs=1e6,
-        temporaries_exponent=0.5,
-        temporaries_elements=2,
-        temporaries_depthwise=6,
-        temporaries_bound=0.5,
-        half_partials=0.5,
-    )
-
-    def needed(macs, elements, channels, half=False, bound=1e9):
-        return float(temporaries(macs, elements, channels, 2, half, bound, parameters))
-
-    assert needed(4e8, 1e6, 64) == pytest.approx(2e6 + 2e6)
-    assert needed(4e8, 1e6, 64, half=True) == pytest.approx(1e6 + 2e6)
-    assert needed(4e8, 1e6, 1) == pytest.approx(2e6 + 6e6)
-    assert needed(4e8, 1e6, 4) == pytest.approx(2e6 + 4e6)  # half-way, in logarithms
-    assert needed(4e8, 1e6, 64, bound=6e6) == pytest.approx(3e6)
-    # Where not even the rearranged elements fit, they are what is left.
-    assert needed(4e8, 1e6, 64, bound=1e6) == pytest.approx(2e6)
-
-
 def test_the_exchange_target_saves_code():
     parameters = dataclasses.replace(PLAIN, exchange_memory=0.8)
     code = {
@@ -288,25 +264,56 @@ def test_the_host_sends_labels_to_the_stage_that_reads_them():
 
 
 def test_temporaries_of_a_program_are_those_of_its_fullest_moment():
-    """One convolution, by hand, with a calibration of round figures."""
-    parameters = dataclasses.replace(
-        PLAIN,
-        temporaries_macs=1e8,
-        temporaries_exponent=0.5,
-        temporaries_elements=3,
-        temporaries_depthwise=3,
-        temporaries_bound=1,
-    )
-    network = nn.Conv2d(16, 32, 3, padding=1, bias=False)
-    capture = memory.capture(network, [torch.zeros(2, 16, 10, 10)], training=False)
+    """One convolution: what is planned for it, by the calibration's factor."""
+    parameters = dataclasses.replace(PLAIN, temporaries=1.5)
+    network = nn.Conv2d(64, 256, 3, padding=1, bias=False)
+    capture = memory.capture(network, [torch.zeros(8, 64, 56, 56)], training=False)
     layout = dataclasses.replace(LAYOUT, optimizer=None)
+    (operator,) = (o for o in capture.operators if o.passes)
+
+    def planned(bound):
+        return needed(passes(capture, operator), 1472, bound, 2, half_partials=False).mean()
+
     (ipu,) = budgets(capture, layout, parameters)
-    # 2·32·100 outputs of 16·9 multiply-adds; 2·16·100 and 2·32·100 elements.
-    macs, elements = 2 * 32 * 100 * 16 * 9, 2 * (16 + 32) * 100
-    assert ipu.terms["temporaries"] == pytest.approx(
-        1e8 * (macs / 1e8) ** 0.5 + 3 * elements, abs=1
-    )
-    # A proportion of a ten-thousandth allows less than a hundredth of that.
-    narrow = dataclasses.replace(layout, available_memory_proportion=(1e-4,))
+    assert ipu.terms["temporaries"] == pytest.approx(1.5 * planned(0.6 * 638_976), abs=1)
+    # A smaller proportion has it computed in parts.
+    narrow = dataclasses.replace(layout, available_memory_proportion=(0.1,))
     (bounded,) = budgets(capture, narrow, parameters)
-    assert bounded.terms["temporaries"] == round(1e-4 * 940_572_672)
+    assert bounded.terms["temporaries"] == pytest.approx(1.5 * planned(0.1 * 638_976), abs=1)
+    assert bounded.terms["temporaries"] < 0.8 * ipu.terms["temporaries"]
+
+
+def test_float32_weights_are_copied_to_float16_where_products_read_them():
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 6, bias=False)
+    )
+    capture = memory.capture(network, [torch.zeros(1, 4, 1, 1)], precision="16.32")
+    copied = capture.with_weight_copies
+    made = copied.tensors[len(capture.tensors) :]
+    assert [(t.layer, t.bytes, t.role) for t in made] == [
+        ("0", 2 * 32, "activation"),
+        ("3", 2 * 48, "activation"),
+    ]
+    # The first layer's has no reader after it: no gradient of its input is wanted.
+    readers = [
+        [o.layer for o in copied.operators if o.backward and t.index in o.inputs] for t in made
+    ]
+    assert readers == [[], ["3"]]
+    wide, narrow = (
+        budgets(capture, dataclasses.replace(LAYOUT, precision=precision))[0].terms
+        for precision in ("16.32", "16.16")
+    )
+    assert wide["weights"] == 2 * narrow["weights"] == 4 * (32 + 48)
+    # The fullest moment is the last layer's: its copy lives until the gradient of its input.
+    assert wide["activations"] == narrow["activations"] + 2 * 48
+
+
+def test_a_copy_of_a_weight_is_transient_in_inference():
+    network = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    capture = memory.capture(network, [torch.zeros(1, 64)], training=False, precision="16.32")
+    layout = dataclasses.replace(LAYOUT, optimizer=None)
+    wide, narrow = (
+        budgets(capture, dataclasses.replace(layout, precision=precision))[0].terms
+        for precision in ("16.32", "16.16")
+    )
+    assert wide["activations"] == narrow["activations"] + 2 * 64 * 64
