@@ -53,6 +53,20 @@ def of_type(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
+def copied(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a model, which shares what cannot be copied: Lightning's trainer."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    return copy.deepcopy(model, {id(v): v for v in values if not _can_be_copied(v)})
+
+
+def _can_be_copied(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # of whatever kind: each says in its own way that it cannot
+        return False
+    return True
+
+
 class InOneType(TorchFunctionMode):
     """Computes in one type whatever types the model names, drops nothing out and notes losses.
 
@@ -129,7 +143,7 @@ class PlainLoop:
         self._halved = halved
         self._half_names = [n for n, p in model.named_parameters() if p.dtype == torch.float16]
         self._loss_scaling = 1.0
-        self.model = copy.deepcopy(model).to(dtype)
+        self.model = copied(model).to(dtype)
         self._dtype = dtype
         self._replicas, self._accumulation, self._iterations = replicas, accumulation, iterations
         self._scale = 1 / (replicas * accumulation) if mean else 1.0
