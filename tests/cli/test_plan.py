@@ -10,6 +10,7 @@ import pytest
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load, loads
+from ipu_proxynorm.memory import SAFE, predict_capture
 from ipu_proxynorm.memory.planner import SAME_SPEED
 from ipu_proxynorm.prediction.planning import plan_run, planned_config, planned_yaml, reasons
 
@@ -113,6 +114,14 @@ def test_resnet_50_on_one_ipu_is_laid_out_as_mlperf_did(combined, measured):
     if not combined:
         assert 0.1 <= ours.available_memory_proportion[0] < 0.6
     assert any(f"ipu.recomputation={ours.recomputation}" in reason for reason in reasons(planned))
+    # Published programs tune the memory proportion: each layout has the largest with which it fits.
+    lowered = [plan for plan in planned.plans.fitting if plan.proportion is not None]
+    assert lowered
+    for plan in lowered:
+        wider = (round(plan.proportion + 0.01, 2),)
+        layout = dataclasses.replace(plan.prediction.layout, available_memory_proportion=wider)
+        given = predict_capture(plan.prediction.capture, layout, advise=False)
+        assert plan.prediction.verdict.utilisation <= SAFE < given.verdict.utilisation
 
 
 def test_what_the_layout_does_not_allow_is_left_out(planned):

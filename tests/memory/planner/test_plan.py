@@ -10,7 +10,6 @@ from ipu_proxynorm.chip import Chip
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import Classification, split_points
 from ipu_proxynorm.memory import (
-    SAFE,
     Layout,
     capture,
     ipu_budgets,
@@ -127,13 +126,6 @@ def test_one_ipu_computes_again_what_it_cannot_keep(tight):
     assert plan.prediction.throughput.stages[0].recomputed > 0
     kept = [plan for plan in plans if plan.recomputation == "none"]
     assert all(plan.batch.micro_batch < 64 for plan in kept)
-    # Nothing kept that fits with more memory for temporaries gets less of it.
-    for plan in plans:
-        if plan.proportion is not None:
-            wider = (round(plan.proportion + 0.01, 2),)
-            layout = dataclasses.replace(plan.prediction.layout, available_memory_proportion=wider)
-            other = predict_capture(plan.prediction.capture, layout)
-            assert other.verdict.utilisation > SAFE
 
 
 def test_the_speed_of_one_ipu_is_the_predictors(tight):
