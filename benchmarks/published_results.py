@@ -47,11 +47,10 @@ def table() -> str:
         config = load(path)
         ipu = config.ipu
         batch = f"{ipu.micro_batch_size} × {ipu.replication_factor} × {ipu.gradient_accumulation}"
-        error = "" if row["throughput_error_percent"] == "1" else " (±3 %)"
         lines.append(
             f"| [{path.stem}](../configs/imagenet/{path.name}) | {config.data.image_size} "
             f"| {batch} | {len(ipu.splits) + 1} | {row['top1_percent']} "
-            f"| {int(row['images_per_second']):,}{error} |"
+            f"| {int(row['images_per_second']):,} |"
         )
     return "\n".join(lines)
 
