@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -15,7 +16,16 @@ def run() -> int:
     # Where a process of several ends, torch's C++ prints its own lines beside our sentence.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
+        os.getcwd()
+    except OSError as error:  # MKL would end the process in words of its own
+        say(
+            f"{program_name()}: error: the folder that it was started in is not there any more "
+            f"({error.strerror}); change to another one (cd)"
+        )
+        return 2
+    try:
         from ipu_proxynorm.cli.main import main
+        from ipu_proxynorm.run.meeting import left_alone
     except KeyboardInterrupt:
         say(f"{program_name()}: interrupted")
         return 130
@@ -31,7 +41,13 @@ def run() -> int:
         say(f"{program_name()}: error: {reason}")
         return 2
     sys.excepthook = show_traceback
-    return main()
+    status = main()
+    if left_alone():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(status)
+    return status
 
 
 def show_traceback(*error: Any) -> None:

@@ -15,10 +15,24 @@ from typing import (
 )
 
 import injected as do
-from injected import BEFORE, CALL, CHECKPOINT, FIRST, LAST, PHASES, START, VALIDATION, Act, Place
+from injected import (
+    BEFORE,
+    CALL,
+    CHECKPOINT,
+    FIRST,
+    LAST,
+    MEETING,
+    PHASES,
+    START,
+    VALIDATION,
+    Act,
+    Place,
+)
 
 #: How long processes of a cell have patience with each other where it is waited for, seconds.
-PATIENCE_SECONDS = 8
+PATIENCE_SECONDS = 16
+#: Likewise with data workers, which have three quarters of it.
+WORKERS_PATIENCE_SECONDS = 40
 IN_RUN = PHASES
 WITH_WORKERS = (FIRST, CALL, VALIDATION, CHECKPOINT, LAST)
 Statuses = Callable[[int, int], List[Set[int]]]
@@ -96,7 +110,8 @@ def _restore_rights(place: Place) -> None:
 
 
 def _free_disk(place: Place) -> None:
-    (place.runs / "ballast").unlink()
+    for path in place.runs.glob("ballast*"):
+        path.unlink()
 
 
 def _restore_images(place: Place) -> None:
@@ -122,13 +137,25 @@ STOP = "SIGSTOP of a process"
 READER = "the reader of stdout leaves (| head)"
 PORT = "the port is in use"
 EARLY = "SIGKILL before the processes meet"
-_STOPPING = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 FAULTS = (
     Fault("SIGKILL of the last process", do.send(9), killed(9), "has ended"),
     Fault("SIGKILL of the first process", do.send(9), killed(9), "has ended", whom="first",
           processes=(2, 4)),
+    Fault("SIGSEGV of the last process", do.send(signal.SIGSEGV), killed(signal.SIGSEGV),
+          "has ended", phases=(CALL,)),
     *(
-        Fault(f"{name} to the last process", do.send_soon(number), all_end(_STOPPING[name]),
+        Fault(f"{name} while they meet", do.send(number), ended_or_killed(number), says,
+              phases=(MEETING,), processes=(2, 4), workers=(0,), whom=whom,
+              overrides=(f"training.patience={PATIENCE_SECONDS}",))
+        for name, number, whom, says in (
+            ("SIGKILL of the last process", 9, "last", "has ended"),
+            ("SIGKILL of the first process", 9, "first", "not met there"),
+            ("SIGTERM to the last process", 15, "last", "has ended"),
+            ("SIGTERM to the first process", 15, "first", "interrupted|not met there"),
+        )
+    ),
+    *(
+        Fault(f"{name} to the last process", do.send_soon(number), all_end(128 + number),
               "interrupted")
         for name, number in do.signals()
     ),
@@ -138,6 +165,7 @@ FAULTS = (
           whom="all", processes=(2, 4)),
     Fault(STOP, do.send(signal.SIGSTOP), all_end(2), "has not answered for long", workers=(0,),
           processes=(2, 4), overrides=(f"training.patience={PATIENCE_SECONDS}",)),
+    Fault("SIGSTOP for two seconds", do.stop_for_a_while, all_end(0), phases=(CALL, VALIDATION)),
     Fault(READER, do.lose_reader, all_end(141), "interrupted", whom="first", survivable=True),
     Fault("stdout and stderr closed (>&- 2>&-)", do.close_streams, all_end(0), whom="all",
           phases=(BEFORE,)),
@@ -160,6 +188,16 @@ FAULTS = (
     Fault("metrics.jsonl becomes a folder", do.occupy("metrics.jsonl", "folder"), all_end(2),
           "metrics.jsonl", whom="first", phases=(CALL, VALIDATION, CHECKPOINT, LAST),
           mend=_vacate, equal=False),
+    Fault("metrics and TensorBoard's folder deleted", do.delete_records, all_end(0), whom="first",
+          phases=(CALL, VALIDATION, CHECKPOINT, LAST), equal=False),
+    Fault("no locks and no hard links", do.nothing, all_end(0), phases=(BEFORE,),
+          prepare=do.forbid_locks_and_links),
+    Fault("no more inodes", do.use_no_more_inodes, all_end(2), "No space left on device",
+          whom="first", mend=_free_disk, disk=True, superuser=True, phases=(FIRST, CHECKPOINT),
+          workers=(0,)),
+    Fault("the folder for temporary files deleted", do.take_temporary_folder, all_end(2), "TMPDIR",
+          phases=(START, CALL, VALIDATION), workers=(2,), survivable=True,
+          prepare=do.own_temporary_folder),
     Fault("a dangling link beside the checkpoints", do.occupy("last-7.pt", "link"), all_end(0),
           whom="first", phases=(CALL, VALIDATION, CHECKPOINT, LAST)),
     Fault("descriptors exhausted", do.exhaust_files, all_end(2),
@@ -176,7 +214,7 @@ FAULTS = (
           phases=WITH_WORKERS, workers=(2,), survivable=True),
     Fault("a data worker stopped", do.signal_worker(signal.SIGSTOP), all_end(2),
           "has given no images for", phases=WITH_WORKERS, workers=(2,), survivable=True,
-          overrides=(f"training.patience={5 * PATIENCE_SECONDS}",)),
+          overrides=(f"training.patience={WORKERS_PATIENCE_SECONDS}",)),
     Fault("reading an image raises", do.raise_flag, all_end(2), "an image from another world",
           prepare=do.raise_when_flagged, mend=_lower_flag, survivable=True),
     Fault("an image damaged under way", do.damage_image, all_end(0), whom="first",
@@ -184,6 +222,8 @@ FAULTS = (
     Fault("the images vanish", do.delete_images, all_end(2), "data", whom="first",
           prepare=do.keep_no_images, mend=_restore_images, survivable=True),
     Fault("the clock goes back an hour", do.set_clock_back, all_end(0), whom="all"),
+    Fault("the clock goes ahead ten years", do.set_clock_ahead, all_end(0), whom="all",
+          phases=(CALL,)),
     Fault(PORT, do.nothing, all_end(2), "MASTER_PORT", phases=(BEFORE,), processes=(2, 4),
           each=True),
     Fault(EARLY, do.die_at_once, killed(9), "have not met there", phases=(BEFORE,),

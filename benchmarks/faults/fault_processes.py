@@ -23,7 +23,7 @@ from fault_list import PORT, READER, STOP, Cell
 from injected import BEFORE, Place
 
 #: Seconds that a cell may take.
-CELL_SECONDS = 120
+CELL_SECONDS = 240
 
 
 class InChild(BaseException):

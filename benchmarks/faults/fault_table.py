@@ -54,27 +54,39 @@ from fault_rows import Row, keep, kept, page
 from injected import Place
 from kill_resume import differing
 
-from ipu_proxynorm.cli import main
+from ipu_proxynorm.__main__ import run
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
+from ipu_proxynorm.models.factory import MODELS, Architecture
+from ipu_proxynorm.models.resnetv2 import PreActBasicBlock, ResNetV2
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quickstart.yaml"
 #: 3 host calls of 32 images an epoch, 2 of 32 a validation, 4 replicas in 1, 2 or 4 processes.
-OVERRIDES = [
-    "name=run",
-    "model.width=4",
-    "data.name=image_folder",
-    "data.image_size=16",
-    "data.augment=crop",
-    "ipu.splits=[]",
-    "ipu.micro_batch_size=8",
-    "ipu.replication_factor=4",
-    "ipu.gradient_accumulation=1",
-    "ipu.inference_device_iterations=1",
-    f"training.epochs={do.EPOCHS}",
-    "training.mixup_alpha=0.2",
-    "training.checkpoint_every=1",
-]
+KEYS = f"""\
+defaults: [{CONFIG}]
+name: run
+model:
+  name: one_block
+  width: 24
+data:
+  name: image_folder
+  image_size: 16
+  augment: crop
+ipu:
+  splits: []
+  micro_batch_size: 8
+  replication_factor: 4
+  gradient_accumulation: 1
+  inference_device_iterations: 1
+training:
+  epochs: {do.EPOCHS}
+  mixup_alpha: 0.2
+  checkpoint_every: 1
+"""
+#: The least of a network: what compiles it is most of what a cell computes.
+ONE_BLOCK = Architecture(
+    ResNetV2, {"block": PreActBasicBlock, "depths": [1], "width": 24}, 16, 1, ("width",)
+)
 #: Seconds in which the others must end when one has.
 OUTLIVING_SECONDS = 20
 
@@ -95,6 +107,8 @@ class Table:
     def __init__(self, base: Path) -> None:
         self.base, self._count = base, 0
         self._references: Dict[int, Path] = {}
+        self._config = base / "config.yaml"
+        self._config.write_text(KEYS)
         self.mounts = do.may_mount()
         if self.mounts:
             do.own_mounts(Place(base, base, 0))
@@ -111,7 +125,7 @@ class Table:
         folder = self.base / str(self._count)
         (folder / "runs").mkdir(parents=True)
         if fault is not None and fault.disk:
-            do._mount("tmpfs", folder / "runs", "tmpfs", 0, "size=4m")
+            do._mount("tmpfs", folder / "runs", "tmpfs", 0, "size=4m,nr_inodes=200")
         shutil.copytree(self.base / "images", folder / "images")
         if fault is not None and fault.superuser:
             os.chown(folder / "runs", do.NOBODY, do.NOBODY)
@@ -128,10 +142,9 @@ class Table:
             self._references[processes] = place.folder
         return self._references[processes]
 
-    @staticmethod
-    def _words(place: Place, workers: int, overrides: Sequence[str]) -> List[str]:
+    def _words(self, place: Place, workers: int, overrides: Sequence[str]) -> List[str]:
         mine = [f"runs={place.runs}", f"data.path={place.images}", f"data.workers={workers}"]
-        return ["train", str(CONFIG), *OVERRIDES, *mine, *overrides]
+        return ["train", str(self._config), *mine, *overrides]
 
     def row(self, cell: Cell) -> Row:
         """Give a run a fault; look at what it says and leaves, and let it go on."""
@@ -178,6 +191,8 @@ class Table:
         if not as_expected and not (fault.survivable and ended_well):
             wrong.append(f"statuses {statuses}")
         silent = ended_well or all(status < 0 for status in statuses)
+        if silent and printed == ["ipu-proxynorm: interrupted"]:
+            printed.pop()  # and the second signal came before the end
         if fault.name == STOP and len(printed) == 2:
             printed.pop()  # of the stopped one, let go on when the others have ended
         if len(printed) != (0 if silent else cell.processes if fault.each else 1):
@@ -263,6 +278,7 @@ def main_of_table() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folders of cells gone wrong")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    MODELS["one_block"] = ONE_BLOCK
     gc.freeze()  # no child looks through, and so copies, what it has from here
     chosen = (
         small()
@@ -316,5 +332,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main_of_table())
     except InChild as child:
-        ours = child.words
-    sys.exit(main(ours))
+        sys.argv[1:] = child.words
+    sys.exit(run())

@@ -11,11 +11,14 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
+import itertools
 import os
 import resource
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,7 +26,7 @@ from typing import Any, Callable, List, Tuple
 
 from ipu_proxynorm.data import image_set
 from ipu_proxynorm.files import checkpoint
-from ipu_proxynorm.run import processes
+from ipu_proxynorm.run import meeting, processes
 from ipu_proxynorm.training import loop, resume, validation
 from ipu_proxynorm.training.executor import TrainingExecutor
 
@@ -32,6 +35,8 @@ VALIDATION, CHECKPOINT, LAST = "in validation", "in a checkpoint write", "in the
 PHASES = (START, FIRST, CALL, VALIDATION, CHECKPOINT, LAST)
 #: Before the program begins, in every process.
 BEFORE = "before it starts"
+#: While the processes meet: their store is there, gloo is not yet.
+MEETING = "while they meet"
 #: Host calls an epoch of the runs that are disturbed, and epochs.
 CALLS, EPOCHS = 3, 2
 #: An unprivileged user.
@@ -91,11 +96,13 @@ def arrange(phase: str, act: Callable[[], None], first: bool) -> None:
     """Have ``act`` called when the run of this process reaches a phase.
 
     Args:
-        phase: one of `PHASES`.
+        phase: one of `PHASES`, or `MEETING`.
         act: the fault.
         first: whether this is the process that writes.
     """
-    if phase == START:
+    if phase == MEETING:
+        before(meeting, "_join", act, counting(1))
+    elif phase == START:
         before(resume, "build", act, counting(1))
     elif phase == FIRST:
         before(TrainingExecutor, "compile", act, counting(1))
@@ -268,8 +275,17 @@ def fail_disk(place: Place) -> None:
 
 def set_clock_back(place: Place) -> None:
     """Set the clock of this process back by an hour."""
+    _set_clock(-3600)
+
+
+def set_clock_ahead(place: Place) -> None:
+    """Set the clock of this process ahead by ten years."""
+    _set_clock(10 * 365 * 24 * 3600)
+
+
+def _set_clock(seconds: int) -> None:
     real = time.time
-    time.time = lambda: real() - 3600
+    time.time = lambda: real() + seconds
 
 
 def workers() -> List[int]:
@@ -323,6 +339,49 @@ def damage_image(place: Place) -> None:
 def delete_images(place: Place) -> None:
     """Delete the data set, or rather move it where nobody looks."""
     place.images.rename(place.images.with_name("moved"))
+
+
+def delete_records(place: Place) -> None:
+    """Delete what a run logs."""
+    (place.folder / "metrics.jsonl").unlink()
+    shutil.rmtree(place.folder / "tensorboard")
+
+
+def take_temporary_folder(place: Place) -> None:
+    """Delete the folder for temporary files under way."""
+    shutil.rmtree(tempfile.gettempdir())
+
+
+def own_temporary_folder(place: Place) -> None:
+    """Give this process a folder for temporary files of its own."""
+    tempfile.tempdir = tempfile.mkdtemp(dir=place.images)
+
+
+def stop_for_a_while(place: Place) -> None:
+    """Be stopped as by Ctrl-Z, and let go on two seconds later."""
+    waker = os.fork()
+    if not waker:
+        time.sleep(2)
+        os.kill(os.getppid(), signal.SIGCONT)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os.waitpid(waker, 0)
+
+
+def forbid_locks_and_links(place: Place) -> None:
+    """Let the file system know neither locks nor hard links, as some of networks do not."""
+
+    def none(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    os.link = fcntl.flock = none  # type: ignore[assignment]
+
+
+def use_no_more_inodes(place: Place) -> None:
+    """Make files until there is room for no further name."""
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (place.runs / f"ballast{number}").touch()
 
 
 def occupy(name: str, kind: str) -> Act:
@@ -408,9 +467,12 @@ def nothing(place: Place) -> None:
     """Do nothing."""
 
 
+STOPPED_BY = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+
+
 def signals() -> List[Tuple[str, int]]:
     """Return the signals that ask a run to stop, by name."""
-    return [(name, getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [(name, getattr(signal, name)) for name in STOPPED_BY]
 
 
 def die_at_once(place: Place) -> None:

@@ -117,7 +117,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     status = 0
     try:
         if parsed.distributed:
-            processes = connect(lambda: parsed.patience(parsed))
+            with ending_in_a_sentence():
+                processes = connect(lambda: parsed.patience(parsed))
         if parsed.distributed or works_alone():
             console = CleanConsole(output, quiet=not processes.first)
             with notices_alone(), ending_in_a_sentence():
@@ -130,6 +131,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if parsed.traceback and not isinstance(error, ReaderLeft):
             raise
         failure = error
+        if isinstance(error, Interrupted) and processes.alone:  # while they meet: one says so
+            error.quiet = launched().index > 0
     except (OSError, MemoryError, RuntimeError) as error:
         why = exhausted(error)
         if parsed.traceback or why is None:

@@ -107,9 +107,16 @@ def train(
         if processes.first:
             show_smoke(config, console)
         return
+    with processes.together():
+        directory = RunDirectory(Path(config.runs, config.name), writes=False)
+        if processes.first and arguments.resume:
+            directory = RunDirectory.held(config)
     run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
     with processes.together():
-        directory = open_directory(config, arguments, processes.first)
+        if processes.first and arguments.resume:
+            directory.go_on(config)
+        elif processes.first:
+            directory = RunDirectory.create(config, arguments.overwrite)
     with writing_threads_quiet():
         try:
             describe(run, console)
@@ -123,21 +130,6 @@ def train(
             directory.close()
     if processes.first:
         console.print(f"{summary(last, directory)}; run in {directory.path}")
-
-
-def open_directory(
-    config: RunConfig, arguments: argparse.Namespace, writes: bool = True
-) -> RunDirectory:
-    """Return the run's folder, made where there is none; not ``writes``: another process makes it.
-
-    Raises:
-        UserError: it cannot be written, or holds a run already.
-    """
-    if not writes:
-        return RunDirectory(Path(config.runs, config.name), writes=False)
-    if arguments.resume:
-        return RunDirectory.reopen(config)
-    return RunDirectory.create(config, arguments.overwrite)
 
 
 def observed(
@@ -273,9 +265,9 @@ def show_progress(
     )
     with progress:
         for result in fit(run, directory, start, interruption):
-            if observe is not None:
-                observe(result)
             if isinstance(result, StepResult):
+                if observe is not None:
+                    observe(result)
                 progress.advance(result)
                 continue
             ended.append(result)
@@ -287,8 +279,11 @@ def show_progress(
                 f"{evaluated('validation', result.validation)}"
                 f"{evaluated('averaged weights', result.average)}"
             )
-            if run.processes.first:
-                power.record(result.epoch)
+            with run.processes.together():
+                if observe is not None:
+                    observe(result)
+                if run.processes.first:
+                    power.record(result.epoch)
     return ended[-1]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-from typing import Any, Collection, Iterator, List, Mapping, Optional, Tuple, get_type_hints
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Tuple, get_type_hints
 
 from ipu_proxynorm.errors import UserError, unknown_name
 
@@ -110,9 +111,14 @@ def type_name(hint: Any) -> str:
     return str(getattr(hint, "__name__", hint))
 
 
+@functools.lru_cache(maxsize=None)
+def _hints(config: type) -> Dict[str, Any]:
+    return get_type_hints(config)
+
+
 def walk(config: type, prefix: str = "") -> Iterator[Tuple[str, Any, Any]]:
     """Yield (dotted name, type hint, dataclass field) of every key, sections descended into."""
-    hints = get_type_hints(config)
+    hints = _hints(config)
     for entry in dataclasses.fields(config):
         hint = hints[entry.name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):

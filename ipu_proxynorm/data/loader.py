@@ -26,16 +26,21 @@ WORKERS_SHARE = 0.75
 def begin_worker(worker: int) -> None:
     """Let a worker process outlive Ctrl-C, and end where a batch cannot be handed over.
 
-    On Ctrl-C the run stops in its own time, and then ends its workers. The queue to it would print
-    a traceback and drop a batch that it cannot send, for which the run would wait.
+    Then, or where a terminal or a batch system tells all processes to stop, the run stops in its
+    own time, and ends its workers. The queue to it would print a traceback and drop a batch that
+    it cannot send, for which the run would wait.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGXCPU):
+        signal.signal(number, signal.SIG_DFL)
     multiprocessing.queues.Queue._on_queue_feeder_error = _end  # type: ignore[attr-defined]
 
 
-def _end(*_: object) -> None:
-    os._exit(1)
+def _end(error: BaseException, *_: object) -> None:
+    """End a worker; its status is the system's number of the error, for `watch` to read."""
+    number = getattr(error, "errno", None) or 1
+    os._exit(number if number < 128 else 1)
 
 
 def batch_of(samples: List[Tuple[Tensor, int]]) -> List[Tensor]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
+import os
 import signal
+import tempfile
 import threading
 import warnings
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
@@ -164,11 +166,13 @@ def watched(loader: Iterable[Any], patience: float = math.inf) -> Iterator[Any]:
             with _workers_ended_after(patience, late):
                 batches = iter(loader) if batches is None else batches
                 batch = next(batches)
-            restore_child_handler(handler)
         except StopIteration:
             return
         except Exception as error:
-            raise DataError(_why(error, patience if late else None)) from error
+            status = _status_of_lost(batches)
+            raise DataError(_why(error, patience if late else None, status)) from error
+        finally:
+            restore_child_handler(handler)
         yield batch
 
 
@@ -199,12 +203,19 @@ def _workers_ended_after(seconds: float, late: List[bool]) -> Iterator[None]:
         timer.cancel()
 
 
-def _why(error: Exception, waited: Optional[float]) -> str:
+def _status_of_lost(batches: Any) -> int:
+    """Return the exit status of a worker that has ended by itself, minus a signal's number."""
+    statuses = [worker.exitcode for worker in getattr(batches, "_workers", ())]
+    return next((status for status in statuses if status), 0)
+
+
+def _why(error: Exception, waited: Optional[float], status: int = 0) -> str:
     """Return in a sentence why no further batch comes.
 
     Args:
         error: what was raised.
         waited: seconds after which the workers were ended; None: they were not.
+        status: the exit status of a worker that has ended; 0: not known.
     """
     text = _own_words(error)
     if isinstance(error, UserError):
@@ -214,14 +225,40 @@ def _why(error: Exception, waited: Optional[float]) -> str:
             f"data.workers: a worker process has given no images for {waited:.0f} s (three "
             f"quarters of training.patience); it was stopped, or its disk does not answer"
         )
+    if _hands_over(error) and not os.access(tempfile.gettempdir(), os.W_OK):
+        return (
+            f"data.workers: the folder for temporary files, {tempfile.gettempdir()!r}, cannot be "
+            f"written to any more ({text}); make it again, or set TMPDIR"
+        )
     lost = "DataLoader worker" in text and "exited unexpectedly" in text
     if lost or isinstance(error, (ConnectionError, EOFError)):  # while it handed a batch over
-        return (
-            f"data.workers: a worker process died ({text}); it may have run out of memory: free "
-            f"some, or lower data.workers"
-        )
+        return _lost(text, status)
     return exhausted(error) or (
         f"data: reading the images failed ({text}); ipu-proxynorm --traceback shows where"
+    )
+
+
+def _hands_over(error: Exception) -> bool:
+    """Tell whether an error may be of handing a batch over, which takes a temporary file."""
+    of_worker = "DataLoader worker" in str(error)
+    return of_worker or isinstance(error, (OSError, EOFError))
+
+
+def _lost(text: str, status: int) -> str:
+    """Return the sentence on a worker that has died: what is known of it, and what would help."""
+    if status > 1:  # the number of an error, see `loader`
+        unsent = OSError(status, os.strerror(status))
+        return exhausted(unsent) or (
+            f"data.workers: a worker process could not hand over a batch ({unsent.strerror}); "
+            f"expected a folder for temporary files that it can write to: set TMPDIR"
+        )
+    if status in (-signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGTERM):
+        name = signal.Signals(-status).name
+        helps = "raise the limit (ulimit -t)" if name == "SIGXCPU" else "go on with --resume"
+        return f"data.workers: a worker process died of {name} ({text}); {helps}"
+    return (
+        f"data.workers: a worker process died ({text}); it may have run out of memory: free "
+        f"some, or lower data.workers"
     )
 
 

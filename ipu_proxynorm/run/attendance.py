@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 import torch.distributed as dist
 
@@ -26,17 +26,16 @@ _ENDING_SECONDS = 0.3
 
 
 class Absent(Exception):
-    """Not all processes have come.
+    """Not all processes have come, or not the right ones.
 
     Args:
-        numbers: those that have not.
-        gone: whether they had come, and have ended since.
+        message: who.
         quiet: another process says so.
     """
 
-    def __init__(self, numbers: List[int], gone: bool = False, quiet: bool = False) -> None:
-        super().__init__()
-        self.numbers, self.gone, self.quiet = numbers, gone, quiet
+    def __init__(self, message: str, quiet: bool = False) -> None:
+        super().__init__(message)
+        self.quiet = quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,23 +79,35 @@ class Attendance:
             deadline: until when, as `time.monotonic` has it.
 
         Raises:
-            Absent: one has not come by then, or has come and ended.
+            Absent: one has not come by then, has come and ended, or counts the processes
+                otherwise; or another has this one's number.
             RuntimeError: the store cannot be reached.
         """
+        if self._store.add(f"taken/{self._index}", 1) > 1:
+            raise Absent(f"another process was started with RANK={self._index}, too")
         self._store.set(f"who/{self._index}", _identity())
+        self._store.set(f"count/{self._index}", str(self._count))
         self._store.add(f"here/{self._index}", 1)
         while len(self._who) < self._count:
             for number in range(self._count):
                 if number not in self._who and self._store.add(f"here/{number}", 0):
                     self._who[number] = self._store.get(f"who/{number}").decode()
+                    count = int(self._store.get(f"count/{number}"))
+                    if count != self._count:
+                        raise self.absent(f"process {number} was started with WORLD_SIZE={count}")
             if self.ended() or time.monotonic() > deadline or self._any_word() is not None:
                 raise self.absent()
             time.sleep(_PAUSE_SECONDS)
 
-    def absent(self) -> Absent:
-        """Return the error for those that have not come, or have ended; one process says it."""
+    def absent(self, why: str = "") -> Absent:
+        """Return the error for those that have not come, or have ended; one process says it.
+
+        Args:
+            why: what else is wrong with them.
+        """
         gone = self.ended()
         numbers = gone or [n for n in range(self._count) if n not in self._who]
+        why = why or self._named(numbers, "ended" if gone else "not come")
         others = set(self._who) - {*gone, self._index}
         deadline = time.monotonic() + ROLL_CALL_SECONDS
         speaks = self._index < min(others, default=self._count)
@@ -109,7 +120,28 @@ class Attendance:
                 time.sleep(_PAUSE_SECONDS)
         except RuntimeError:  # the store has gone
             pass
-        return Absent(numbers, bool(gone), quiet=not speaks)
+        return Absent(why, quiet=not speaks)
+
+    def heard_word(self) -> Optional[Word]:
+        """Return what the first has said that ended, as far as `listen` has noted it."""
+        return self._heard[1] if self._heard is not None else None
+
+    def without_store(self) -> Optional[Absent]:
+        """Return the error for who has ended, and the store with it; None: all are there."""
+        deadline = time.monotonic() + _LINGERING_SECONDS
+        while not self.lost() and time.monotonic() < deadline:
+            time.sleep(_PAUSE_SECONDS)
+        gone = self.lost()
+        if not gone:
+            return None
+        left = set(self._who) - set(gone)
+        self._linger()
+        quiet = self._index != min(left) or self._heard is not None
+        return Absent(self._named(gone, "ended"), quiet=quiet)
+
+    def _named(self, numbers: Sequence[int], done: str) -> str:
+        listed = " and ".join(f"process {number}" for number in numbers)
+        return f"{listed} of {self._count} {'has' if len(numbers) == 1 else 'have'} {done}"
 
     def listen(self) -> None:
         """Note from now on, in a thread, what another says before it ends, and who ends first.
@@ -152,6 +184,14 @@ class Attendance:
     def lost(self) -> List[int]:
         """Return which processes have ended: those that did so first, where that was noticed."""
         return self._lost or self.ended()
+
+    def stand_still(self, numbers: Sequence[int]) -> bool:
+        """Tell whether these processes are known to be there, on this machine."""
+        place = _identity().rpartition(" ")[0]
+        there = [self._who.get(number, "") for number in numbers]
+        return bool(place and there) and all(
+            who.rpartition(" ")[0] == place and not _has_ended(who) for who in there
+        )
 
     def account(self) -> Tuple[List[int], Optional[Word]]:
         """Return which processes are gone or do not answer, and what the first of them has said.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,8 @@ CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
 #: Of `ipu_proxynorm.analysis`, where it was asked to record.
 POWER = "power.jsonl"
 CHECKPOINTS = ("last", "best")
+#: What file systems say that know no locks: Lustre mounted without them, some of NFS's and FUSE's.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
 #: Open folders that are locked. A forked child must not hold them: data workers outlive a run
@@ -100,14 +103,40 @@ class RunDirectory:
         Raises:
             UserError: it cannot be written, or another process writes to it.
         """
+        directory = cls.held(config)
+        directory.go_on(config)
+        return directory
+
+    @classmethod
+    def held(cls, config: RunConfig) -> RunDirectory:
+        """Keep other processes out of the folder of a run, if there is one, and change nothing.
+
+        What is read there is then what the run goes on from: nobody writes the next checkpoint.
+
+        Raises:
+            UserError: it cannot be read, or another process writes to it.
+        """
         directory = cls(Path(config.runs, config.name))
         try:
-            directory.path.mkdir(parents=True, exist_ok=True)
-            directory._acquire()
-            directory._write_config(config)
+            if directory.path.exists():
+                directory._acquire()
         except OSError as error:
             raise directory._unwritable(config.runs, error) from error
         return directory
+
+    def go_on(self, config: RunConfig) -> None:
+        """Write the configuration with which the run goes on; make the folder if there is none.
+
+        Raises:
+            UserError: it cannot be written, or another process writes to it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                self._acquire()
+            self._write_config(config)
+        except OSError as error:
+            raise self._unwritable(config.runs, error) from error
 
     def _write_config(self, config: RunConfig) -> None:
         with replacing(self.path / CONFIG) as stream:
@@ -132,6 +161,15 @@ class RunDirectory:
                 f"{str(self.path)!r}: another process is training this run; wait for it, or choose "
                 f"another name=..."
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"{str(self.path)!r}: its file system has no locks ({error.strerror}): see to it "
+                f"that no other process trains this run",
+                UserNotice,
+                stacklevel=2,
+            )
 
     def _contents(self) -> List[str]:
         """Return which of a run's own files are there; nothing else is ever removed."""
@@ -202,15 +240,27 @@ class RunDirectory:
         except OSError as error:
             raise self._unwritten(METRICS, error) from error
         try:
-            if self._writer is None:
-                self._writer = SummaryWriter(
-                    str(self.path / TENSORBOARD), purge_step=self._purge_step
-                )
+            self._see_to_writer()
             for name, value in values.items():
                 if name != "step":
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
             raise self._unwritten(TENSORBOARD, error) from error
+
+    def _see_to_writer(self) -> None:
+        """Open TensorBoard's file, another one where its folder was deleted under way."""
+        folder = self.path / TENSORBOARD
+        if self._writer is not None and not folder.exists() and self.path.exists():
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            self._writer = None
+            warnings.warn(
+                f"{str(folder)!r} was deleted: its steps until here are in {METRICS} alone",
+                UserNotice,
+                stacklevel=2,
+            )
+        if self._writer is None:
+            self._writer = SummaryWriter(str(folder), purge_step=self._purge_step)
 
     def _unwritten(self, name: str, error: OSError) -> UserError:
         return UserError(unwritten(repr(str(self.path / name)), error))
@@ -232,9 +282,22 @@ class RunDirectory:
         try:
             if self.metrics_bytes > metrics_bytes:
                 os.truncate(self.path / METRICS, metrics_bytes)
+            self._forget_after(step)
         except OSError as error:
             raise self._unwritten(METRICS, error) from error
         self._purge_step = step + 1
+
+    def _forget_after(self, step: int) -> None:
+        """Cut off lines of later steps: where the file was rotated, its length says nothing."""
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = len(lines)
+        while kept and _is_after(lines[kept - 1], step):
+            kept -= 1
+        if kept < len(lines):
+            os.truncate(path, sum(map(len, lines[:kept])))
 
     def close(self) -> None:
         """Flush TensorBoard's file, and let other processes in."""
@@ -252,6 +315,14 @@ class RunDirectory:
         if self._lock is not None:
             self._lock()
             self._lock = None
+
+
+def _is_after(line: bytes, step: int) -> bool:
+    """Tell whether a line of the metrics is of a later step, or is not whole."""
+    try:
+        return json.loads(line)["step"] > step
+    except (ValueError, KeyError, TypeError):
+        return not line.endswith(b"\n")
 
 
 @contextlib.contextmanager

@@ -7,14 +7,15 @@ import os
 import socket
 import threading
 import time
-from typing import Callable, Generic, List, TypeVar, Union
+from typing import Callable, Generic, List, Optional, TypeVar, Union
 
 import torch.distributed as dist
 
 from ipu_proxynorm.backend import popdist
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import Instance, launched
-from ipu_proxynorm.run.attendance import Absent, Attendance
+from ipu_proxynorm.run.attendance import ROLL_CALL_SECONDS, Absent, Attendance, Word
+from ipu_proxynorm.run.interruption import Interrupted
 from ipu_proxynorm.run.processes import PATIENCE_SECONDS, Processes
 
 Value = TypeVar("Value")
@@ -69,23 +70,33 @@ def _meet(instance: Instance, address: str, port: str, patience: float) -> Atten
             f"the machine that the first process runs on, which torchrun sets"
         ) from error
     deadline = time.monotonic() + min(MEETING_SECONDS, patience)
+    attendance: Optional[Attendance] = None
     try:
         store = _store(instance, address, int(port), deadline)
+        # For gloo, which keeps a connection to itself while it waits for one who is gone.
+        again = _connected(address, int(port), False, deadline)
         # torchrun may start all again while its store still holds the last attempt's keys.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt{attempt}", store)
-        attendance = Attendance(store, instance.index, instance.count)
+        attempt = f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        attendance = Attendance(dist.PrefixStore(attempt, store), instance.index, instance.count)
         attendance.come(deadline)
         attendance.listen()
-        _join(store, instance, attendance, patience)
+        _join(dist.PrefixStore(attempt, again), instance, attendance, patience)
         return attendance
     except Absent as absent:
-        names = " and ".join(f"process {number}" for number in absent.numbers)
-        what = f"{names} of {instance.count} {'has ended' if absent.gone else 'has not come'}"
-        refusal = _not_met(place, instance, what)
+        refusal = _not_met(place, instance, str(absent))
         refusal.quiet = absent.quiet
         raise refusal from absent
+    except Interrupted as interrupted:
+        word = Word(str(interrupted), interrupted.signal_number)
+        if attendance is not None and instance.index == 0 and attendance.leave_word(word):
+            attendance.heard(ROLL_CALL_SECONDS)
+        raise
     except (RuntimeError, OSError) as error:
+        lost = attendance.without_store() if attendance is not None else None
+        if lost is not None:
+            refusal = _not_met(place, instance, str(lost))
+            refusal.quiet = lost.quiet
+            raise refusal from error
         raise _not_met(place, instance, " ".join(str(error).split())[:160]) from error
 
 
@@ -104,16 +115,22 @@ def _store(instance: Instance, address: str, port: int, deadline: float) -> dist
         RuntimeError: the port is in use, or nothing answers there.
         OSError: likewise.
     """
-    left = datetime.timedelta(seconds=deadline - time.monotonic())
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        left = datetime.timedelta(seconds=deadline - time.monotonic())
         store, _, _ = next(dist.rendezvous("env://", instance.index, instance.count, timeout=left))
         return store
     first = instance.index == 0
     if not first:
         _await_listener(address, port, deadline)
+    return _connected(address, port, first, deadline)
+
+
+def _connected(address: str, port: int, serves: bool, deadline: float) -> dist.Store:
+    """Return the store at an address, served by this process where it ``serves``; see `_store`."""
+    left = datetime.timedelta(seconds=deadline - time.monotonic())
     connecting: Attempt[dist.Store] = Attempt(
         lambda: dist.TCPStore(
-            address, port, is_master=first, timeout=left, wait_for_workers=False, multi_tenant=True
+            address, port, is_master=serves, timeout=left, wait_for_workers=False, multi_tenant=True
         )
     )
     # What listens there but is no store would be waited for, whatever the timeout.
@@ -139,11 +156,23 @@ def _join(store: dist.Store, instance: Instance, attendance: Attendance, patienc
         )
     )
     while not connecting.done(_LOOKING_SECONDS):
+        word = attendance.heard_word()
+        if word is not None:
+            raise Absent(word.text, quiet=word.said)
         gone = attendance.ended()
         # It may have ended as all others will: what is left of connecting then succeeds or fails.
         if gone and not connecting.done(_ENDING_SECONDS):
             raise attendance.absent()
     connecting.result()
+
+
+#: Of attempts; one that comes back from torch while Python ends would abort the process.
+_threads: List[threading.Thread] = []
+
+
+def left_alone() -> bool:
+    """Tell whether an attempt has not ended: then the process must end without waiting for it."""
+    return any(thread.is_alive() for thread in _threads)
 
 
 class Attempt(Generic[Value]):
@@ -160,6 +189,7 @@ class Attempt(Generic[Value]):
         self._found: List[Union[Value, Exception]] = []
         self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
         self._thread.start()
+        _threads.append(self._thread)
 
     def _run(self, call: Callable[[], Value]) -> None:
         try:

@@ -179,7 +179,9 @@ class Processes:
             return interrupted
         if word is not None:
             what = f"{named}: {word.text}"
-        elif "timed out" in text.lower():
+        elif "timed out" in text.lower() or (
+            self._attendance is not None and self._attendance.stand_still(missing)
+        ):
             what = (
                 f"{named or 'another process'} of the run has not answered for long "
                 f"(training.patience); it was stopped, or is waiting for something else"

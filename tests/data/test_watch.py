@@ -1,6 +1,8 @@
 """A watched loader leaves the signals of the program that it is part of alone."""
 
+import errno
 import signal
+import types
 
 import pytest
 import torch
@@ -113,3 +115,30 @@ def test_what_the_machine_is_to_blame_for_stops_at_once_and_is_no_damage(reason,
     report = report_on([reason])
     with pytest.raises(DataError, match=f"data: 'image 0' .*{words}"):
         report.check(report.found())
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (errno.EMFILE, "no more files can be opened here .*ulimit -n"),
+        (errno.EACCES, r"could not hand over a batch \(Permission denied\); .*TMPDIR"),
+        (-signal.SIGXCPU, r"died of SIGXCPU \(DataLoader.*ulimit -t"),
+        (-signal.SIGSEGV, "died of SIGSEGV .*--resume"),
+        (-signal.SIGKILL, "it may have run out of memory"),
+    ],
+)
+def test_how_a_lost_worker_ended_is_said(status, words):
+    class Loader:
+        num_workers = 1
+        _workers = (types.SimpleNamespace(exitcode=status),)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+
+    handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DataError, match=words):
+        next(watched(Loader()))
+    assert signal.getsignal(signal.SIGCHLD) is handler

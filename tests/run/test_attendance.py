@@ -48,18 +48,19 @@ def ended_process():
 def test_one_that_never_comes_is_named_at_the_deadline(store):
     with pytest.raises(Absent) as absent:
         Attendance(store, 0, 3).come(time.monotonic() + 0.2)
-    assert (absent.value.numbers, absent.value.gone) == ([1, 2], False)
+    assert str(absent.value) == "process 1 and process 2 of 3 have not come"
 
 
 @needs_proc
 def test_one_that_came_and_ended_is_named_at_once(store):
     place, _, _ = attendance._identity().rpartition(" ")
     store.set("who/1", f"{place} {ended_process()}")
+    store.set("count/1", "3")
     store.add("here/1", 1)
     began = time.monotonic()
     with pytest.raises(Absent) as absent:
         Attendance(store, 0, 3).come(began + 60)
-    assert (absent.value.numbers, absent.value.gone) == ([1], True)
+    assert str(absent.value) == "process 1 of 3 has ended"
     assert time.monotonic() - began < 10
 
 
@@ -73,7 +74,27 @@ def test_one_process_says_who_has_not_come(store):
             found[index] = absent
 
     together(lambda: come(0), lambda: come(1))
-    assert [found[index].numbers for index in range(2)] == [[2], [2]]
+    assert [str(found[index]) for index in range(2)] == ["process 2 of 3 has not come"] * 2
+    assert [found[index].quiet for index in range(2)] == [False, True]
+
+
+def test_a_second_process_of_the_same_number_is_refused_and_the_first_ones_meet(both, store):
+    with pytest.raises(Absent, match="another process was started with RANK=1, too") as absent:
+        Attendance(store, 1, 2).come(time.monotonic() + 20)
+    assert not absent.value.quiet
+    assert both[0].ended() == []
+
+
+def test_another_number_of_processes_is_named_by_one_of_them(store):
+    found = {}
+
+    def come(index, count):
+        with pytest.raises(Absent) as absent:
+            Attendance(store, index, count).come(time.monotonic() + 20)
+        found[index] = absent.value
+
+    together(lambda: come(0, 2), lambda: come(1, 3))
+    assert str(found[0]) == "process 1 was started with WORLD_SIZE=3"
     assert [found[index].quiet for index in range(2)] == [False, True]
 
 
@@ -134,3 +155,16 @@ def test_the_first_process_says_its_own_word(both):
     assert both[0].leave_word(Word("interrupted", 2))
     assert both[1].account() == ([0], Word("interrupted", 2, said=True))
     assert not both[0].heard(20)
+
+
+@needs_proc
+def test_one_of_those_left_says_who_ended_with_the_store(store, monkeypatch):
+    monkeypatch.setattr(attendance, "_LINGERING_SECONDS", 0.1)
+    place, _, _ = attendance._identity().rpartition(" ")
+    said = []
+    for index in (1, 2):
+        one = Attendance(store, index, 3)
+        one._who = {0: f"{place} {ended_process()}", 1: attendance._identity(), 2: ""}
+        said.append(one.without_store())
+    assert [str(absent) for absent in said] == ["process 0 of 3 has ended"] * 2
+    assert [absent.quiet for absent in said] == [False, True]

@@ -1,12 +1,18 @@
 """The folder of a run."""
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
+import shutil
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.run.directory import RunDirectory
 
 
@@ -57,3 +63,55 @@ def test_a_folder_that_is_no_run_and_one_that_cannot_be_written(config, tmp_path
     (tmp_path / "quickstart").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
         RunDirectory.create(config)
+
+
+def steps_logged(directory):
+    lines = (directory.path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_later_steps_are_forgotten_though_the_metrics_were_rotated(config):
+    directory = RunDirectory.create(config)
+    for step in (1, 2):
+        directory.log("train", step, {"loss": 1.0, "epoch": 1})
+    length = directory.metrics_bytes  # as a checkpoint after step 2 has it
+    os.truncate(directory.path / "metrics.jsonl", 0)
+    for step in (3, 4):
+        directory.log("train", step, {"loss": 1.0})
+    directory.rewind(length, 3)
+    assert steps_logged(directory) == [3]
+    with (directory.path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "train", "st')  # killed in the middle of a line
+    directory.rewind(length, 3)
+    assert steps_logged(directory) == [3]
+    directory.close()
+
+
+def test_a_tensorboard_folder_deleted_under_way_is_made_again(config):
+    directory = RunDirectory.create(config)
+    directory.log("train", 1, {"loss": 3.0})
+    shutil.rmtree(directory.path / "tensorboard")
+    with pytest.warns(UserNotice, match=r"tensorboard' was deleted: its steps until here"):
+        directory.log("train", 2, {"loss": 2.0})
+    directory.close()
+    events = EventAccumulator(str(directory.path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2]
+    assert steps_logged(directory) == [1, 2]
+
+
+def test_a_file_system_without_locks_is_used_with_a_notice(config, monkeypatch):
+    def none(*arguments):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.warns(UserNotice, match="no locks .*no other process trains this run"):
+        RunDirectory.create(config).close()
+
+
+def test_a_run_is_held_before_its_checkpoint_is_read(config, tmp_path, capsys):
+    with contextlib.closing(RunDirectory.create(config)) as directory:
+        directory.checkpoint("last").write_bytes(b"half of the next one")
+        command = ["train", "configs/quickstart.yaml", f"runs={tmp_path}", "--resume"]
+        assert main([*command, "training.epochs=3"]) == 2
+        assert "another process is training this run" in capsys.readouterr().err
+        assert directory.config() == config

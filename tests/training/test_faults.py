@@ -83,7 +83,7 @@ def step_of(folder):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGXCPU, 152)]
 )
 def test_a_signal_writes_a_checkpoint_first_and_the_run_goes_on(tmp_path, number, status):
     command = Command(tmp_path)
