@@ -1,10 +1,10 @@
-"""Whether another proxy, still without any statistic of a batch, recovers more: not measured yet.
+"""Whether another proxy, still without any statistic of a batch, recovers more.
 
     python benchmarks/better_proxy.py configs/compare/cifar10.yaml data.path=FOLDER \
         --norms gn4+pn --proxy assumed,narrow,mixture,eps0.003,eps0.3 --seeds 0,1,2
 
 Adds kinds to ``ipu-proxynorm compare --proxy`` and takes its arguments. A kind would become an
-option of the library if it helped beyond its error.
+option of the library if it helped beyond its error: none did (docs/evidence.md).
 """
 
 from __future__ import annotations
