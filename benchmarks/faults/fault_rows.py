@@ -83,16 +83,22 @@ def page(rows: Sequence[Row], cells: int) -> str:
         sentence = max((row.sentence for row in some), key=len)
         lines.append(
             f"| {_cell(name)} | {' | '.join(counts)} | {', '.join(statuses)} "
-            f"| {_cell(f'`{sentence}`') if sentence else ''} |"
+            f"| {_cell(_code(sentence)) if sentence else ''} |"
         )
     wrong = [row for row in rows if row.wrong]
     if wrong:
         lines += ["", "Not as they should be:", ""]
     lines += [
-        f"- {row.fault}, {row.phase}, {row.processes} processes, {row.workers} workers: {row.wrong}"
+        f"- {row.fault}, {row.phase}, {row.processes} processes, {row.workers} workers: "
+        f"{_code(row.wrong)}"
         for row in wrong
     ]
     return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """Return a text as Markdown shows it unchanged; it may have backticks of its own."""
+    return f"``{text}``" if "`" in text else f"`{text}`"
 
 
 def _cell(text: str) -> str:
