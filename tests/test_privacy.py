@@ -19,7 +19,9 @@ POPTORCH = "PopTorch has no public way to ask; read as 3.4 has it, named with it
 TORCH = "torch has no public way to ask, or none that tells a registration from a module"
 PYTHON = "Python has no public way to be told that a queue could not send"
 ALLOWED = {
+    "__main__.py": (PYTHON, {"_exit"}),
     "data/loader.py": (PYTHON, {"_on_queue_feeder_error", "_exit"}),
+    "data/watch.py": (TORCH, {"_workers"}),
     "ipu/options.py": (POPTORCH, {"_Popart"}),
     "memory/options.py": (POPTORCH, {"_execution_strategy", "_Popart"}),
     "memory/blocks.py": (

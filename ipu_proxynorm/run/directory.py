@@ -290,7 +290,7 @@ class RunDirectory:
     def _forget_after(self, step: int) -> None:
         """Cut off lines of later steps: where the file was rotated, its length says nothing."""
         path = self.path / METRICS
-        if not path.exists():
+        if not path.is_file():  # a device may have no end
             return
         lines = path.read_bytes().splitlines(keepends=True)
         kept = len(lines)

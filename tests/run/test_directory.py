@@ -87,6 +87,8 @@ def test_later_steps_are_forgotten_though_the_metrics_were_rotated(config):
     directory.close()
 
 
+# TensorBoard's own thread finds its file gone, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_tensorboard_folder_deleted_under_way_is_made_again(config):
     directory = RunDirectory.create(config)
     directory.log("train", 1, {"loss": 3.0})
