@@ -111,14 +111,14 @@ def train(
         directory = RunDirectory(Path(config.runs, config.name), writes=False)
         if processes.first and arguments.resume:
             directory = RunDirectory.held(config)
-    run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
-    with processes.together():
-        if processes.first and arguments.resume:
-            directory.go_on(config)
-        elif processes.first:
-            directory = RunDirectory.create(config, arguments.overwrite)
     with writing_threads_quiet():
         try:
+            run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
+            with processes.together():
+                if processes.first and arguments.resume:
+                    directory.go_on(config)
+                elif processes.first:
+                    directory = RunDirectory.create(config, arguments.overwrite)
             describe(run, console)
             if start is not None and start.state is not None:
                 console.print(f"resumed after {start.state.progress}")
