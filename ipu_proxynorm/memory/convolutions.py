@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, List, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
 from ipu_proxynorm.memory.calibration import Parameters
 from ipu_proxynorm.memory.geometry import CHANNELS_IN, CHANNELS_OUT, Pass
+from ipu_proxynorm.memory.products import counts
 
 _WORKERS = 6
 # Cycles of a vertex: to start, for a block of inputs, for a block of inputs and results (weights
@@ -29,6 +30,8 @@ _DEPTHWISE = 4
 # The output channels of a product that needs too much at once are computed one part after another.
 _SERIAL = (1, 2, 4, 8, 16)
 _AGAIN = 200
+# By what factor one number of parts that is tried is above the next.
+_STEP = 1.35
 # How much dearer a plan may be before it hardly counts: the estimates are no better than that.
 _NEAR = 0.2
 #: How many equally likely values stand for what one product may take.
@@ -69,10 +72,10 @@ def _plans(work: Pass, tiles: int, element_bytes: int, partial_bytes: int) -> _P
     made = min(CHANNELS_OUT, work.outputs) if narrow else CHANNELS_OUT
     blocks = -(-work.channels // block)
     axes = (
-        _counts(work.images * work.field, tiles),
-        _counts(-(-work.outputs // made), tiles),
-        _counts(blocks * work.window, tiles),
-        _counts(work.groups, tiles),
+        counts(work.images * work.field, tiles, _STEP),
+        counts(-(-work.outputs // made), tiles, _STEP),
+        counts(blocks * work.window, tiles, _STEP),
+        counts(work.groups, tiles, _STEP),
     )
     rows, columns, inner, groups = np.meshgrid(*axes, indexing="ij")
     used = rows * columns * inner * groups
@@ -119,18 +122,6 @@ def _read(work: Pass, field: Any, window: Any, narrow: bool) -> Any:
     if work.spread and not narrow:
         places = np.maximum(1, places / work.dilation)
     return places**work.dimensions
-
-
-def _counts(units: int, tiles: int) -> Any:
-    """Return into how many parts so many units can be cut, a geometric choice of all."""
-    most = min(units, tiles)
-    found: List[int] = []
-    parts = 1.0
-    while parts < most:
-        found.append(int(parts))
-        parts = max(parts * 1.35, parts + 1)
-    even = {-(-units // -(-units // count)) for count in (*found, most)}
-    return np.array(sorted(even), dtype=float)
 
 
 @functools.lru_cache(maxsize=65536)

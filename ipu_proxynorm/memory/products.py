@@ -46,8 +46,8 @@ class Splits:
 def splits(rows: int, inner: int, columns: int, float32: bool, tiles: int) -> Splits:
     """Return the splits of ``rows x inner`` times ``inner x columns``, the latter as weights."""
     block = 8 if float32 else 16
-    parts = [_counts(rows, tiles), _counts(-(-columns // _RESULTS), tiles)]
-    parts.append(_counts(-(-inner // block), tiles))
+    parts = [counts(rows, tiles), counts(-(-columns // _RESULTS), tiles)]
+    parts.append(counts(-(-inner // block), tiles))
     across, along, within = np.meshgrid(*parts, indexing="ij")
     more_across, more_along, _ = np.meshgrid(*(_next(counts) for counts in parts), indexing="ij")
     # Of the tiles that are left over, more parts of rows or columns only take away.
@@ -70,14 +70,14 @@ def splits(rows: int, inner: int, columns: int, float32: bool, tiles: int) -> Sp
     )
 
 
-def _counts(units: int, tiles: int) -> Any:
-    """Return into how many parts so many units can be cut, a geometric choice of all."""
+def counts(units: int, tiles: int, step: float = 1.3) -> Any:
+    """Return into how many parts so many units can be cut, a choice of all in steps of a factor."""
     most = min(units, tiles)
     found: List[int] = []
     parts = 1.0
     while parts < most:
         found.append(int(parts))
-        parts = max(parts * 1.3, parts + 1)
+        parts = max(parts * step, parts + 1)
     even = {-(-units // -(-units // count)) for count in (*found, most)}
     return np.array(sorted(even), dtype=float)
 

@@ -6,6 +6,7 @@ import math
 from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 from .._optimizer_attributes import _OptimizerType
+from .value_checks import RMSPROP, SGD
 
 _Value = Tuple[Any, bool]  # whether it is constant
 
@@ -27,8 +28,6 @@ _COMPARED_ADAM = (
     "maxWeightNorm",
 )
 _COMPARED_RMSPROP = ("lossScaling", "learningRate", "weightDecay", "alpha", "momentum", "eps")
-_SGD = (_OptimizerType.SGD1, _OptimizerType.SGD2)
-_RMSPROP = (_OptimizerType.RMSPROP, _OptimizerType.RMSPROP_CENTERED)
 # PopTorch maps both to one mode of PopART's (CompilerImpl.cpp:874-884).
 _SAME_MODE = (_OptimizerType.ADAMW, _OptimizerType.ADAMW_NO_BIAS)
 
@@ -63,7 +62,7 @@ def refusal(old: Mapping[str, Any], new: Mapping[str, Any], groups: Set[int]) ->
                 reason = _differs(f"{key} of {where}", *values)
                 if reason:
                     return reason
-    return _velocity(old, new) if kinds[0] in _SGD else None
+    return _velocity(old, new) if kinds[0] in SGD else None
 
 
 def replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> Dict[str, Any]:
@@ -83,13 +82,13 @@ def _with_constants(old: Dict[str, Any], new: Dict[str, Any]) -> Dict[str, Any]:
 
 def _same_kind(old: _OptimizerType, new: _OptimizerType) -> bool:
     both = (old, new)
-    return old == new or any(all(kind in same for kind in both) for same in (_SGD, _SAME_MODE))
+    return old == new or any(all(kind in same for kind in both) for same in (SGD, _SAME_MODE))
 
 
 def _compared(kind: _OptimizerType) -> Tuple[str, ...]:
-    if kind in _SGD:
+    if kind in SGD:
         return _COMPARED_SGD
-    return _COMPARED_RMSPROP if kind in _RMSPROP else _COMPARED_ADAM
+    return _COMPARED_RMSPROP if kind in RMSPROP else _COMPARED_ADAM
 
 
 def _in_force(key: str, values: Mapping[str, Any], attributes: Mapping[str, Any]) -> _Value:

@@ -8,8 +8,8 @@ from typing import Any, Dict, List, Mapping, Set, Tuple
 from .._optimizer_attributes import _OptimizerType
 from ..poptorch_core import createError
 
-_SGD = (_OptimizerType.SGD1, _OptimizerType.SGD2)
-_RMSPROP = (_OptimizerType.RMSPROP, _OptimizerType.RMSPROP_CENTERED)
+SGD = (_OptimizerType.SGD1, _OptimizerType.SGD2)
+RMSPROP = (_OptimizerType.RMSPROP, _OptimizerType.RMSPROP_CENTERED)
 
 # What must not be below zero, and what must be above it, by the words of the errors.
 _NOT_NEGATIVE = {
@@ -43,7 +43,7 @@ def check_values(attributes: Mapping[str, Any], groups: Set[int]) -> None:
 
     """
     kind = attributes["optimizer_type"]
-    family = "SGD" if kind in _SGD else "Adaptive" if kind in _RMSPROP else "Adam"
+    family = "SGD" if kind in SGD else "Adaptive" if kind in RMSPROP else "Adam"
     loss_scaling = attributes["defaults"]["lossScaling"]
     if float32(loss_scaling[0]) == 0:
         raise createError("Loss scaling cannot be 0", layer="popart_exception")
