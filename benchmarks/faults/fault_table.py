@@ -43,7 +43,6 @@ import numpy as np
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as ipu_proxynorm.__main__ does
 
 import torch
-import torchvision  # noqa: F401  # else a fault at the start meets it half imported
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

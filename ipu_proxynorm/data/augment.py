@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipu_proxynorm.data.vision import transforms
+
 #: How training images are augmented, by the name that ``data.augment`` gives.
 AUGMENTATIONS = ("none", "crop", "resized")
 
@@ -56,12 +58,10 @@ def resized_crop_and_flip(image: Tensor, size: int, random: np.random.Generator)
 
     As torchvision's ImageNet recipes: Szegedy et al. 2014 (arXiv 1409.4842, section 6).
     """
-    import torchvision.transforms as T
-
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
         torch.manual_seed(int(random.integers(2**63)))
-        box = T.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
-    image = T.functional.resized_crop(image, *box, [size, size], antialias=True)
+        box = transforms().RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+    image = transforms().functional.resized_crop(image, *box, [size, size], antialias=True)
     return image.flip(-1) if random.integers(2) else image
 
 
@@ -94,8 +94,7 @@ def centre_crop(image: Tensor, size: int, margin: float = 1.0) -> Tensor:
     short = round(size * margin)
     if image.shape[-2:] == (short, short) == (size, size):
         return image
-    import torchvision.transforms.functional as F
-
+    F = transforms().functional
     least = min(image.shape[-2:])
     if max(image.shape[-2:]) > LONGEST * least:
         image = F.center_crop(image, [min(side, LONGEST * least) for side in image.shape[-2:]])

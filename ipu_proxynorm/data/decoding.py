@@ -15,6 +15,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ipu_proxynorm.data.vision import transforms
+
 #: Kinds of file that are read, by Pillow's names: those of photographs and data sets. Others are
 #: no images here; some of Pillow's readers start other programs.
 _KNOWN = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "GIF", "JPEG2000", "AVIF")
@@ -138,9 +140,9 @@ def _pixels(image: Image.Image) -> Tensor:
             Reason.UNSUPPORTED,
         )
     # convert() copies even where there is nothing to convert.
-    from torchvision.transforms.functional import pil_to_tensor
-
-    return pil_to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
+    return transforms().functional.pil_to_tensor(
+        image if image.mode == "RGB" else image.convert("RGB")
+    )
 
 
 def _shrink(image: Image.Image) -> None:

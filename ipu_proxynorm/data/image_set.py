@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Subset
 from ipu_proxynorm.data.augment import Augmentation
 from ipu_proxynorm.data.decoding import Reason, Unreadable
 from ipu_proxynorm.data.files import Listing, Store
+from ipu_proxynorm.data.vision import transforms
 
 #: The label of a sample that only fills a batch: no loss, no count. torch's ``ignore_index``.
 IGNORED = -100
@@ -64,9 +65,7 @@ class ListedImages(abc.ABC):
     """Images that are listed with their labels, and decoded whenever they are asked for."""
 
     def __init__(self, listing: Listing) -> None:
-        # Decoding needs it. Here once, and not a second in each worker process.
-        import torchvision.transforms.functional  # noqa: F401
-
+        transforms()  # decoding needs it: here once, and not a second in each worker process
         self.listing = listing
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from ipu_proxynorm.config import loads
 from ipu_proxynorm.data.augment import centre_crop
 from ipu_proxynorm.data.decoding import Unreadable, bounded, cannot_read, decode
 from ipu_proxynorm.data.files import walk_images
+from ipu_proxynorm.data.vision import transforms
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.files.weights import SAFETENSORS, read_metadata, read_weights
@@ -143,9 +144,7 @@ def read_image(path: Path, inputs: Inputs) -> Tensor:
         raise cannot_read(error) from error
     image = decode(content)
     if inputs.channels == 1:
-        from torchvision.transforms.functional import rgb_to_grayscale
-
-        image = rgb_to_grayscale(image)
+        image = transforms().functional.rgb_to_grayscale(image)
     return centre_crop(image, inputs.size, inputs.resize / inputs.size)
 
 
