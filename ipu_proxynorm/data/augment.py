@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipu_proxynorm.data.vision import transforms
+from ipu_proxynorm.data.libraries import transforms
 
 #: How training images are augmented, by the name that ``data.augment`` gives.
 AUGMENTATIONS = ("none", "crop", "resized")

@@ -14,6 +14,7 @@ from ipu_proxynorm.data.augment import AUGMENTATIONS, centre_crop, stream
 from ipu_proxynorm.data.files import Store, find_part, list_images
 from ipu_proxynorm.data.image_data import IMAGENET, ImageData, Request, image_data
 from ipu_proxynorm.data.image_set import FileImages, TensorImages
+from ipu_proxynorm.data.libraries import library
 from ipu_proxynorm.data.part import Part
 from ipu_proxynorm.data.shards import webdataset
 from ipu_proxynorm.data.tables import huggingface
@@ -33,9 +34,7 @@ def digits(request: Request) -> ImageData:
     Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998.
     """
     _refuse_path("digits", request, "come with scikit-learn")
-    import sklearn.datasets
-
-    bundle = sklearn.datasets.load_digits()
+    bundle = library("sklearn.datasets").load_digits()
     pixels = np.rint(bundle.images * (255 / 16)).astype(np.uint8)  # 0..16 in the source
     images = torch.from_numpy(pixels).unsqueeze(1)  # (N, 1, 8, 8)
     labels = torch.from_numpy(bundle.target).long()
@@ -75,9 +74,7 @@ def cifar100(request: Request) -> ImageData:
 
 def _cifar(name: str, class_name: str, request: Request) -> ImageData:
     """Return CIFAR from torchvision's folder, or from image files as :func:`image_folder` reads."""
-    import torchvision.datasets
-
-    dataset = getattr(torchvision.datasets, class_name)
+    dataset = getattr(library("torchvision.datasets"), class_name)
     path = _path(name, request)
     if not (path / dataset.base_folder).is_dir():
         if path.exists() and any(Store(str(path)).has(part) for part in ("train", "val", "test")):

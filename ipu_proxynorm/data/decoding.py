@@ -15,7 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ipu_proxynorm.data.vision import transforms
+from ipu_proxynorm.data.libraries import transforms
 
 #: Kinds of file that are read, by Pillow's names: those of photographs and data sets. Others are
 #: no images here; some of Pillow's readers start other programs.

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Subset
 from ipu_proxynorm.data.augment import Augmentation
 from ipu_proxynorm.data.decoding import Reason, Unreadable
 from ipu_proxynorm.data.files import Listing, Store
-from ipu_proxynorm.data.vision import transforms
+from ipu_proxynorm.data.libraries import transforms
 
 #: The label of a sample that only fills a batch: no loss, no count. torch's ``ignore_index``.
 IGNORED = -100

@@ -15,7 +15,7 @@ from ipu_proxynorm.config import loads
 from ipu_proxynorm.data.augment import centre_crop
 from ipu_proxynorm.data.decoding import Unreadable, bounded, cannot_read, decode
 from ipu_proxynorm.data.files import walk_images
-from ipu_proxynorm.data.vision import transforms
+from ipu_proxynorm.data.libraries import transforms
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.files.weights import SAFETENSORS, read_metadata, read_weights
