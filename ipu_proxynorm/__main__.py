@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -25,7 +26,7 @@ def run() -> int:
         return 2
     try:
         from ipu_proxynorm.cli.main import main
-        from ipu_proxynorm.run.meeting import left_alone
+        from ipu_proxynorm.run.meeting import has_met
     except KeyboardInterrupt:
         say(f"{program_name()}: interrupted")
         return 130
@@ -42,7 +43,8 @@ def run() -> int:
         return 2
     sys.excepthook = show_traceback
     status = main()
-    if left_alone():
+    if has_met():
+        atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()

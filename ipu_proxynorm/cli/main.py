@@ -139,6 +139,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             raise
         failure = UserError(why)
     if failure is not None:
+        # What the failed calls held is let go: to report it takes memory, too.
+        failure.__traceback__ = failure.__cause__ = failure.__context__ = None
         status = report(failure, processes)
     if failure is None or (isinstance(failure, Shared) and failure.agreed):
         processes.leave()

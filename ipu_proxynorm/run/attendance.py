@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
 import threading
@@ -187,7 +188,7 @@ class Attendance:
 
     def stand_still(self, numbers: Sequence[int]) -> bool:
         """Tell whether these processes are known to be there, on this machine."""
-        place = _identity().rpartition(" ")[0]
+        place = _place()
         there = [self._who.get(number, "") for number in numbers]
         return bool(place and there) and all(
             who.rpartition(" ")[0] == place and not _has_ended(who) for who in there
@@ -269,25 +270,31 @@ class Attendance:
             waiting -= set(self.ended())
 
 
-def _identity() -> str:
-    """Return what names this process among all of this boot of this machine."""
+@functools.lru_cache(maxsize=None)
+def _place() -> str:
+    """Return what names this boot of this machine, and the container; "" where it is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         names = os.stat("/proc/self/ns/pid").st_ino
     except OSError:  # no Linux
         return ""
-    return f"{boot} {socket.gethostname()} {names} {os.getpid()}"
+    return f"{boot} {socket.gethostname()} {names}"
+
+
+def _identity() -> str:
+    """Return what names this process among all of its place."""
+    return f"{_place()} {os.getpid()}" if _place() else ""
 
 
 def _has_ended(identity: str) -> bool:
     """Tell whether the process of that identity is known to have ended."""
     place, _, number = identity.rpartition(" ")
-    if not place or place != _identity().rpartition(" ")[0]:
+    if not place or place != _place():
         return False  # of another machine, or container
     try:
         state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return True
-    except OSError:
+    except (OSError, MemoryError):
         return False
     return state in "ZX"

@@ -166,13 +166,16 @@ def _join(store: dist.Store, instance: Instance, attendance: Attendance, patienc
     connecting.result()
 
 
-#: Of attempts; one that comes back from torch while Python ends would abort the process.
-_threads: List[threading.Thread] = []
+_threads: List[threading.Thread] = []  # of attempts
 
 
-def left_alone() -> bool:
-    """Tell whether an attempt has not ended: then the process must end without waiting for it."""
-    return any(thread.is_alive() for thread in _threads)
+def has_met() -> bool:
+    """Tell whether this process has met others, or tried: then torch has threads of its own.
+
+    One that comes back to Python while that ends aborts the process: gloo's, which lets go of the
+    tensors of its last exchange, or an attempt that has not ended.
+    """
+    return bool(_threads)
 
 
 class Attempt(Generic[Value]):
