@@ -133,7 +133,8 @@ def _lower_flag(place: Place) -> None:
         do.flag(place).unlink()
 
 
-STOP = "SIGSTOP of a process"
+#: Let go on when the others have ended.
+STOPS = ("SIGSTOP of a process", "SIGSTOP of the first process")
 READER = "the reader of stdout leaves (| head)"
 PORT = "the port is in use"
 EARLY = "SIGKILL before the processes meet"
@@ -163,8 +164,9 @@ FAULTS = (
           ended_or_killed(signal.SIGTERM), "interrupted|has ended"),
     Fault("SIGTERM to all processes", do.send_soon(signal.SIGTERM), all_end(143), "interrupted",
           whom="all", processes=(2, 4)),
-    Fault(STOP, do.send(signal.SIGSTOP), all_end(2), "has not answered for long", workers=(0,),
-          processes=(2, 4), overrides=(f"training.patience={PATIENCE_SECONDS}",)),
+    *(Fault(name, do.send(signal.SIGSTOP), all_end(2), "has not answered for long", whom=whom,
+            workers=(0,), processes=(2, 4), overrides=(f"training.patience={PATIENCE_SECONDS}",))
+      for name, whom in zip(STOPS, ("last", "first"))),
     Fault("SIGSTOP for two seconds", do.stop_for_a_while, all_end(0), phases=(CALL, VALIDATION)),
     Fault(READER, do.lose_reader, all_end(141), "interrupted", whom="first", survivable=True),
     Fault("stdout and stderr closed (>&- 2>&-)", do.close_streams, all_end(0), whom="all",

@@ -19,7 +19,7 @@ from typing import (
 )
 
 import injected as do
-from fault_list import PORT, READER, STOP, Cell
+from fault_list import PORT, READER, STOPS, Cell
 from injected import BEFORE, Place
 
 #: Seconds that a cell may take.
@@ -116,7 +116,8 @@ class Started:
 
     def end(self, seconds: float = CELL_SECONDS) -> bool:
         """Wait until all have ended; tell whether they did so in time, by themselves."""
-        stopped = self.cell is not None and self.cell.fault.name == STOP
+        cell = self.cell
+        stopped = cell.victims if cell is not None and cell.fault.name in STOPS else []
         began = time.monotonic()
         while len(self.ended) < len(self.pids):
             for pid in self.pids:
@@ -127,7 +128,7 @@ class Started:
                     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
                     self.ended[pid] = code, time.monotonic()
             if stopped and len(self.ended) == len(self.pids) - 1:
-                os.kill(self.pids[-1], signal.SIGCONT)
+                os.kill(self.pids[stopped[0]], signal.SIGCONT)
             if time.monotonic() - began > seconds:
                 for pid in set(self.pids) - self.ended.keys():
                     os.kill(pid, signal.SIGKILL)

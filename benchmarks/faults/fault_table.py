@@ -48,7 +48,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import injected as do
-from fault_list import STOP, Cell, Fault, cells, small
+from fault_list import STOPS, Cell, Fault, cells, small
 from fault_processes import InChild, Started
 from fault_rows import Row, keep, kept, page
 from injected import Place
@@ -193,8 +193,9 @@ class Table:
         silent = ended_well or all(status < 0 for status in statuses)
         if silent and printed == ["ipu-proxynorm: interrupted"]:
             printed.pop()  # and the second signal came before the end
-        if fault.name == STOP and len(printed) == 2:
-            printed.pop()  # of the stopped one, let go on when the others have ended
+        if fault.name in STOPS and len(printed) == 2:
+            # The other is of the stopped one, let go on when the others have ended.
+            printed = [line for line in printed if fault.says in line]
         if len(printed) != (0 if silent else cell.processes if fault.each else 1):
             wrong.append(f"{len(printed)} lines: {' | '.join(line[:150] for line in printed[:6])}")
         said = "\n".join(printed)

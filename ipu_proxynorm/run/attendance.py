@@ -15,6 +15,8 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 import torch.distributed as dist
 
+from ipu_proxynorm.run.store import PatientStore, Unanswered
+
 #: How long the processes wait for each other's answer when they look who is missing.
 ROLL_CALL_SECONDS = 5.0
 _PAUSE_SECONDS = 0.02
@@ -67,7 +69,8 @@ class Attendance:
     """
 
     def __init__(self, store: dist.Store, index: int, count: int) -> None:
-        self._store, self._index, self._count = store, index, count
+        self._store = PatientStore(store)
+        self._index, self._count = index, count
         self._who: Dict[int, str] = {}
         self._heard: Optional[Tuple[int, Word]] = None
         self._lost: List[int] = []
@@ -115,7 +118,7 @@ class Attendance:
         try:
             if speaks:
                 self.leave_word(Word("not all processes have met"))
-                self._await_hearing(others, deadline)
+                self._await("heard", others, deadline)
             while not speaks and self._any_word() is None:
                 speaks = time.monotonic() > deadline
                 time.sleep(_PAUSE_SECONDS)
@@ -162,6 +165,8 @@ class Attendance:
             self._lost = self._lost or self.ended()
             try:
                 self._heard = self._any_word() if reached else None
+            except Unanswered:  # it may yet
+                continue
             except RuntimeError:  # the store has gone
                 reached = False
             if self._lost and not reached:
@@ -221,11 +226,35 @@ class Attendance:
                     self._store.add(f"answers/{self._index}", 1)
                     answered = True
                 waiting -= {n for n in waiting if self._store.add(f"answers/{n}", 0)}
+            except Unanswered:
+                return self._out_of_reach(), None
             except RuntimeError:  # the first process holds the store, unless the launcher does
                 self._linger()
                 return self.lost() or ([0] if self._index else []), None
             time.sleep(_PAUSE_SECONDS)
+        self._conclude(set(range(self._count)) - waiting - {self._index})
         return sorted(waiting), None
+
+    def _conclude(self, others: Set[int]) -> None:
+        """Say that this process has called the roll; the first, which holds the store, waits.
+
+        Another that asks later, and finds no store, would take the first for the one that is gone.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._store.add(f"concluded/{self._index}", 1)
+            if self._index == 0:
+                self._await("concluded", others, time.monotonic() + ROLL_CALL_SECONDS)
+
+    def _out_of_reach(self) -> List[int]:
+        """Return which processes a silent store leaves nothing known of.
+
+        The first, which holds it, and those of other machines: a lost network leaves them alone,
+        too, and one of each machine says so.
+        """
+        here = {
+            n for n, who in self._who.items() if _place() and who.rpartition(" ")[0] == _place()
+        }
+        return [n for n in range(self._count) if n != self._index and (n == 0 or n not in here)]
 
     def _linger(self) -> None:
         """Give the others time to note who has ended, before this process ends for that."""
@@ -255,18 +284,18 @@ class Attendance:
         """
         waiting = {0} if self._index else set(range(1, self._count))
         with contextlib.suppress(RuntimeError):
-            self._await_hearing(waiting, time.monotonic() + seconds)
+            self._await("heard", waiting, time.monotonic() + seconds)
             if self._index and self._store.add("heard/0", 0):
                 return True
             self._store.add(f"said/{self._index}", 1)
         return False
 
-    def _await_hearing(self, numbers: Set[int], deadline: float) -> None:
-        """Wait until processes have heard a word, or have ended; raises RuntimeError."""
+    def _await(self, done: str, numbers: Set[int], deadline: float) -> None:
+        """Wait until processes have said that this is done, or have ended; raises RuntimeError."""
         waiting = set(numbers)
         while waiting and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)
-            waiting -= {n for n in waiting if self._store.add(f"heard/{n}", 0)}
+            waiting -= {n for n in waiting if self._store.add(f"{done}/{n}", 0)}
             waiting -= set(self.ended())
 
 

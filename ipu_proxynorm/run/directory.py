@@ -21,7 +21,7 @@ from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.exhausted import unwritten
 from ipu_proxynorm.files.checkpoint import Checkpoint, save_checkpoint
 from ipu_proxynorm.files.whole import replacing
-from ipu_proxynorm.run.state import STATE
+from ipu_proxynorm.run.state import STATE, read_state
 
 CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
 #: Of `ipu_proxynorm.analysis`, where it was asked to record.
@@ -34,6 +34,14 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 #: Open folders that are locked. A forked child must not hold them: data workers outlive a run
 #: that is killed, and would keep it from being resumed.
 _locks: Set[int] = set()
+
+
+def _holder(folder: Path) -> str:
+    """Return which process trains a run, in parentheses, as far as its record tells."""
+    state = read_state(folder)
+    if state is None or not state.describe().startswith("running"):
+        return ""
+    return f" (process {state.process} on {state.host})"
 
 
 def _unlock(folder: int) -> None:
@@ -158,8 +166,8 @@ class RunDirectory:
         except BlockingIOError as error:
             self.close()
             raise UserError(
-                f"{str(self.path)!r}: another process is training this run; wait for it, or choose "
-                f"another name=..."
+                f"{str(self.path)!r}: another process is training this run{_holder(self.path)}; "
+                f"wait for it, stop it, or choose another name=..."
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:

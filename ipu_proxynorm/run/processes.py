@@ -184,7 +184,8 @@ class Processes:
         ):
             what = (
                 f"{named or 'another process'} of the run has not answered for long "
-                f"(training.patience); it was stopped, or is waiting for something else"
+                f"(training.patience); it was stopped, cannot be reached, or waits for something "
+                f"else"
             )
         else:
             reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source

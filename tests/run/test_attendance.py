@@ -11,6 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from ipu_proxynorm.run import attendance
+from ipu_proxynorm.run import store as store_module
 from ipu_proxynorm.run.attendance import Absent, Attendance, Word
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="needs Linux")
@@ -130,6 +131,65 @@ def test_of_another_machine_is_missed_by_a_roll_call(both, monkeypatch):
     monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 0.3)
     both[0]._who[1] = "another machine 1"
     assert both[0].account() == ([1], None)
+
+
+class Silent(dist.HashStore):
+    """A store that from some time on does not answer, as its process is stopped."""
+
+    def __init__(self):
+        super().__init__()
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def add(self, key, amount):
+        self.answers.wait(60)
+        return super().add(key, amount)
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Four processes that have met, two on each machine, and whose store then falls silent."""
+    monkeypatch.setattr(store_module, "ANSWER_SECONDS", 0.3)
+    store = Silent()
+    found = [Attendance(store, index, 4) for index in range(4)]
+    deadline = time.monotonic() + 20
+    together(*(lambda one=one: one.come(deadline) for one in found))
+    for one in found:
+        one._who.update({2: "another machine 1", 3: "another machine 2"})
+    store.answers.clear()
+    yield found, store.answers
+    store.answers.set()
+
+
+@needs_proc
+def test_when_the_store_is_silent_who_is_not_on_this_machine_is_missed(silent):
+    (_, second, third, _), answers = silent
+    second.listen()
+    assert second.account() == ([0, 2, 3], None)
+    assert not second.leave_word(Word("interrupted", 15))
+    assert third.account() == ([0, 3], None)
+    assert second.heard_word() is None
+    answers.set()
+    deadline = time.monotonic() + 20
+    while not third.leave_word(Word("interrupted", 15)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while second.heard_word() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert second.heard_word() == Word("interrupted", 15)
+
+
+def test_the_first_ends_after_those_that_call_the_roll_later(silent, monkeypatch):
+    monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 1.5)
+    (first, second, *_), answers = silent
+    answers.set()
+    order = []
+
+    def later():
+        time.sleep(0.7)
+        order.append(("second", second.account()))
+
+    together(lambda: order.append(("first", first.account())), later)
+    assert order == [("second", ([2, 3], None)), ("first", ([2, 3], None))]
 
 
 def test_all_that_answer_are_not_missed(both):

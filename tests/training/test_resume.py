@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import socket
 import time
 import warnings
 
@@ -22,6 +23,7 @@ from ipu_proxynorm.files.checkpoint import Progress, load_checkpoint, save_check
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interrupted, Interruption
 from ipu_proxynorm.run.run import build
+from ipu_proxynorm.run.state import RunState, write_state
 from ipu_proxynorm.simulator.device import together
 from ipu_proxynorm.training import StepResult, fit, validation
 from ipu_proxynorm.training.resume import capture, changed
@@ -250,8 +252,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     config = load("configs/quickstart.yaml", [f"runs={tmp_path}"])
     directory = RunDirectory.create(config)
     for attempt in (RunDirectory.reopen, lambda config: RunDirectory.create(config, True)):
-        with pytest.raises(UserError, match="another process is training this run"):
+        with pytest.raises(UserError, match="another process is training this run;"):
             attempt(config)
+    record = RunState("running", "", 0.0, os.getpid(), socket.gethostname())
+    write_state(directory.path, record)
+    named = f"training this run \\(process {os.getpid()} on {record.host}\\);"
+    with pytest.raises(UserError, match=named):
+        RunDirectory.reopen(config)
     directory.close()
     RunDirectory.reopen(config).close()
 
