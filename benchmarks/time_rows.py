@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-from typing import Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import memory_rows
 from memory_rows import DATA, Row
+from study_program import study_footprint
 
 from ipu_proxynorm import memory
-from ipu_proxynorm.config import load
+from ipu_proxynorm.config import RunConfig, load
 from ipu_proxynorm.memory.cycles import Speeds, Work, cycles
 from ipu_proxynorm.memory.throughput import throughput_by
-from ipu_proxynorm.prediction.footprint import footprint
+from ipu_proxynorm.prediction.footprint import Footprint, footprint
 
 ROOT = DATA.parents[1]
 # Results of the reductions, from the shapes and dimensions in poplibs' tests/CMakeLists.txt.
@@ -181,21 +182,32 @@ def _program(raw: Dict[str, str], rows: List[Row]) -> Program:
     return Program(name, family, captured, layout, float(raw["images_per_s"]))
 
 
-@functools.lru_cache(maxsize=None)
-def published_study() -> Tuple[Program, ...]:
-    """Return the recipes of the 30 published EfficientNets with their published images/s.
-
-    As `run_ipu.py memory` sees them, with the stable form of norms that the published programs ran:
-    Proxy Norm is ours, computed from the operators that it runs.
-    """
+def _study(recipe_footprint: Callable[[RunConfig], Footprint]) -> Tuple[Program, ...]:
     rows = {row.source.rpartition(":")[2]: row for row in memory_rows.read_rows()}
     found = []
     with open(ROOT / "docs" / "published_results.csv") as file:
         for raw in csv.DictReader(file):
             stem = raw["configuration"].partition("_16IPU")[0].lower().replace("-", "_")
-            one = footprint(load(ROOT / "configs" / "imagenet" / f"efficientnet_{stem}.yaml"))
+            one = recipe_footprint(
+                load(ROOT / "configs" / "imagenet" / f"efficientnet_{stem}.yaml")
+            )
             measured = float(raw["images_per_second"])
             stable = rows[raw["configuration"]].layout.stable_norm
             layout = dataclasses.replace(one.layout, stable_norm=stable)
             found.append(Program(stem, "EfficientNet", one.capture, layout, measured))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=None)
+def published_study() -> Tuple[Program, ...]:
+    """Return the 30 published EfficientNets with their published images/s.
+
+    As TensorFlow ran them; see `study_program`. Norms have the stable form that was published.
+    """
+    return _study(study_footprint)
+
+
+@functools.lru_cache(maxsize=None)
+def our_study() -> Tuple[Program, ...]:
+    """Return the same as our recipes run them, with Proxy Norm as it is here."""
+    return _study(footprint)

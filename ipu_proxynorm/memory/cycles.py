@@ -117,7 +117,10 @@ _REDUCTIONS = (
 )  # fmt: skip
 _SOFTMAX = ("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data")
 # What PopART makes constants of, or views.
-_FREE = ("new_ones", "new_zeros", "zeros_like", "ones_like", "empty_like", "full_like", "detach")
+_FREE = (
+    "zeros", "ones", "new_ones", "new_zeros", "zeros_like", "ones_like", "empty_like", "full_like",
+    "detach",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,8 +270,8 @@ def work_of(capture: Capture, operator: OperatorRecord) -> Work:
 def _is_local(capture: Capture, operator: OperatorRecord) -> bool:
     """Return whether every tile has all that it needs of a pointwise operator's operands.
 
-    The result lies where an operand lies (popops, ``ElementWise.cpp``). An only operand of its size
-    has no other place; several that are too small for all tiles are all mapped linearly.
+    The result lies where an operand lies (popops, ``ElementWise.cpp``), and so do other operands
+    that were made like it; several that are too small for all tiles are all mapped linearly.
     """
     if not operator.is_pointwise:
         return False
@@ -276,7 +279,7 @@ def _is_local(capture: Capture, operator: OperatorRecord) -> bool:
     if len({tensor.shape for tensor in tensors}) != 1:
         return False  # the smaller one is sent round
     small = max(tensor.bytes for tensor in tensors) <= LINEAR_BYTES
-    return small or len(set(operator.inputs)) == 1
+    return small or len({capture.places[index] for index in operator.inputs}) == 1
 
 
 def _convolution(capture: Capture, operator: OperatorRecord) -> Work:

@@ -177,6 +177,22 @@ class Capture:
         return found
 
     @functools.cached_property
+    def places(self) -> Dict[int, int]:
+        """By tensor, the tensor that lies on the same tiles: itself where none is known to.
+
+        The result of a pointwise operator lies where its first operand of the result's size lies
+        (popops, ``ElementWise.cpp``: what it is made like).
+        """
+        found = {tensor.index: tensor.index for tensor in self.tensors}
+        for operator in self.operators:
+            for index in operator.outputs if operator.is_pointwise else ():
+                shape = self.tensors[index].shape
+                like = [i for i in operator.inputs if self.tensors[i].shape == shape]
+                if like:
+                    found[index] = found[like[0]]
+        return found
+
+    @functools.cached_property
     def _owned_by(self) -> Dict[int, List[TensorRecord]]:
         """Tensors that exist before the first operator, by the first stage that reads them."""
         owners: Dict[int, int] = {}

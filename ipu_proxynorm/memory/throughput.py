@@ -163,6 +163,17 @@ def throughput_by(capture: Capture, layout: Layout, speed: Speeds) -> float:
     return _rate(capture, layout, speed)[0]
 
 
+def interval(rates: Sequence[float]) -> Tuple[float, float]:
+    """Return the lower and the upper end of an interval, from the rates by an ensemble of speeds.
+
+    From the 10th to the 90th percentile and the central one, the first, further by `MODEL_ERROR`.
+    """
+    ordered = sorted(rates)
+    last = len(ordered) - 1
+    low, high = ordered[round(0.1 * last)], ordered[round(0.9 * last)]
+    return min(rates[0], low) / MODEL_ERROR, max(rates[0], high) * MODEL_ERROR
+
+
 def throughput(capture: Capture, layout: Layout) -> Throughput:
     """Return the images per second of a captured program in a layout.
 
@@ -170,11 +181,9 @@ def throughput(capture: Capture, layout: Layout) -> Throughput:
     as A + S - 1 of its micro-batches, and the weight update. In sequence, a micro-batch takes the
     sum. Inference is taken as a pipeline that stays full. The memory proportion costs no time here.
     """
-    rates = sorted(_rate(capture, layout, member)[0] for member in speeds())
+    low, high = interval([_rate(capture, layout, member)[0] for member in speeds()])
     central = speeds()[0]
     rate, waiting, times = _rate(capture, layout, central)
-    low = min(rate, rates[round(0.1 * (len(rates) - 1))]) / MODEL_ERROR
-    high = max(rate, rates[round(0.9 * (len(rates) - 1))]) * MODEL_ERROR
     update = update_cycles(capture, layout, central)
     return Throughput(rate, low, high, tuple(times), update, waiting, _limit(times, layout, update))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +39,11 @@ class Footprint:
         return [f"model.{point}" for point in split_points(self.model)]
 
 
-def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Footprint:
+def footprint(
+    config: RunConfig,
+    splits: Optional[Sequence[str]] = None,
+    change: Optional[Callable[[Network], object]] = None,
+) -> Footprint:
     """Trace the program of a run, forward and backward, without data and without values.
 
     It is of plain operators, also where ``ipu.proxy_norm_operator`` is set: what its units take on
@@ -48,6 +52,7 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     Args:
         config: the configuration of the run.
         splits: instead of the configuration's; ``[]``: one stage, which can be cut afterwards.
+        change: what is done to the network first.
 
     Raises:
         UserError: what the configuration describes cannot be built or traced.
@@ -60,7 +65,7 @@ def footprint(config: RunConfig, splits: Optional[Sequence[str]] = None) -> Foot
     data = run_data(config.data, config.model.name)
     batch = ipu.images_per_update
     with torch.device("meta"):
-        model, _, program, optimizer = create_program(plain, data, batch)
+        model, _, program, optimizer = create_program(plain, data, batch, change=change)
     options = training_options(config)
     layout = run_layout(ipu, options, optimizer)
     captured = capture(
