@@ -169,7 +169,7 @@ class PlainLoop:
 
         """
         if self._halved:
-            self._loss_scaling = float(optimizer.param_groups[0].get("loss_scaling") or 1.0)
+            self._loss_scaling = float(getattr(optimizer, "loss_scaling", None) or 1.0)
         own = dict(self.model.named_parameters())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups = [

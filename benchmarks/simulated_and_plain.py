@@ -52,6 +52,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     if not torch.equal(found.isfinite(), expected.isfinite()):
         return float("inf")
     found, expected = found[found.isfinite()], expected[expected.isfinite()]
+    if not found.numel():
+        return 0.0
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
 
 

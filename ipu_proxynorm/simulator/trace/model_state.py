@@ -98,7 +98,7 @@ def _check(places: List[_Place], replacements: Dict[int, torch.Tensor]) -> None:
     for place in sorted(places, key=lambda place: place.kind):  # buffers first
         given = replacements[id(place.tensor)]
         tensors = getattr(place.module, f"_{place.kind.lower()}s")
-        found = tensors.get(place.name)
+        found = dict(tensors.items()).get(place.name)  # torch.jit's mapping has no get
         if found is given or isinstance(place.module, _MAY_REBIND):
             continue
         error = None

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from ipu_proxynorm import simulator as poptorch
 from ipu_proxynorm.simulator.trace.effects import without_write
@@ -240,3 +241,45 @@ def test_convolutions_lay_out_their_results_alike_when_recorded_and_when_run():
     outputs, _ = poptorch.trainingModel(model, optimizer=optimizer)(x)
     torch.testing.assert_close(outputs, expected.detach())
     torch.testing.assert_close(model.fc.weight.detach(), weight)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings_train(mode):
+    """Their gradient wants torch's 64-bit integers in more arguments than indices."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(7, 3, mode=mode)
+
+        def forward(self, indices):
+            return poptorch.identity_loss(self.bag(indices).pow(2).sum(), "none")
+
+    torch.manual_seed(0)
+    model = Model()
+    reference = copy.deepcopy(model).double()
+    indices = torch.tensor([[1, 2, 6, 6], [0, 3, 2, 5]])
+    reference(indices).backward()
+    poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))(indices)
+    weight = reference.bag.weight
+    expected = weight - 0.1 * weight.grad
+    torch.testing.assert_close(model.bag.weight.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scripted_part_of_a_model_trains():
+    linear = nn.Linear(4, 4)
+    scripted = torch.jit.script(copy.deepcopy(linear))
+
+    class Model(nn.Module):
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def forward(self, x):
+            return poptorch.identity_loss(self.part(x).pow(2).sum(), "none")
+
+    model, x = Model(scripted), torch.ones(2, 4)
+    Model(linear)(x).backward()
+    poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))(x)
+    for found, weight in zip(model.parameters(), linear.parameters()):
+        torch.testing.assert_close(found, weight - 0.1 * weight.grad, check_stride=False)

@@ -23,7 +23,9 @@ DEMOTED = {
 }
 
 # torch's CPU kernels want 64-bit integers in arguments of these names.
-_WIDE_ARGUMENTS = frozenset({"index", "indices", "target"})
+_WIDE_ARGUMENTS = frozenset({
+    "bag_size", "index", "indices", "maximum_indices", "offset2bag", "offsets", "target",
+})  # fmt: skip
 
 # Where float16 meets float32, the tensor at this position decides the result's type, not promotion:
 # so torch 2.0.1 infers on meta tensors, by which PopTorch types a program
