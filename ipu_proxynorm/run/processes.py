@@ -173,6 +173,7 @@ class Processes:
         others = [n for n in range(self.instance.count) if n not in missing]
         quiet = self.instance.index != min(others, default=0) or (word is not None and word.said)
         named = " and ".join(f"process {number} of {self.instance.count}" for number in missing)
+        have = "have" if len(missing) > 1 else "has"
         if word is not None and word.signal_number:
             interrupted = Interrupted(word.text, word.signal_number)
             interrupted.quiet = quiet
@@ -183,13 +184,13 @@ class Processes:
             self._attendance is not None and self._attendance.stand_still(missing)
         ):
             what = (
-                f"{named or 'another process'} of the run has not answered for long "
+                f"{named or 'another process'} of the run {have} not answered for long "
                 f"(training.patience); it was stopped, cannot be reached, or waits for something "
                 f"else"
             )
         else:
             reason = re.sub(r"^\[\S*\] ", "", text).partition(". ")[0]  # less gloo's own source
-            what = f"{named or 'another process'} of the run has ended ({reason})"
+            what = f"{named or 'another process'} of the run {have} ended ({reason})"
         return ProcessLost(
             f"{what}; the run stands at its last checkpoint: start all processes again with "
             f"--resume",

@@ -150,6 +150,13 @@ def test_each_key_that_a_page_names_exists():
     assert not {(p, k) for p, k in found if k not in keys and k.rpartition(".")[2] not in files}
 
 
+def test_each_test_and_benchmark_that_a_page_names_exists():
+    named = re.compile(r"\b((?:tests|benchmarks)/[\w/]+\.py)\b")
+    found = {(str(page), path) for page in PAGES for path in named.findall(page.read_text("utf-8"))}
+    assert len(found) > 30
+    assert not {(page, path) for page, path in found if not Path(path).exists()}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder in which the quickstart has run, for one epoch."""
