@@ -52,6 +52,7 @@ class _Plans:
         weights: elements that it receives of the weight.
         results: partial results that it makes.
         added: whether partial results are added to those of other tiles.
+        blocks: of output channels that it makes.
     """
 
     cycles: Any
@@ -60,6 +61,7 @@ class _Plans:
     weights: Any
     results: Any
     added: Any
+    blocks: Any
 
 
 @functools.lru_cache(maxsize=256)
@@ -105,7 +107,8 @@ def _plans(work: Pass, tiles: int, element_bytes: int, partial_bytes: int) -> _P
     added = inner > 1
     exchanged = inputs * element_bytes / _SHARED + weights * element_bytes / _RECEIVED
     summed = added * (_ADDING + results * (partial_bytes / _RECEIVED + _ADDED))
-    return _Plans(compute + exchanged + summed, used, inputs, weights, results, added)
+    cycles = compute + exchanged + summed
+    return _Plans(cycles, used, inputs, weights, results, added, own_columns)
 
 
 def _read(work: Pass, field: Any, window: Any, narrow: bool) -> Any:
@@ -149,16 +152,20 @@ def temporaries(
     if work.gathered and work.narrow:  # each place by itself: nothing to be summed elsewhere
         return np.full(LIKELY, twice)
     costs, needs, counted = [], [], []
-    most = -(-work.outputs // CHANNELS_OUT)
-    for parts in (p for p in _SERIAL if p <= max(1, most)):
-        operands = element_bytes * (plans.inputs + plans.weights / parts)
-        partials = partial_bytes * plans.results / parts
+    for parts in _SERIAL:
+        # A tile computes its own blocks one after another (``ConvModel.cpp:3384``).
+        share = np.ceil(plans.blocks / parts) / plans.blocks
+        operands = element_bytes * (plans.inputs + plans.weights * share)
+        partials = partial_bytes * plans.results * share
         kept = plans.added | work.narrow | (partial_bytes != element_bytes) | (parts > 1)
-        costs.append(plans.cycles + (parts - 1) * (plans.inputs * element_bytes / _SHARED + _AGAIN))
+        again = (parts - 1) * (plans.inputs * element_bytes / _SHARED + _AGAIN)
+        costs.append(np.where(parts <= plans.blocks, plans.cycles + again, np.inf))
         needs.append(np.maximum(operands + partials, twice / tiles))
         own = plans.used * (operands + partials * kept)
         counted.append(own + twice if work.narrow else np.maximum(own, twice))
     cost, need, total = (np.concatenate(found) for found in (costs, needs, counted))
+    # One part is always possible.
+    need = np.where(np.isfinite(cost), need, np.inf)
     fitting = need <= bound
     if not fitting.any():
         return np.full(LIKELY, total[need.argmin()])

@@ -40,6 +40,16 @@ def test_one_block_on_one_tile():
     assert only(temporaries(work, 1, BOUND, 4, False)) == 16 * 4 + 128 * 4
 
 
+def test_output_channels_one_after_another_are_those_of_a_tile():
+    """Two blocks of 8: on one tile one after the other, or one on each of two tiles."""
+    work = Pass(images=1, field=1, channels=16, outputs=16)
+    one, two = (16 + blocks * 128 for blocks in (1, 2))
+    assert set(temporaries(work, 1, 2 * two + 64, 2, False)) == {2 * two + 64, 2 * one + 32}
+    assert only(temporaries(work, 1, 2 * two, 2, False)) == 2 * one + 32
+    # A block is not cut further, however little there may be of it at once.
+    assert only(temporaries(work, 2, one, 2, False)) in (2 * one + 32, 2 * (2 * one + 32))
+
+
 def test_a_kernel_reads_its_neighbourhood_and_a_stride_of_one_place_only_what_it_meets():
     def received(**sizes):
         whole = Pass(images=1, field=36, channels=16, outputs=8, **sizes)
