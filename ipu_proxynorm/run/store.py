@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import queue
 import threading
-from typing import Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 import torch.distributed as dist
 
@@ -34,7 +34,7 @@ class PatientStore:
         self._store = store
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._asking: Optional[threading.Thread] = None
-        self._late: Optional[concurrent.futures.Future[object]] = None
+        self._late: Optional[concurrent.futures.Future[Any]] = None
 
     def add(self, key: str, amount: int) -> int:
         """Add to a number, 0 at first; return the sum. Raises RuntimeError as all calls do."""
@@ -65,14 +65,14 @@ class PatientStore:
             return answer.result(ANSWER_SECONDS)
         except concurrent.futures.TimeoutError:
             if not answer.cancel():
-                self._late = answer  # type: ignore[assignment]  # only asked whether it is done
+                self._late = answer
             raise Unanswered(
                 f"the processes' store has not answered for {ANSWER_SECONDS:.0f} s"
             ) from None
 
     def _asks(self) -> bool:
         """Start the thread that asks, unless it is there; return whether it could be started."""
-        if self._asking is None:
+        if self._asking is None or not self._asking.is_alive():  # it may have lacked memory
             asking = threading.Thread(target=self._ask_in_turn, daemon=True)
             try:
                 asking.start()
