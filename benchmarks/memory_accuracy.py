@@ -109,7 +109,7 @@ def table(
         [
             "maxima, held-out family: median utilisation",
             ">= 85 %",
-            f"{100 * np.median([j.used for j in maxima]):.0f} %",
+            f"{100 * np.median([j.used for j in maxima]):.1f} %",
         ],
         ["maxima at 2 x micro-batch: above 100 %", ">= 90 %", share(doubled > 1)],
         ["maxima at 2 x micro-batch: above 115 %", ">= 70 %", share(doubled > memory.HOPELESS)],
