@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import multiprocessing
 import multiprocessing.queues
 import os
 import signal
-from typing import Any, List, Tuple
+from multiprocessing.context import BaseContext
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -34,7 +38,35 @@ def begin_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)
-    multiprocessing.queues.Queue._on_queue_feeder_error = _end  # type: ignore[attr-defined]
+    _Queue._on_queue_feeder_error = _end  # type: ignore[assignment]
+
+
+class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
+    """A queue to a worker; that the worker has ended meanwhile is told by others, in a sentence."""
+
+    @staticmethod
+    def _on_queue_feeder_error(error: BaseException, thing: object) -> None:
+        if getattr(error, "errno", None) != errno.EPIPE:
+            multiprocessing.queues.Queue._on_queue_feeder_error(  # type: ignore[attr-defined]
+                error, thing
+            )
+
+
+def _queue(maxsize: int = 0) -> _Queue:
+    return _Queue(maxsize, ctx=multiprocessing.get_context())
+
+
+def _workers(count: int) -> Dict[str, Any]:
+    """Return what a loader is told of its worker processes."""
+    if not count:
+        return {"num_workers": 0}
+    context: BaseContext = copy.copy(multiprocessing.get_context())
+    context.Queue = _queue  # type: ignore[method-assign, assignment]
+    return {
+        "num_workers": count,
+        "multiprocessing_context": context,
+        "worker_init_fn": begin_worker,
+    }
 
 
 def _end(error: BaseException, *_: object) -> None:
@@ -141,9 +173,8 @@ def training_loader(
         sampler=EpochSampler(size_of(dataset), share, seed, epoch, call),
         auto_distributed_partitioning=False,
         drop_last=True,
-        num_workers=workers,
         collate_fn=batch_of,
-        worker_init_fn=begin_worker,
+        **_workers(workers),
     )
 
 
@@ -168,7 +199,6 @@ def validation_loader(
         Subset(whole, own.tolist()),
         batch_size=micro_batch_size,
         auto_distributed_partitioning=False,
-        num_workers=workers,
         collate_fn=batch_of,
-        worker_init_fn=begin_worker,
+        **_workers(workers),
     )

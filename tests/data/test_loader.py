@@ -131,3 +131,13 @@ def test_a_worker_whose_batch_cannot_be_sent_ends(monkeypatch, capfd):
     with pytest.raises(RuntimeError, match="exited unexpectedly"):
         next(iter(training_loader(numbered(8), options(), 4, workers=1)))
     assert capfd.readouterr().err == ""
+
+
+def test_what_a_worker_that_has_ended_was_still_to_be_sent_prints_nothing(capfd):
+    context = training_loader(numbered(8), options(), 4, workers=1).multiprocessing_context
+    queue = context.Queue()
+    queue._reader.close()  # as the worker's end does, and then the loader's
+    queue.put(None)
+    queue.close()
+    queue.join_thread()
+    assert capfd.readouterr().err == ""
