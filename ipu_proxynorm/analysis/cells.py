@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Dict, List, Mapping, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -19,6 +19,7 @@ from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import predict
 from ipu_proxynorm.prediction.planning import global_batch
+from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.mixing import draw
 from ipu_proxynorm.run.run import build
 from ipu_proxynorm.training.trial import train_trial, why_undefined
@@ -109,8 +110,18 @@ def fingerprint_of(base: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_cell(cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path) -> Row:
-    """Train one cell, or say why it, or its norm, is undefined."""
+def run_cell(
+    cell: Cell,
+    config: Union[RunConfig, str],
+    fingerprint: str,
+    folder: Path,
+    interruption: Optional[Interruption] = None,
+) -> Row:
+    """Train one cell, or say why it, or its norm, is undefined.
+
+    Raises:
+        Interrupted: ``interruption`` asked for it; the same call goes on with the run.
+    """
     common = {**vars(cell), "fingerprint": fingerprint}
     if isinstance(config, str):
         return Row(**common, status=UNDEFINED, reason=config)
@@ -119,7 +130,7 @@ def run_cell(cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder
     if reason:
         return Row(**common, status=UNDEFINED, reason=reason)
     change = functools.partial(replace_proxies, kind=cell.proxy) if cell.proxy else None
-    trial = train_trial(config, change)
+    trial = train_trial(config, change, interruption)
     values = {**vars(trial), "curve": tuple(trial.curve)}
     values["losses"] = thin(trial.losses, values.pop("epochs"))
     reason = values.pop("diverged")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +50,7 @@ from ipu_proxynorm.report.comparison_tables import (
     table_rows,
     without_variant,
 )
+from ipu_proxynorm.run.interruption import Interrupted, Interruption
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
 
@@ -60,8 +61,8 @@ def add_parser(subparsers: Any) -> None:
         "compare",
         help="train under several norms and micro-batch sizes, and compare",
         description="Train CONFIG under several norm specs and micro-batch sizes, with the images "
-        "per weight update kept constant, and compare. Runs that are done are kept: a rerun does "
-        "what is missing.",
+        "per weight update kept constant, and compare. Runs that are done are kept, and one that "
+        "was stopped is gone on with: a rerun does what is missing.",
     )
     add_config(parser, "training.epochs=1", example="configs/compare/digits.yaml")
     parser.add_argument("--norms", default=NORMS, help=f"norm specs; default: {NORMS}")
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     waiting = [] if arguments.done else missing
     for number, (cell, config) in enumerate(waiting, start=1):
         start = time.perf_counter()
-        row = run_cell(cell, config, fingerprint, folder)
+        row = stoppable_cell(cell, config, fingerprint, folder)
         store.add(row)
         done[cell] = row
         console.print(
@@ -142,6 +143,24 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.print(sentence)
     for path in findings.write(folder, formats, comparison_findings(base, rows, sram, left_out)):
         console.print(f"wrote {path}")
+
+
+def stoppable_cell(
+    cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path
+) -> Row:
+    """Run one cell, with a checkpoint of it where a signal asks to stop.
+
+    Raises:
+        Interrupted: it did.
+    """
+    try:
+        with Interruption().watch() as interruption:
+            return run_cell(cell, config, fingerprint, folder, interruption)
+    except Interrupted as error:
+        raise Interrupted(
+            f"interrupted in {cell.name}, with a checkpoint of it: the same command goes on",
+            error.signal_number,
+        ) from error
 
 
 def outcome(row: Row) -> str:

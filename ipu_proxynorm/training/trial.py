@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
+import warnings
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import nn
 
-from ipu_proxynorm.config import RunConfig
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.config import RunConfig, documentation, loads
+from ipu_proxynorm.config.check import get
+from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.files.checkpoint import Checkpoint
 from ipu_proxynorm.norm import GroupNormAct
 from ipu_proxynorm.run.directory import RunDirectory
+from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.diagnosis import Diverged
 from ipu_proxynorm.training.loop import fit
-from ipu_proxynorm.training.results import EpochResult
+from ipu_proxynorm.training.records import Records
+from ipu_proxynorm.training.resume import find_start
 from ipu_proxynorm.training.validation import evaluate
+
+#: Keys that a run which is gone on with may have set otherwise: no figure depends on them.
+ELSEWHERE = (
+    *("name", "runs", "data.path", "data.workers", "ipu.executable_cache"),
+    *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_checkpoints"),
+    *("training.line_seconds", "training.patience", "training.wandb"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,37 +104,52 @@ def why_undefined(config: RunConfig) -> str:
     return ""
 
 
-def train_trial(config: RunConfig, change: Optional[Callable[[nn.Module], object]] = None) -> Trial:
-    """Train as ``config`` says, replacing what its folder holds, and return the figures.
+def train_trial(
+    config: RunConfig,
+    change: Optional[Callable[[nn.Module], object]] = None,
+    interruption: Optional[Interruption] = None,
+) -> Trial:
+    """Train as ``config`` says, and return the figures.
 
-    Of a run that diverges they are those of the network as it was left, without a loss.
+    Goes on where the same run was stopped, and trains nothing where it has ended; what else is in
+    its folder is replaced. Of a run that diverges the figures are those of the network as it was
+    left, without a loss.
 
     Args:
         config: the configuration of the run.
-        change: what is done to its network before anything is made of it; see `run.build`.
+        change: what is done to its network before anything is made of it; see `run.build`. The
+            folder of the run is of no other change.
+        interruption: whether a signal asks the run to stop; None: none does.
+
+    Raises:
+        UserError: the run cannot be built, trained or written.
+        Interrupted: ``interruption`` asked for it; a checkpoint is written.
     """
     run = build(config, change=change)
-    directory = RunDirectory.create(config, overwrite=True)
-    epochs: List[EpochResult] = []
-    seconds: List[float] = []
-    losses: List[float] = []
+    directory = RunDirectory.held(config)
     diverged = ""
     try:
-        for result in fit(run, directory):
-            if isinstance(result, EpochResult):
-                epochs.append(result)
-            else:
-                losses.append(result.loss)
-                seconds.append(_seconds_per_update(run, result.images_per_second))
+        start = kept(run, directory)
+        if start is None:
+            directory.close()
+            directory = RunDirectory.create(config, overwrite=True)
+        elif start.epoch < config.training.epochs:
+            directory.go_on(config)
+        if start is None or start.epoch < config.training.epochs:
+            for _ in fit(run, directory, start, interruption):
+                pass
     except Diverged as error:
         diverged = str(error)
     finally:
         directory.close()
+    records = Records.of(directory.path)
+    seconds = [run.arithmetic.global_batch / step.images_per_second for step in records.steps]
+    curve = records.curve(run.arithmetic.host_calls)
     left: Dict[str, Any] = {
         "seconds_per_step": statistics.median(seconds[1:] or seconds) if seconds else None,
-        "curve": [_point(epoch) for epoch in epochs],
-        "losses": losses,
-        "epochs": len(losses) / run.arithmetic.host_calls,
+        "curve": curve,
+        "losses": [step.loss for step in records.steps],
+        "epochs": len(records.steps) / run.arithmetic.host_calls,
     }
     if diverged:
         evaluation = evaluate(run)
@@ -134,33 +160,37 @@ def train_trial(config: RunConfig, change: Optional[Callable[[nn.Module], object
             diverged=diverged,
             **left,
         )
-    last = epochs[-1]
-    if last.validation is None:
+    last = curve[-1]
+    accuracy = last["validation_accuracy"]
+    if accuracy is None:
         raise UserError(
             f"training.validate={config.training.validate}: a comparison needs the accuracy after "
             f"the last epoch; set it to epoch or end"
         )
     return Trial(
-        accuracy=last.validation.accuracy,
-        validation_loss=_finite(last.validation.loss),
-        loss=_finite(last.loss),
-        **left,
+        accuracy=accuracy, validation_loss=last["validation_loss"], loss=last["loss"], **left
     )
 
 
-def _point(epoch: EpochResult) -> Dict[str, Optional[float]]:
-    validation = epoch.validation
-    return {
-        "loss": _finite(epoch.loss),
-        "accuracy": epoch.accuracy,
-        "validation_loss": None if validation is None else _finite(validation.loss),
-        "validation_accuracy": None if validation is None else validation.accuracy,
-    }
+def kept(run: Run, directory: RunDirectory) -> Optional[Checkpoint]:
+    """Return the checkpoint from which the very same run goes on, or with which it has ended.
 
-
-def _seconds_per_update(run: Run, images_per_second: float) -> float:
-    return run.arithmetic.global_batch / images_per_second
-
-
-def _finite(value: float) -> Optional[float]:
-    return value if math.isfinite(value) else None
+    None where there is none, or where it was another run, had other images, or has not all of
+    its metrics.
+    """
+    try:
+        checkpoint = find_start(directory.path, "last")
+        if checkpoint is None or checkpoint.state is None:
+            return None
+        theirs = dataclasses.replace(loads(checkpoint.config), name=run.config.name)
+        records = Records.of(directory.path)
+    except UserError as error:
+        warnings.warn(f"{error}: {run.config.name} is trained anew", UserNotice, stacklevel=2)
+        return None
+    same = all(
+        get(run.config, key.name) == get(theirs, key.name)
+        for key in documentation()
+        if key.name not in ELSEWHERE
+    )
+    whole = len(records.steps) >= checkpoint.state.progress.step
+    return checkpoint if same and whole and checkpoint.state.images == run.images else None

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
+import signal
 
 import pytest
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
+from ipu_proxynorm.training import trial
 from ipu_proxynorm.training.trial import why_undefined
 
 DIGITS = "configs/compare/digits.yaml"
@@ -78,6 +81,47 @@ def test_a_rerun_does_only_what_is_missing(compared, capsys):
     options = [*options, "optimizer.lr=0.05", "--norms", "gn5"]
     status, output = run(capsys, "compare", *SMALL, *options, "--format", "csv")
     assert "; 0 of them done" in output.out
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(monkeypatch, capsys, tmp_path):
+    asked = [*SMALL, "training.epochs=2", "--norms", "gn4+pn", "--proxy", "running"]
+    asked += ["--format", "csv", "--out"]
+    assert run(capsys, "compare", *asked, tmp_path / "whole")[0] == 0
+    fit = trial.fit
+
+    def killed_in_the_second_epoch(*arguments):
+        for number, result in enumerate(fit(*arguments)):
+            if number == 34:  # of 32 host calls an epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield result
+
+    def trained_again(*arguments):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "fit", killed_in_the_second_epoch)
+        status, output = run(capsys, "compare", *asked, tmp_path / "parts")
+    assert (status, "with a checkpoint of it: the same command goes on" in output.err) == (
+        143,
+        True,
+    )
+    assert run(capsys, "compare", *asked, tmp_path / "parts")[0] == 0
+    assert row(tmp_path / "parts") == row(tmp_path / "whole")
+    rows = tmp_path / "parts" / "rows.jsonl"
+    rows.unlink()  # killed before it was written
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "fit", trained_again)
+        assert run(capsys, "compare", *asked, tmp_path / "parts")[0] == 0
+    assert row(tmp_path / "parts") == row(tmp_path / "whole")
+    rows.unlink()
+    assert run(capsys, "compare", *asked, tmp_path / "parts", "training.epochs=1")[0] == 0
+    assert len(row(tmp_path / "parts")["curve"]) == 1  # another run: not what is left of this one
+
+
+def row(folder):
+    """The only row of a comparison, without its times."""
+    (line,) = (folder / "rows.jsonl").read_text("utf-8").splitlines()
+    return {key: value for key, value in json.loads(line).items() if key != "seconds_per_step"}
 
 
 def test_a_report_of_the_runs_that_are_done(compared, capsys):
