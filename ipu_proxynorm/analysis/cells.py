@@ -22,7 +22,7 @@ from ipu_proxynorm.prediction.planning import global_batch
 from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.mixing import draw
 from ipu_proxynorm.run.run import build
-from ipu_proxynorm.training.trial import train_trial, why_undefined
+from ipu_proxynorm.training.trial import Show, train_trial, why_undefined
 
 #: Predicted bytes on the fullest IPU, by norm, micro-batch and variant.
 Sram = Dict[Tuple[str, int, str], int]
@@ -116,8 +116,11 @@ def run_cell(
     fingerprint: str,
     folder: Path,
     interruption: Optional[Interruption] = None,
+    show: Optional[Show] = None,
 ) -> Row:
     """Train one cell, or say why it, or its norm, is undefined.
+
+    The last two arguments are those of `train_trial`.
 
     Raises:
         Interrupted: ``interruption`` asked for it; the same call goes on with the run.
@@ -130,7 +133,7 @@ def run_cell(
     if reason:
         return Row(**common, status=UNDEFINED, reason=reason)
     change = functools.partial(replace_proxies, kind=cell.proxy) if cell.proxy else None
-    trial = train_trial(config, change, interruption)
+    trial = train_trial(config, change, interruption, show)
     values = {**vars(trial), "curve": tuple(trial.curve)}
     values["losses"] = thin(trial.losses, values.pop("epochs"))
     reason = values.pop("diverged")

@@ -37,6 +37,7 @@ from ipu_proxynorm.cli.arguments import (
     report_formats,
     words,
 )
+from ipu_proxynorm.cli.progress import epoch_progress
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError, unknown_name
 from ipu_proxynorm.norm import parse_norm_spec
@@ -51,6 +52,9 @@ from ipu_proxynorm.report.comparison_tables import (
     without_variant,
 )
 from ipu_proxynorm.run.interruption import Interrupted, Interruption
+from ipu_proxynorm.run.run import Run
+from ipu_proxynorm.training import StepResult
+from ipu_proxynorm.training.trial import Results, Show
 
 NORMS = "bn,gn4,gn4+pn,ln,ln+pn"
 
@@ -123,7 +127,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     waiting = [] if arguments.done else missing
     for number, (cell, config) in enumerate(waiting, start=1):
         start = time.perf_counter()
-        row = stoppable_cell(cell, config, fingerprint, folder)
+        row = stoppable_cell(cell, config, fingerprint, folder, progress_on(console))
         store.add(row)
         done[cell] = row
         console.print(
@@ -146,7 +150,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def stoppable_cell(
-    cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path
+    cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path, show: Show
 ) -> Row:
     """Run one cell, with a checkpoint of it where a signal asks to stop.
 
@@ -155,12 +159,27 @@ def stoppable_cell(
     """
     try:
         with Interruption().watch() as interruption:
-            return run_cell(cell, config, fingerprint, folder, interruption)
+            return run_cell(cell, config, fingerprint, folder, interruption, show)
     except Interrupted as error:
         raise Interrupted(
             f"interrupted in {cell.name}, with a checkpoint of it: the same command goes on",
             error.signal_number,
         ) from error
+
+
+def progress_on(console: Console) -> Show:
+    """Return what shows how far a run is."""
+
+    def show(run: Run, done: int, results: Results) -> None:
+        progress = epoch_progress(console, run, done)
+        with progress:
+            for result in results:
+                if isinstance(result, StepResult):
+                    progress.advance(result)
+                else:
+                    progress.restart()
+
+    return show
 
 
 def outcome(row: Row) -> str:

@@ -122,3 +122,16 @@ class Lines(EpochProgress):
         super().restart()
         self._began = self._said = self._clock()
         self._first = 0
+
+
+def epoch_progress(console: Console, run: Run, done: int) -> EpochProgress:
+    """Return a bar; where there is no terminal to draw it on, lines.
+
+    Args:
+        console: where it is shown.
+        run: that trains.
+        done: host calls done of the epoch under way.
+    """
+    if console.is_terminal and not console.is_dumb_terminal:
+        return Bar(console, run, done)
+    return Lines(console, run, done)

@@ -15,7 +15,7 @@ from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.cli.keys import keys_text
 from ipu_proxynorm.cli.output import Output, go_on_silently
-from ipu_proxynorm.cli.progress import Bar, EpochProgress, Lines
+from ipu_proxynorm.cli.progress import epoch_progress
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
@@ -258,11 +258,7 @@ def show_progress(
     if start is not None and run.processes.first:
         power.go_on(start)
     done = start.state.progress.call if start is not None and start.state is not None else 0
-    progress: EpochProgress = (
-        Bar(console, run, done)
-        if console.is_terminal and not console.is_dumb_terminal
-        else Lines(console, run, done)
-    )
+    progress = epoch_progress(console, run, done)
     with progress:
         for result in fit(run, directory, start, interruption):
             if isinstance(result, StepResult):

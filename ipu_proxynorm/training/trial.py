@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import warnings
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Union
 
 import torch
 from torch import nn
@@ -21,9 +21,13 @@ from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.diagnosis import Diverged
 from ipu_proxynorm.training.loop import fit
 from ipu_proxynorm.training.records import Records
+from ipu_proxynorm.training.results import EpochResult, StepResult
 from ipu_proxynorm.training.resume import find_start
 from ipu_proxynorm.training.validation import evaluate
 
+Results = Iterator[Union[StepResult, EpochResult]]
+#: Takes the results of a run; of it, and of the host calls done of the epoch under way.
+Show = Callable[[Run, int, Results], object]
 #: Keys that a run which is gone on with may have set otherwise: no figure depends on them.
 ELSEWHERE = (
     *("name", "runs", "data.path", "data.workers", "ipu.executable_cache"),
@@ -108,6 +112,7 @@ def train_trial(
     config: RunConfig,
     change: Optional[Callable[[nn.Module], object]] = None,
     interruption: Optional[Interruption] = None,
+    show: Optional[Show] = None,
 ) -> Trial:
     """Train as ``config`` says, and return the figures.
 
@@ -120,6 +125,8 @@ def train_trial(
         change: what is done to its network before anything is made of it; see `run.build`. The
             folder of the run is of no other change.
         interruption: whether a signal asks the run to stop; None: none does.
+        show: takes the results of a run as they come; is given the run and the host calls that are
+            done of the epoch under way. None: nobody looks.
 
     Raises:
         UserError: the run cannot be built, trained or written.
@@ -136,8 +143,8 @@ def train_trial(
         elif start.epoch < config.training.epochs:
             directory.go_on(config)
         if start is None or start.epoch < config.training.epochs:
-            for _ in fit(run, directory, start, interruption):
-                pass
+            done = 0 if start is None or start.state is None else start.state.progress.call
+            (show or _unseen)(run, done, fit(run, directory, start, interruption))
     except Diverged as error:
         diverged = str(error)
     finally:
@@ -170,6 +177,11 @@ def train_trial(
     return Trial(
         accuracy=accuracy, validation_loss=last["validation_loss"], loss=last["loss"], **left
     )
+
+
+def _unseen(run: Run, done: int, results: Results) -> None:
+    for _ in results:
+        pass
 
 
 def kept(run: Run, directory: RunDirectory) -> Optional[Checkpoint]:

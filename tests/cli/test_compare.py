@@ -85,7 +85,7 @@ def test_a_rerun_does_only_what_is_missing(compared, capsys):
 
 def test_a_run_that_was_stopped_is_gone_on_with(monkeypatch, capsys, tmp_path):
     asked = [*SMALL, "training.epochs=2", "--norms", "gn4+pn", "--proxy", "running"]
-    asked += ["--format", "csv", "--out"]
+    asked += ["training.line_seconds=0.001", "--format", "csv", "--out"]
     assert run(capsys, "compare", *asked, tmp_path / "whole")[0] == 0
     fit = trial.fit
 
