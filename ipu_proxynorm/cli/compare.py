@@ -172,6 +172,7 @@ def progress_on(console: Console) -> Show:
 
     def show(run: Run, done: int, results: Results) -> None:
         progress = epoch_progress(console, run, done)
+        progress.before = f"{run.config.name}  "
         with progress:
             for result in results:
                 if isinstance(result, StepResult):

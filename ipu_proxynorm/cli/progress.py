@@ -20,7 +20,12 @@ class EpochProgress:
         console: where it is shown.
         run: that trains.
         done: host calls done of the epoch under way.
+
+    Attributes:
+        before: what stands before the epoch: which of several runs it is.
     """
+
+    before = ""
 
     def __init__(self, console: Console, run: Run, done: int) -> None:
         self.console, self.done = console, done
@@ -42,7 +47,7 @@ class EpochProgress:
 
     def epoch(self, result: StepResult) -> str:
         """Return which epoch it is."""
-        return f"epoch {result.epoch}/{self.training.epochs}"
+        return f"{self.before}epoch {result.epoch}/{self.training.epochs}"
 
 
 def figures(result: StepResult) -> str:
