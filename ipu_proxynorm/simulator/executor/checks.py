@@ -149,15 +149,25 @@ def _check_proportions(options: Options, ipus_used: Set[int]) -> None:
             refusals.report(poptorch_core.createError(message, layer="popart_exception"))
 
 
+def _check_names(options: Options) -> None:
+    """Check options by name and type, as where they are handed to PopART (poptorch.cpp:516)."""
+    try:
+        poptorch_core._validateOptions(options.toDict())
+    except poptorch_core.Error as error:
+        refusals.report(error)
+
+
 def check_program(program: Program, options: Options, training: bool) -> None:
     """Refuse what the machine cannot do with a program.
 
     Raises:
-        poptorch.Error: too many IPUs, a pipeline not filled, buffers out of step, no gradients for
-            automatic loss scaling to watch, a return period or a proportion of memory that does not
-            fit, or session options that contradict each other.
+        poptorch.Error: an option that the compiler does not have, too many IPUs, a pipeline not
+            filled, buffers out of step, no gradients for automatic loss scaling to watch, a return
+            period or a proportion of memory that does not fit, or session options that contradict
+            each other.
 
     """
+    _check_names(options)
     _check_offline(options)
     # PopTorch's LowerToPopartFactories.cpp:42, SessionOptions.cpp:468: replicas that all have the
     # same inputs stay in step.

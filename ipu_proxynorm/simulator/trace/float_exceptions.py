@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, List, Sequence
 
 import torch
+
+from ipu_proxynorm.nested import tensors_in
 
 from .. import poptorch_core
 from .effects import operator_name
@@ -68,18 +71,26 @@ class FloatCheck:
         )
 
 
-def watch(
-    recorder: Recorder, function: Any, inputs: List[torch.Tensor], results: List[torch.Tensor]
-) -> None:
+def watch(recorder: Recorder, function: Any, given: Any, results: List[torch.Tensor]) -> None:
     """Let the program check what an operation has just computed.
 
-    Memory that is only allocated holds anything: nothing has computed it.
+    Memory that is only allocated holds anything: nothing has computed it. Nor is an infinity of
+    the operation's making that is one of its numbers, as what a mask fills in.
     """
-    if operator_name(function) in _ALLOCATIONS:
+    if operator_name(function) in _ALLOCATIONS or _has_infinite_number(given):
         return
+    inputs = tensors_in(given)
     results = [tensor for tensor in results if not any(tensor is other for other in inputs)]
     check = FloatCheck(operator_name(function), recorder.where(), len(results))
     recorder.emit(check, [*results, *inputs], {})
+
+
+def _has_infinite_number(given: Any) -> bool:
+    if isinstance(given, dict):
+        given = list(given.values())
+    if isinstance(given, (list, tuple)):
+        return any(_has_infinite_number(each) for each in given)
+    return isinstance(given, float) and not math.isfinite(given)
 
 
 def _any(test: Any, tensors: Sequence[torch.Tensor]) -> bool:

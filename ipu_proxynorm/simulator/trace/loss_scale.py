@@ -11,6 +11,8 @@ from typing import Any, List, Mapping
 import torch
 from torch import Tensor
 
+from ipu_proxynorm.nested import tensors_in
+
 from ..machine.processes import sumOverProcesses
 from .recorder import Recorder
 
@@ -46,12 +48,12 @@ class GradientCounts:
         self.tracked = 0
 
     def watch(
-        self, recorder: Recorder, function: Any, inputs: List[Tensor], results: List[Tensor]
+        self, recorder: Recorder, function: Any, given: Any, results: List[Tensor]
     ) -> None:
         """Let the program count in what an operation of the backward pass has just computed."""
         returns = function._schema.returns
         moves = any(value.alias_info is not None for value in returns)  # a view, or in place
-        if recorder.nodes.at_work is None or moves or not inputs:
+        if recorder.nodes.at_work is None or moves or not tensors_in(given):
             return
         for tensor in results:
             if tensor.dtype == torch.float16:

@@ -29,7 +29,8 @@ _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 
 # Called after each operation with the recorder, the operator, its input tensors and its results;
 # may emit operations of its own.
-Watch = Callable[["Recorder", Any, List[torch.Tensor], List[torch.Tensor]], None]
+#: Of an operation, with its arguments and its results.
+Watch = Callable[["Recorder", Any, Any, List[torch.Tensor]], None]
 
 
 class _Shadow(NamedTuple):
@@ -323,7 +324,7 @@ class Recorder(TorchDispatchMode):
             if tensors:
                 refusals.check_result(result, self)
             for watch in self._watches:
-                watch(self, func, tensors, tensors_in(result))
+                watch(self, func, (args, kwargs), tensors_in(result))
             return result
 
     def _own_number(self, func: Any, args: Sequence[Any]) -> Sequence[Any]:

@@ -266,6 +266,9 @@ def test_names_that_other_programs_reach_for():
     assert options._Popart.options["noSuchThing"] is True
     with pytest.raises(poptorch.Error, match="Unknown bool option noSuchThing"):
         core._validateOptions(options.outputMode(poptorch.OutputMode.All).toDict())
+    # Compiling hands them over likewise: python/poptorch.cpp:516.
+    with pytest.raises(poptorch.Error, match="Unknown bool option noSuchThing"):
+        poptorch.inferenceModel(torch.nn.ReLU(), options)(torch.ones(2))
     optimizer = poptorch.optim.SGD(Model().parameters(), lr=0.1)
     assert "lr" in optimizer.variable_attrs._variable_attributes
     assert "momentum" in optimizer.variable_attrs._allowed_attributes

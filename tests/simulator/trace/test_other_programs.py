@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -27,6 +28,21 @@ X = torch.arange(6.0).reshape(3, 2)
 )
 def test_repeat_interleave_with_a_number(call):
     assert torch.equal(poptorch.inferenceModel(call)(X), call(X))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.masked_fill(x > 4, -math.inf).softmax(1),
+        lambda x: torch.where(x > 1, x, math.inf).amin(),
+        lambda x: (x + torch.full((3, 2), -math.inf, device=x.device).triu(1)).softmax(1),
+        lambda x: torch.nn.functional.pad(x, (1, 0), value=-math.inf).amax(1),
+    ],
+)
+def test_an_infinity_that_is_given_is_no_floating_point_exception(call):
+    options = poptorch.Options()
+    options.Precision.enableFloatingPointExceptions(True)
+    assert torch.equal(poptorch.inferenceModel(call, options)(X), call(X))
 
 
 @pytest.mark.parametrize(
