@@ -47,9 +47,7 @@ class GradientCounts:
         #: Gradients that the program counts in.
         self.tracked = 0
 
-    def watch(
-        self, recorder: Recorder, function: Any, given: Any, results: List[Tensor]
-    ) -> None:
+    def watch(self, recorder: Recorder, function: Any, given: Any, results: List[Tensor]) -> None:
         """Let the program count in what an operation of the backward pass has just computed."""
         returns = function._schema.returns
         moves = any(value.alias_info is not None for value in returns)  # a view, or in place
