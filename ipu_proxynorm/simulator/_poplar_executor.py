@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import torch
 
@@ -239,9 +239,9 @@ class PoplarExecutor(Inspection, Exporting):
         if self._training:
             wrapping.unwrap(self._user_model)
 
-    def __del__(self) -> None:
-        # The weights outlive whoever trained them.
-        if self.__dict__.get("_is_attached") and not sys.is_finalizing():
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # The weights outlive whoever trained them; at the end of Python even `sys` may be gone.
+        if self.__dict__.get("_is_attached") and not is_finalizing():
             self.copyWeightsToHostIfNeeded()
             ipus.detach(self._options)
 

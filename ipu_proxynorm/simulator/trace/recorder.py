@@ -12,13 +12,14 @@ from ipu_proxynorm.nested import map_tensors, tensors_in
 
 from .._errors import Error
 from .._logging import logger
-from . import consistency, effects, handlers, refusals, registered
+from . import consistency, constructors, effects, handlers, refusals, registered
 from .arithmetic import dtypes, selects
 from .consistency import Traced
 from .nodes import NodeOrigins
 from .origins import Origin, find_origin
 from .packages import torch_spline_conv
 from .tape import Block, Operation, Slot, slots_in
+from .views import Views
 from .written import Written
 
 _RANDOM_TAG = getattr(torch, "Tag").nondeterministic_seeded  # noqa: B009 (2.0 has no type of it)
@@ -96,6 +97,7 @@ class Recorder(TorchDispatchMode):
         # Kernels run as they will in the program: oneDNN's lay their results out in other ways.
         self._onednn = torch._C._get_mkldnn_enabled()
         self._dtypes = dtypes.DtypeRules(self, stochastic_rounding, strided_groups, stable_norms)
+        self._views = Views()
         self._shadows: Dict[int, _Shadow] = {}
         self._updates_statistics = False
         self.is_paused = False
@@ -317,10 +319,13 @@ class Recorder(TorchDispatchMode):
             is_constant = handlers.ProgramFacts(self).is_constant
             refusals.check(func, tensors_in((args, kwargs)), self, is_constant)
             handlers.check_operator(func, args, kwargs, self)
+            self._views.check(func, args, kwargs, self.where())
+            func = self._views.function(func, args)
             with self._real_statistics(effects.updated_statistics(func, args, kwargs)):
                 result = selects.gradient(self.nodes.name, func, args, self._dtypes)
                 if result is None:
                     result = self._dtypes(func, list(args), kwargs)
+            self._views.note(func, result)
             if tensors:
                 refusals.check_result(result, self)
             for watch in self._watches:
@@ -343,6 +348,7 @@ class Recorder(TorchDispatchMode):
         self.nodes = NodeOrigins()
         self._foreign = {}
         self._shadows = {}
+        self._views = Views()
         self.written = Written()
         self._dtypes = dtypes.DtypeRules(self, False)
 
@@ -438,7 +444,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
     """Record what is called meanwhile, whatever gradient mode the caller is in."""
     _active.append(recorder)
     try:
-        with torch.inference_mode(False), torch.enable_grad(), recorder:
+        with torch.inference_mode(False), torch.enable_grad(), constructors.on_the_host(), recorder:
             yield recorder
     finally:
         _active.pop()

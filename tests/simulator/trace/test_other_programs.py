@@ -299,3 +299,71 @@ def test_a_scripted_part_of_a_model_trains():
     poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))(x)
     for found, weight in zip(model.parameters(), linear.parameters()):
         torch.testing.assert_close(found, weight - 0.1 * weight.grad, check_stride=False)
+
+
+class State(torch.Tensor):
+    """A tensor without elements and with a flag, as snnTorch begins with."""
+
+    @staticmethod
+    def __new__(cls, *args, is_set=False):
+        return super().__new__(cls, *args)
+
+    def __init__(self, *args, is_set=True):
+        self.is_set = is_set
+
+
+def test_a_model_makes_tensors_of_its_own_class():
+    def integrate(x):
+        state, spikes = State(is_set=False), 0
+        for _ in range(3):
+            if isinstance(state, State) and not state.is_set:
+                torch.Tensor(state)
+                state = torch.zeros_like(x)
+            state = 0.5 * state + x
+            spikes = spikes + (state > 3).to(x.dtype)
+        return spikes
+
+    assert torch.equal(poptorch.inferenceModel(integrate)(X), integrate(X))
+    assert "__new__" not in torch.Tensor.__dict__
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: torch.split(x, [1, 1], 1)[1].view(3),
+        lambda x: x.t().view(-1) * 2,
+        lambda x: x[:, :1].expand(3, 4).view(2, 6).softmax(1),
+        lambda x: x.t()[:, ::2].view(4),
+    ],
+)
+def test_view_of_what_is_not_contiguous_here(call, monkeypatch):
+    # The device's tensors have no strides: TypeInferenceHandler.cpp:240.
+    found = poptorch.inferenceModel(call)(X)
+    monkeypatch.setattr(torch.Tensor, "view", torch.Tensor.reshape)
+    assert torch.equal(found, call(X))
+
+
+def test_gradients_pass_through_such_a_view():
+    layer = nn.Linear(2, 4)
+    plain = copy.deepcopy(layer)
+
+    def loss(layer, x):
+        return poptorch.identity_loss((layer(x).t().view(2, 6) * x.view(6)).square(), "mean")
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return loss(self.layer, x)
+
+    model = poptorch.trainingModel(Model(), None, torch.optim.SGD(layer.parameters(), lr=0.1))
+    model(X)
+    (plain(X).t().reshape(2, 6) * X.view(6)).square().mean().backward()
+    assert torch.allclose(layer.weight, plain.weight - 0.1 * plain.weight.grad)
+
+
+def test_such_a_view_is_not_written_to():
+    with pytest.raises(poptorch.Error, match="view of a tensor that is not contiguous"):
+        poptorch.inferenceModel(lambda x: x.t().view(-1)[1:].add_(1))(X)
