@@ -117,14 +117,19 @@ def _free_disk(place: Place) -> None:
 def _restore_images(place: Place) -> None:
     moved = place.images.with_name("moved")
     if moved.exists():
+        shutil.rmtree(place.images, ignore_errors=True)
         moved.rename(place.images)
 
 
+def _rename_back(place: Place) -> None:
+    place.folder.with_name("renamed").rename(place.folder)
+
+
 def _vacate(place: Place) -> None:
-    for path in place.folder.glob("*"):
+    for path in (*place.folder.glob("*"), *place.folder.glob("tensorboard/*")):
         if path.is_dir() and path.name != "tensorboard":
             shutil.rmtree(path)
-        elif path.is_symlink():
+        elif path.is_symlink() or path.is_fifo():
             path.unlink()
 
 
@@ -190,6 +195,15 @@ FAULTS = (
     Fault("metrics.jsonl becomes a folder", do.occupy("metrics.jsonl", "folder"), all_end(2),
           "metrics.jsonl", whom="first", phases=(CALL, VALIDATION, CHECKPOINT, LAST),
           mend=_vacate, equal=False),
+    Fault("metrics.jsonl becomes a pipe", do.replace_by_pipes("metrics.jsonl"), all_end(2),
+          "metrics.jsonl", whom="first", phases=(CALL, VALIDATION, CHECKPOINT, LAST),
+          processes=(1, 2), workers=(0,), mend=_vacate, equal=False),
+    Fault("TensorBoard's file becomes a pipe", do.replace_by_pipes("tensorboard/*"), all_end(2),
+          "tensorboard", whom="first", phases=(CALL, VALIDATION, CHECKPOINT, LAST),
+          processes=(1, 2), workers=(0,), mend=_vacate),
+    Fault("run folder renamed", do.rename_run, all_end(2), "cannot be", whom="first",
+          phases=(CALL, VALIDATION, CHECKPOINT, LAST), processes=(1, 2), workers=(0,),
+          mend=_rename_back),
     Fault("metrics and TensorBoard's folder deleted", do.delete_records, all_end(0), whom="first",
           phases=(CALL, VALIDATION, CHECKPOINT, LAST), equal=False),
     Fault("no locks and no hard links", do.nothing, all_end(0), phases=(BEFORE,),
@@ -223,6 +237,9 @@ FAULTS = (
           prepare=do.keep_no_images, equal=False),
     Fault("the images vanish", do.delete_images, all_end(2), "data", whom="first",
           prepare=do.keep_no_images, mend=_restore_images, survivable=True),
+    Fault("the images become pipes", do.replace_images_by_pipes, all_end(2), "data",
+          whom="first", prepare=do.keep_no_images, mend=_restore_images, survivable=True,
+          phases=(CALL, VALIDATION, LAST), processes=(1, 2)),
     Fault("the clock goes back an hour", do.set_clock_back, all_end(0), whom="all"),
     Fault("the clock goes ahead ten years", do.set_clock_ahead, all_end(0), whom="all",
           phases=(CALL,)),

@@ -400,6 +400,31 @@ def occupy(name: str, kind: str) -> Act:
     return act
 
 
+def replace_by_pipes(pattern: str) -> Act:
+    """Return the fault of files of the run replaced with pipes that nobody reads."""
+
+    def act(place: Place) -> None:
+        for path in place.folder.glob(pattern):
+            path.unlink()
+            os.mkfifo(path)
+
+    return act
+
+
+def replace_images_by_pipes(place: Place) -> None:
+    """Move the images, and put pipes that nobody writes to in their place."""
+    delete_images(place)
+    for path in sorted(place.images.with_name("moved").glob("*/*/*.png")):
+        pipe = place.images / path.relative_to(place.images.with_name("moved"))
+        pipe.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(pipe)
+
+
+def rename_run(place: Place) -> None:
+    """Give the run's folder another name."""
+    place.folder.rename(place.folder.with_name("renamed"))
+
+
 _LIBC: Any = ctypes.CDLL(None, use_errno=True)
 _NEW_MOUNTS, _PRIVATE, _RECURSIVE, _BIND, _REMOUNT, _READ_ONLY = (
     *(0x20000, 0x40000, 0x4000, 0x1000, 32, 1),

@@ -20,7 +20,7 @@ from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.run.agreement import agree, facts_of
-from ipu_proxynorm.run.directory import RunDirectory, writing_threads_quiet
+from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.optimizer import scaled_learning_rate
 from ipu_proxynorm.run.processes import PATIENCE_SECONDS, Processes
@@ -111,23 +111,22 @@ def train(
         directory = RunDirectory(Path(config.runs, config.name), writes=False)
         if processes.first and arguments.resume:
             directory = RunDirectory.held(config)
-    with writing_threads_quiet():
-        try:
-            run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
-            with processes.together():
-                if processes.first and arguments.resume:
-                    directory.go_on(config)
-                elif processes.first:
-                    directory = RunDirectory.create(config, arguments.overwrite)
-            describe(run, console)
-            if start is not None and start.state is not None:
-                console.print(f"resumed after {start.state.progress}")
-                differing = changed(run, start)
-                if differing:
-                    console.print(f"changed since then: {'; '.join(differing)}")
-            last = observed(run, directory, console, start, interruption, wandb)
-        finally:
-            directory.close()
+    try:
+        run, start = begin(config, arguments.resume, arguments.checkpoint, processes)
+        with processes.together():
+            if processes.first and arguments.resume:
+                directory.go_on(config)
+            elif processes.first:
+                directory = RunDirectory.create(config, arguments.overwrite)
+        describe(run, console)
+        if start is not None and start.state is not None:
+            console.print(f"resumed after {start.state.progress}")
+            differing = changed(run, start)
+            if differing:
+                console.print(f"changed since then: {'; '.join(differing)}")
+        last = observed(run, directory, console, start, interruption, wandb)
+    finally:
+        directory.close()
     if processes.first:
         console.print(f"{summary(last, directory)}; run in {directory.path}")
 

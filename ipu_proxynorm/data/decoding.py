@@ -6,9 +6,11 @@ import enum
 import errno
 import io
 import os
+import stat
 import struct
 import warnings
-from typing import IO, Tuple
+from pathlib import Path
+from typing import IO, BinaryIO, Tuple
 
 import numpy as np
 import torch
@@ -198,6 +200,20 @@ def bounded(file: IO[bytes], size: int) -> bytes:
         if len(content) <= MOST_BYTES:
             return content
     raise Unreadable(f"has {size} bytes; at most {MOST_BYTES} are read", Reason.TOO_LARGE)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file that was seen to be one.
+
+    Raises:
+        Unreadable: it is something else now; a pipe would be waited for.
+        OSError: it cannot be opened.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        return os.fdopen(number, "rb")
+    os.close(number)
+    raise Unreadable("is no file any more", Reason.VANISHED)
 
 
 def cannot_read(error: Exception, listed: bool = False) -> Unreadable:

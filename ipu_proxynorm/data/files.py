@@ -10,7 +10,7 @@ from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tupl
 
 from torch import Tensor
 
-from ipu_proxynorm.data.decoding import EXTENSIONS, Unreadable, bounded, cannot_read, decode
+from ipu_proxynorm.data.decoding import EXTENSIONS, Unreadable, bounded, cannot_read, decode, opened
 from ipu_proxynorm.errors import UserError
 
 #: Folders that hold the images of training and of validation.
@@ -93,7 +93,7 @@ class Store:
                 with archive.open(member) as file:
                     content = bounded(file, member.file_size)
             else:
-                with (self.path / name).open("rb") as plain:
+                with opened(self.path / name) as plain:
                     content = bounded(plain, os.fstat(plain.fileno()).st_size)
         except Exception as error:
             raise cannot_read(error, listed=True) from error

@@ -18,6 +18,7 @@ from ipu_proxynorm.data.decoding import (
     Unreadable,
     cannot_read,
     decode,
+    opened,
 )
 from ipu_proxynorm.data.files import Listing
 from ipu_proxynorm.data.image_data import IMAGENET, ImageData, Request, image_data
@@ -74,7 +75,7 @@ class ShardImages(ListedImages):
         if size > MOST_BYTES:
             raise Unreadable(f"has {size} bytes; at most {MOST_BYTES}", Reason.TOO_LARGE)
         try:
-            with (self.path / self.shards[shard]).open("rb") as file:
+            with opened(self.path / self.shards[shard]) as file:
                 content = _bytes(file.fileno(), offset, size)
         except OSError as error:
             raise cannot_read(error, listed=True) from error

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from torch import Tensor
 
-from ipu_proxynorm.data.decoding import MOST_BYTES, Reason, Unreadable, cannot_read, decode
+from ipu_proxynorm.data.decoding import MOST_BYTES, Reason, Unreadable, cannot_read, decode, opened
 from ipu_proxynorm.data.files import Listing
 from ipu_proxynorm.data.image_data import IMAGENET, ImageData, Request, image_data
 from ipu_proxynorm.data.image_set import ListedImages
@@ -40,7 +40,10 @@ class TableImages(ListedImages):
         """Return the pixels of one row."""
         try:
             value = self.rows[index][self.column]
-            content = value["bytes"] or Path(value["path"]).read_bytes()
+            content = value["bytes"]
+            if not content:
+                with opened(Path(value["path"])) as file:
+                    content = file.read()
         except Exception as error:
             raise cannot_read(error) from error
         if len(content) > MOST_BYTES:

@@ -139,7 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _offer(path: Path) -> str:
     """Say which other checkpoint of the run can be read, the newest first."""
-    others = [other for other in path.parent.glob("*.pt") if other != path]
+    others = [other for other in path.parent.glob("*.pt") if other != path and other.is_file()]
     for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
         try:
             checkpoint = _read(other)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, List, TypeVar
 
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.files.whole import appending
 
 T = TypeVar("T")
 
@@ -20,10 +21,10 @@ def append_line(path: Path, value: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = path.read_bytes() if path.is_file() else b""
-    if not kept.endswith(b"\n"):
+    if kept and not kept.endswith(b"\n"):
         path.write_bytes(kept[: kept.rfind(b"\n") + 1])
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(value) + "\n")
+    with appending(path) as stream:
+        stream.write(f"{json.dumps(value)}\n".encode())
 
 
 def read_lines(path: Path, parse: Callable[[Any], T], expected: str) -> List[T]:

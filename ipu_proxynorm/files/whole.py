@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever a process or a machine stops."""
+"""Files that are whole or not there, whenever a process stops, and files that grow by records."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         _discard(temporary)
         raise
+
+
+def appending(path: Path) -> BinaryIO:
+    """Open a file, made if it is not there, to append to it.
+
+    Raises:
+        OSError: it cannot be written; a pipe that nobody reads is not waited for.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+    number = os.open(path, flags, 0o666)
+    os.set_blocking(number, True)
+    return os.fdopen(number, "ab")
 
 
 def flush_names(folder: Path) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
 import os
 import shutil
-import threading
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Mapping, Optional, Set, Union
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import Any, Callable, List, Mapping, Optional, Set, Union
 
 from ipu_proxynorm.config import RunConfig, dump, load
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.exhausted import unwritten
 from ipu_proxynorm.files.checkpoint import Checkpoint, save_checkpoint
-from ipu_proxynorm.files.whole import replacing
+from ipu_proxynorm.files.events import EventFile
+from ipu_proxynorm.files.whole import appending, replacing
 from ipu_proxynorm.run.state import STATE, read_state
 
 CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
@@ -73,7 +70,7 @@ class RunDirectory:
 
     def __init__(self, path: Union[str, Path], writes: bool = True) -> None:
         self.path, self._writes = Path(path), writes
-        self._writer: Any = None
+        self._events: Optional[EventFile] = None
         self._lock: Optional[Callable[[], Any]] = None
         self._purge_step: Optional[int] = None
 
@@ -243,32 +240,30 @@ class RunDirectory:
         if not self._writes:
             return
         try:
-            with (self.path / METRICS).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            with appending(self.path / METRICS) as stream:
+                stream.write((json.dumps({"kind": kind, "step": step, **values}) + "\n").encode())
         except OSError as error:
             raise self._unwritten(METRICS, error) from error
+        scalars = {f"{kind}/{name}": value for name, value in values.items() if name != "step"}
         try:
-            self._see_to_writer()
-            for name, value in values.items():
-                if name != "step":
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+            self._event_file().add(step, scalars)
         except OSError as error:
             raise self._unwritten(TENSORBOARD, error) from error
 
-    def _see_to_writer(self) -> None:
-        """Open TensorBoard's file, another one where its folder was deleted under way."""
+    def _event_file(self) -> EventFile:
+        """Return TensorBoard's file, another one where it was deleted under way."""
         folder = self.path / TENSORBOARD
-        if self._writer is not None and not folder.exists() and self.path.exists():
-            with contextlib.suppress(OSError):
-                self._writer.close()
-            self._writer = None
+        if self._events is not None and not self._events.path.exists() and self.path.exists():
+            gone = self._events.path if folder.exists() else folder
+            self._events = None
             warnings.warn(
-                f"{str(folder)!r} was deleted: its steps until here are in {METRICS} alone",
+                f"{str(gone)!r} was deleted: its steps until here are in {METRICS} alone",
                 UserNotice,
-                stacklevel=2,
+                stacklevel=3,
             )
-        if self._writer is None:
-            self._writer = SummaryWriter(str(folder), purge_step=self._purge_step)
+        if self._events is None:
+            self._events = EventFile(folder, self._purge_step)
+        return self._events
 
     def _unwritten(self, name: str, error: OSError) -> UserError:
         return UserError(unwritten(repr(str(self.path / name)), error))
@@ -308,18 +303,7 @@ class RunDirectory:
             os.truncate(path, sum(map(len, lines[:kept])))
 
     def close(self) -> None:
-        """Flush TensorBoard's file, and let other processes in."""
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except OSError as error:  # beside what ended the run, not in its place
-                warnings.warn(
-                    f"{str(self.path / TENSORBOARD)!r} cannot be written ({error.strerror}): the "
-                    f"last steps are missing there",
-                    UserNotice,
-                    stacklevel=2,
-                )
-            self._writer = None
+        """Let other processes in."""
         if self._lock is not None:
             self._lock()
             self._lock = None
@@ -331,22 +315,6 @@ def _is_after(line: bytes, step: int) -> bool:
         return json.loads(line)["step"] > step
     except (ValueError, KeyError, TypeError):
         return not line.endswith(b"\n")
-
-
-@contextlib.contextmanager
-def writing_threads_quiet() -> Iterator[None]:
-    """Print no traceback of a thread's failed write meanwhile: TensorBoard raises it again here."""
-    former = threading.excepthook
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if not isinstance(arguments.exc_value, OSError):
-            former(arguments)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = former
 
 
 def _link(source: Path, target: Path) -> None:

@@ -76,6 +76,8 @@ def load_state(folder: Path) -> Optional[RunState]:
         Damaged: the record is not one that this program writes.
     """
     path = folder / STATE
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise Damaged(f"{STATE} is not a file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

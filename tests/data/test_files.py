@@ -1,5 +1,6 @@
 """Image files in folders and archives, good and bad."""
 
+import os
 import random
 import shutil
 import zipfile
@@ -12,7 +13,8 @@ from torch.utils.data import Subset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ipu_proxynorm.data import IGNORED, create_data
-from ipu_proxynorm.data.decoding import EXTENSIONS, Reason
+from ipu_proxynorm.data.decoding import EXTENSIONS, Reason, Unreadable
+from ipu_proxynorm.data.files import Store
 from ipu_proxynorm.data.image_set import CachedImages, image_set, sample_at
 from ipu_proxynorm.errors import UserError
 
@@ -164,3 +166,13 @@ def test_wrong_paths_are_refused(folder, tmp_path):
         create_data("cifar10", str(folder))
     with pytest.raises(UserError, match=r"data.augment.*'flip' is unknown.*crop"):
         create_data("digits", augment="flip")
+
+
+def test_an_image_that_a_pipe_has_replaced_since_is_gone_and_not_waited_for(folder):
+    store = Store(str(folder))
+    path = folder / "train" / "cat" / "0.png"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(Unreadable, match="no file any more") as error:
+        store.read("train/cat/0.png")
+    assert error.value.reason == Reason.VANISHED

@@ -111,3 +111,13 @@ def test_a_failed_write_keeps_the_old_checkpoint(path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         save_checkpoint(path, Checkpoint(4, 0.6, "", {}))
     assert load_checkpoint(path).epoch == 3
+
+
+def test_what_is_no_file_beside_a_damaged_checkpoint_is_neither_offered_nor_waited_for(path):
+    path.write_bytes(b"")
+    os.mkfifo(path.with_name("pipe.pt"))
+    path.with_name("dangling.pt").symlink_to("nowhere")
+    path.with_name("loop.pt").symlink_to("loop.pt")
+    path.with_name("folder.pt").mkdir()
+    with pytest.raises(UserError, match="use another checkpoint of the run, or train again"):
+        load_checkpoint(path)

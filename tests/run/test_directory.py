@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import shutil
+import time
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -87,8 +89,6 @@ def test_later_steps_are_forgotten_though_the_metrics_were_rotated(config):
     directory.close()
 
 
-# TensorBoard's own thread finds its file gone, too.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_tensorboard_folder_deleted_under_way_is_made_again(config):
     directory = RunDirectory.create(config)
     directory.log("train", 1, {"loss": 3.0})
@@ -99,6 +99,32 @@ def test_a_tensorboard_folder_deleted_under_way_is_made_again(config):
     events = EventAccumulator(str(directory.path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [2]
     assert steps_logged(directory) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(config, name):
+    directory = RunDirectory.create(config)
+    directory.log("train", 1, {"loss": 3.0})
+    path = directory.path / name
+    for file in path.iterdir() if path.is_dir() else [path]:
+        file.unlink()
+        os.mkfifo(file)
+    with pytest.raises(UserError, match=f"{name}' cannot be written"):
+        directory.log("train", 2, {"loss": 2.0})
+    directory.close()
+
+
+def test_steps_stay_in_order_where_the_clock_was_set_back(config, monkeypatch):
+    for step, at in ((1, 1e9), (2, 1e9), (3, 1e9 - 3600), (4, 2e9)):
+        monkeypatch.setattr(time, "time", lambda at=at: at)
+        directory = RunDirectory.reopen(config)
+        directory.rewind(directory.metrics_bytes, step - 1)
+        for logged in (step, step + 1):  # the second is lost with the process, and made again
+            directory.log("train", logged, {"loss": float(at)})
+        directory.close()
+    events = EventAccumulator(str(directory.path / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert found == [(1, 1e9), (2, 1e9), (3, float(np.float32(1e9 - 3600))), (4, 2e9), (5, 2e9)]
 
 
 def test_a_file_system_without_locks_is_used_with_a_notice(config, monkeypatch):

@@ -8,7 +8,15 @@ import pytest
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.run.interruption import Interrupted
-from ipu_proxynorm.run.state import STATE, RunState, read_state, recorded, write_state
+from ipu_proxynorm.run.state import (
+    STATE,
+    Damaged,
+    RunState,
+    load_state,
+    read_state,
+    recorded,
+    write_state,
+)
 
 
 def test_a_run_is_running_and_then_finished(tmp_path):
@@ -65,3 +73,11 @@ def test_another_machine_is_named(tmp_path):
 def test_a_file_that_says_nothing(tmp_path, text):
     (tmp_path / STATE).write_text(text)
     assert read_state(tmp_path) is None
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / STATE)
+    with pytest.raises(Damaged, match=r"state\.json is not a file"):
+        load_state(tmp_path)
+    with recorded(tmp_path):
+        assert read_state(tmp_path).describe() == "running"
