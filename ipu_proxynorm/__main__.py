@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import traceback
+import warnings
 from typing import Any
 
 from ipu_proxynorm.errors import UserError, program_name, say
@@ -16,6 +17,8 @@ def run() -> int:
     """Return the exit status of the command; Ctrl-C is one sentence while libraries load, too."""
     # Where a process of several ends, torch's C++ prints its own lines beside our sentence.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if any(action == "error" for action, *_ in warnings.filters) and not _shows_tracebacks():
+        warnings.simplefilter("default")  # -W error: what a library warns of ends no run
     try:
         os.getcwd()
     except OSError as error:  # MKL would end the process in words of its own
@@ -31,7 +34,7 @@ def run() -> int:
         say(f"{program_name()}: interrupted")
         return 130
     except (UserError, ImportError, OSError, MemoryError) as error:
-        if "--traceback" in sys.argv:
+        if _shows_tracebacks():
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, UserError):
@@ -50,6 +53,10 @@ def run() -> int:
                 stream.flush()
         os._exit(status)
     return status
+
+
+def _shows_tracebacks() -> bool:
+    return "--traceback" in sys.argv
 
 
 def show_traceback(*error: Any) -> None:

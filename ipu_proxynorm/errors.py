@@ -10,8 +10,11 @@ import sys
 from typing import Iterable, Iterator, Sequence
 
 #: Line breaks and tabs aside, what acts on a terminal instead of being shown: control characters
-#: (escape sequences begin with one), and marks that change the direction of text.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+#: (escape sequences begin with one), and marks that change the direction of text; and bytes of
+#: names that are no UTF-8, as Python keeps them, which no stream takes.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class Shared:

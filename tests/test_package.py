@@ -106,9 +106,12 @@ def test_an_unknown_backend_is_refused():
 
 
 @pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["validate", "--help"]])
-def test_help(command):
+def test_help_also_where_warnings_are_errors(command):
     done = subprocess.run(
-        [sys.executable, "run_ipu.py", *command], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "run_ipu.py", *command],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "usage: run_ipu.py" in done.stdout
 

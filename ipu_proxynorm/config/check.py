@@ -43,6 +43,11 @@ def check(config: RunConfig) -> None:
         value = get(config, name)
         if value is not None:
             entry.metadata["limits"].refuse(name, value)
+        if not _is_text(str(value)):
+            raise UserError(
+                f"{name}={_shown(str(value))}: expected UTF-8, as a run's configuration is kept in "
+                f"it; rename what has other bytes in its name, or set LANG to a UTF-8 locale"
+            )
     with blame("model.norm", config.model.norm):
         parse_norm_spec(config.model.norm)
     if not 0 <= config.seed < 2**63:
@@ -76,6 +81,15 @@ def check(config: RunConfig) -> None:
             f"training.average_from_epoch={config.training.average_from_epoch}: expected at most "
             f"training.epochs ({config.training.epochs})"
         )
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a value can be written: bytes that are no UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: str, most: int = 60) -> str:

@@ -66,7 +66,9 @@ class Inputs:
 
     def json(self) -> str:
         """Return JSON, as files of weights and exported networks keep it."""
-        return json.dumps(self.values(), ensure_ascii=False)
+        text = json.dumps(self.values(), ensure_ascii=False)
+        # Classes are named after folders, whose names need not be UTF-8.
+        return text.encode(errors="backslashreplace").decode()
 
 
 def undescribed(config: RunConfig, classes: int, channels: int, size: int) -> Inputs:

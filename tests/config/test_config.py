@@ -3,7 +3,7 @@
 import pytest
 
 from ipu_proxynorm.config import RunConfig, documentation, dump, load, loads, recipe_names
-from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.errors import UserError, printable
 
 MINIMAL = """
 name: trial
@@ -261,6 +261,13 @@ def test_keys_that_do_not_go_together_are_named(overrides, text):
     with pytest.raises(UserError) as caught:
         loads(MINIMAL, overrides)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["name", "runs", "data.path", "training.init_from"])
+def test_bytes_that_are_no_utf_8_are_refused_where_a_run_would_keep_them(key):
+    with pytest.raises(UserError, match=rf"{key}='caf.udce9': expected UTF-8") as caught:
+        loads(MINIMAL, [f"{key}=caf\udce9"])
+    printable(str(caught.value)).encode()
 
 
 @pytest.mark.parametrize("splits", [["layer2.0"], ["layer1.0", "layer2.0", "layer3.0"]])
