@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
@@ -99,3 +100,25 @@ def seed():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def at_call():
+    """Return what has this process, a child of the test's, do something before a host call of it.
+
+    What is done then comes at its instant, however slow or fast the machine is.
+    """
+
+    def arrange(number, act):
+        from ipu_proxynorm.training.executor import TrainingExecutor
+
+        inner, calls = TrainingExecutor.__call__, itertools.count(1)
+
+        def call(*arguments):
+            if next(calls) == number:
+                act()
+            return inner(*arguments)
+
+        TrainingExecutor.__call__ = call
+
+    return arrange

@@ -70,10 +70,14 @@ def test_one_process_says_who_has_not_come(store):
 
     def come(index):
         try:
-            Attendance(store, index, 3).come(time.monotonic() + 0.3 * (1 + index))
+            Attendance(store, index, 3).come(time.monotonic() + 0.3)
         except Absent as absent:
             found[index] = absent
 
+    for index in range(2):  # each sees the other at once, however late it begins
+        store.set(f"who/{index}", attendance._identity())
+        store.set(f"count/{index}", "3")
+        store.add(f"here/{index}", 1)
     together(lambda: come(0), lambda: come(1))
     assert [str(found[index]) for index in range(2)] == ["process 2 of 3 has not come"] * 2
     assert [found[index].quiet for index in range(2)] == [False, True]
@@ -149,13 +153,13 @@ class Silent(dist.HashStore):
 @pytest.fixture
 def silent(monkeypatch):
     """Four processes that have met, two on each machine, and whose store then falls silent."""
-    monkeypatch.setattr(store_module, "ANSWER_SECONDS", 0.3)
     store = Silent()
     found = [Attendance(store, index, 4) for index in range(4)]
     deadline = time.monotonic() + 20
     together(*(lambda one=one: one.come(deadline) for one in found))
     for one in found:
         one._who.update({2: "another machine 1", 3: "another machine 2"})
+    monkeypatch.setattr(store_module, "ANSWER_SECONDS", 0.3)
     store.answers.clear()
     yield found, store.answers
     store.answers.set()
@@ -178,18 +182,18 @@ def test_when_the_store_is_silent_who_is_not_on_this_machine_is_missed(silent):
     assert second.heard_word() == Word("interrupted", 15)
 
 
-def test_the_first_ends_after_those_that_call_the_roll_later(silent, monkeypatch):
-    monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 1.5)
-    (first, second, *_), answers = silent
-    answers.set()
-    order = []
-
-    def later():
-        time.sleep(0.7)
-        order.append(("second", second.account()))
-
-    together(lambda: order.append(("first", first.account())), later)
-    assert order == [("second", ([2, 3], None)), ("first", ([2, 3], None))]
+def test_the_first_ends_after_those_that_call_the_roll_later(store, monkeypatch):
+    monkeypatch.setattr(attendance, "ROLL_CALL_SECONDS", 0.3)
+    first, second = (Attendance(store, index, 4) for index in range(2))
+    waited = []
+    for one in (first, second):
+        monkeypatch.setattr(one, "_await", lambda *call, one=one: waited.append((one, *call[:2])))
+    store.add("answers/1", 1)
+    assert first.account() == ([2, 3], None)
+    assert waited == [(first, "concluded", {1})]
+    assert second.account() == ([2, 3], None)
+    assert len(waited) == 1
+    assert store.add("concluded/1", 0) == 1
 
 
 def test_all_that_answer_are_not_missed(both):

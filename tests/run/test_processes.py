@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +94,22 @@ def wait_for_lines(folder, count):
 
 def train(*arguments):
     return main(["train", *SMALL, *arguments])
+
+
+@pytest.fixture
+def train_until(at_call):
+    """Return what trains, and in one process does something before its third host call."""
+
+    def train_and(rank, act, *arguments):
+        if os.environ["RANK"] == str(rank):
+            at_call(3, act)
+        return train(*arguments)
+
+    return train_and
+
+
+def signalled(number):
+    return lambda: os.kill(os.getpid(), number)
 
 
 def lines(folder):
@@ -224,10 +239,11 @@ def test_four_replicas_in_two_processes_are_one_process_but_for_the_order_of_sum
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_one_process_stops_all_with_one_checkpoint(tmp_path, number, status):
-    launched = Launched(2, train, f"runs={tmp_path}", "training.epochs=9", folder=tmp_path)
-    wait_for_lines(tmp_path / "quickstart", 2)
-    os.kill(launched.children[1].pid, number)
+def test_a_signal_to_one_process_stops_all_with_one_checkpoint(
+    tmp_path, train_until, number, status
+):
+    signal_to_second = (train_until, 1, signalled(number))
+    launched = Launched(2, *signal_to_second, f"runs={tmp_path}", folder=tmp_path)
     statuses, printed = launched.end()
     assert statuses == [status, status]
     assert "interrupted after epoch 0, host call" in printed[0].splitlines()[-1]
@@ -236,11 +252,10 @@ def test_a_signal_to_one_process_stops_all_with_one_checkpoint(tmp_path, number,
     assert step == len(lines(tmp_path / "quickstart")) >= 2
 
 
-def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
-    arguments = [f"runs={tmp_path}", "training.epochs=2", "training.checkpoint_every=1"]
-    launched = Launched(2, train, *arguments, folder=tmp_path)
-    wait_for_lines(tmp_path / "quickstart", 2)
-    launched.children[1].kill()
+def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path, train_until):
+    arguments = [f"runs={tmp_path}", "training.checkpoint_every=1"]
+    killed = (train_until, 1, signalled(signal.SIGKILL))
+    launched = Launched(2, *killed, *arguments, folder=tmp_path)
     statuses, printed = launched.end()
     assert statuses == [2, -signal.SIGKILL]
     said = printed[0].splitlines()[-1]
@@ -249,21 +264,19 @@ def test_a_killed_process_ends_the_others_in_one_sentence(tmp_path):
     assert load_checkpoint(tmp_path / "quickstart" / "last.pt").state.progress.step >= 1
 
 
-def test_the_first_process_killed_is_named_by_the_second(tmp_path):
-    arguments = [f"runs={tmp_path}", "training.epochs=2", "training.checkpoint_every=1"]
-    launched = Launched(2, train, *arguments, folder=tmp_path)
-    wait_for_lines(tmp_path / "quickstart", 2)
-    launched.children[0].kill()
+def test_the_first_process_killed_is_named_by_the_second(tmp_path, train_until):
+    arguments = [f"runs={tmp_path}", "training.checkpoint_every=1"]
+    killed = (train_until, 0, signalled(signal.SIGKILL))
+    launched = Launched(2, *killed, *arguments, folder=tmp_path)
     statuses, printed = launched.end()
     assert statuses == [-signal.SIGKILL, 2]
     assert "error: process 0 of 2 of the run has ended" in printed[1].splitlines()[-1]
 
 
-def test_a_stopped_process_is_named_after_the_patience_and_outlives_nobody(tmp_path):
-    arguments = [f"runs={tmp_path}", "training.epochs=2", "training.checkpoint_every=1"]
-    launched = Launched(2, train, *arguments, "training.patience=3", folder=tmp_path)
-    wait_for_lines(tmp_path / "quickstart", 2)
-    os.kill(launched.children[1].pid, signal.SIGSTOP)
+def test_a_stopped_process_is_named_after_the_patience_and_outlives_nobody(tmp_path, train_until):
+    arguments = [f"runs={tmp_path}", "training.checkpoint_every=1", "training.patience=6"]
+    stopped = (train_until, 1, signalled(signal.SIGSTOP))
+    launched = Launched(2, *stopped, *arguments, folder=tmp_path)
     launched.children[0].join(60)
     os.kill(launched.children[1].pid, signal.SIGCONT)
     statuses, printed = launched.end()
@@ -325,13 +338,13 @@ def test_a_disk_full_for_the_first_process_stops_all(tmp_path):
     assert printed[1] == ""
 
 
-def test_a_data_worker_lost_by_one_process_stops_all_with_a_checkpoint(tmp_path):
-    arguments = [f"runs={tmp_path}", "training.epochs=9", "data.workers=1"]
-    launched = Launched(2, train, *arguments, folder=tmp_path)
-    wait_for_lines(tmp_path / "quickstart", 2)
-    pid = launched.children[1].pid
-    for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        os.kill(int(worker), signal.SIGKILL)
+def test_a_data_worker_lost_by_one_process_stops_all_with_a_checkpoint(tmp_path, train_until):
+    def kill_workers():
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    arguments = [f"runs={tmp_path}", "data.workers=1"]
+    launched = Launched(2, train_until, 1, kill_workers, *arguments, folder=tmp_path)
     statuses, printed = launched.end()
     assert statuses == [2, 2]
     said = printed[0].splitlines()[-1]

@@ -1,6 +1,5 @@
 """What goes wrong around a run: one sentence, a status other than 0, and nothing lost."""
 
-import errno
 import json
 import multiprocessing
 import os
@@ -8,19 +7,16 @@ import pickle
 import resource
 import signal
 import sys
-import time
-import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.data import DataError
-from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.checkpoint import load_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.run import build
@@ -59,25 +55,14 @@ class Command:
             status = main(["train", *arguments])
         os._exit(status)
 
-    def wait_for_steps(self, steps):
-        metrics = self.folder / "metrics.jsonl"
-        self.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= steps)
-
-    def wait_until_said(self, text):
-        self.wait_until(lambda: text in self.errors.read_text())
-
-    def wait_until(self, condition):
-        """Wait as long as a loaded machine may take."""
-        began = time.monotonic()
-        while not condition():
-            assert self.process.is_alive(), self.errors.read_text()
-            assert time.monotonic() - began < PATIENCE
-            time.sleep(0.002)
-
     def end(self):
         """Return the exit status and the last line of what was printed."""
         self.process.join(PATIENCE)
         return self.process.exitcode, self.errors.read_text().splitlines()[-1]
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def step_of(folder):
@@ -87,30 +72,28 @@ def step_of(folder):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGXCPU, 152)]
 )
-def test_a_signal_writes_a_checkpoint_first_and_the_run_goes_on(tmp_path, number, status):
-    command = Command(tmp_path)
-    command.wait_for_steps(2)
-    os.kill(command.process.pid, number)
+def test_a_signal_writes_a_checkpoint_first_and_the_run_goes_on(tmp_path, at_call, number, status):
+    command = Command(tmp_path, before=lambda: at_call(3, lambda: os.kill(os.getpid(), number)))
     ended, said = command.end()
     assert ended == status
-    assert "interrupted after epoch 0, host call" in said
+    assert "interrupted after epoch 0, host call 3 of epoch 1" in said
     assert "go on with --resume" in said
-    step = step_of(command.folder)
-    assert step >= 2
+    assert step_of(command.folder) == 3
     ended, said = Command(tmp_path, "training.epochs=1").end()
     assert (ended, "--resume" in said) == (2, True)  # not overwritten unasked
     assert main(["train", *SMALL, f"runs={tmp_path}", "--resume", "training.epochs=1"]) == 0
     assert step_of(command.folder) == 11
 
 
-def test_a_run_killed_with_its_data_workers_goes_on_at_once_with_the_same_records(tmp_path):
+def test_a_run_killed_with_its_data_workers_goes_on_at_once_with_the_same_records(
+    tmp_path, at_call
+):
     workers = ["data.workers=2", "training.epochs=1"]
     assert main(["train", *SMALL, f"runs={tmp_path / 'whole'}", *workers]) == 0
-    command = Command(tmp_path, *workers)
-    command.wait_for_steps(2)  # the first checkpoint is at the end of the epoch
-    os.kill(command.process.pid, signal.SIGKILL)
+    # The first checkpoint is at the end of the epoch.
+    command = Command(tmp_path, *workers, before=lambda: at_call(3, killed))
     command.process.join()
-    time.sleep(1.1)  # TensorBoard orders the files of a folder by the second of their beginning
+    assert command.process.exitcode == -signal.SIGKILL
     assert main(["train", *SMALL, f"runs={tmp_path}", "--resume", *workers]) == 0
     records, steps = [], []
     for folder in (tmp_path / "whole" / "quickstart", command.folder):
@@ -123,16 +106,15 @@ def test_a_run_killed_with_its_data_workers_goes_on_at_once_with_the_same_record
     assert len(steps[0]) == 11
 
 
-def test_a_reader_that_leaves_ends_a_run_with_a_checkpoint(tmp_path):
+def test_a_reader_that_leaves_ends_a_run_with_a_checkpoint(tmp_path, at_call):
     reader, writer = os.pipe()
 
     def print_there():
         sys.stdout = os.fdopen(writer, "w", buffering=1)
-        os.close(reader)
+        at_call(3, lambda: os.close(reader))
 
     command = Command(tmp_path, before=print_there)
     os.close(writer)
-    os.read(reader, 10)
     os.close(reader)
     status, said = command.end()
     assert status == 128 + signal.SIGPIPE
@@ -151,17 +133,17 @@ def test_a_run_goes_on_where_its_output_cannot_be_written(tmp_path):
     assert "what is printed cannot be written (No space left on device); the run goes on" in said
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    # A host call of many weight updates: long enough for both to come within it.
-    command = Command(tmp_path, "ipu.device_iterations=11", "model.width=32")
-    command.wait_for_steps(1)
-    time.sleep(0.05)  # the next host call has begun
-    os.kill(command.process.pid, signal.SIGINT)
-    command.wait_until_said("once more: at once")
-    os.kill(command.process.pid, signal.SIGINT)
+def test_a_second_ctrl_c_stops_at_once(tmp_path, at_call):
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    command = Command(tmp_path, before=lambda: at_call(3, twice))
     status, said = command.end()
     assert status == 130
     assert said == "ipu-proxynorm: interrupted"
+    assert "once more: at once" in command.errors.read_text()
+    assert not (command.folder / "last.pt").exists()
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
@@ -195,8 +177,6 @@ def test_no_space_left_is_one_sentence(tmp_path, name):
     directory.close()
 
 
-# TensorBoard's own thread finds its file gone, too, whenever it writes next.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_run_folder_that_vanishes_is_one_sentence(tmp_path):
     config = load(SMALL[0], [f"runs={tmp_path}", *SMALL[1:]])
     directory = RunDirectory.create(config)
@@ -205,22 +185,7 @@ def test_a_run_folder_that_vanishes_is_one_sentence(tmp_path):
     directory.path.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"metrics.jsonl' cannot be written"):
         next(results)
-    with warnings.catch_warnings():  # whether anything waits for TensorBoard's thread is chance
-        warnings.filterwarnings("ignore", "'.*tensorboard' cannot be written", UserNotice)
-        directory.close()
-
-
-def test_what_tensorboard_lacks_at_the_end_is_said(tmp_path, monkeypatch):
-    class Full(SummaryWriter):
-        def close(self):
-            super().close()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("ipu_proxynorm.run.directory.SummaryWriter", Full)
-    directory = RunDirectory.create(load(SMALL[0], [f"runs={tmp_path}", *SMALL[1:]]))
-    directory.log("train", 1, {"loss": 1.0})
-    with pytest.warns(UserNotice, match=r"tensorboard' cannot be written \(No space left"):
-        directory.close()
+    directory.close()
 
 
 @pytest.mark.parametrize(
@@ -328,6 +293,26 @@ def images(tmp_path):
                 pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return tmp_path / "images"
+
+
+def test_classes_may_be_named_in_bytes_that_are_no_utf_8(tmp_path, images, capsys):
+    for path in images.glob("*/cat"):
+        path.rename(path.with_name("caf\udce9"))
+    overrides = [
+        *SMALL[1:],
+        "data.name=image_folder",
+        f"data.path={images}",
+        "data.image_size=16",
+        "ipu.replication_factor=1",
+        "ipu.micro_batch_size=8",
+        "training.epochs=1",
+    ]
+    assert main(["train", SMALL[0], f"runs={tmp_path}", *overrides]) == 0
+    run = str(tmp_path / "quickstart")
+    assert main(["export", run, str(tmp_path / "out.torchscript")]) == 0
+    capsys.readouterr()
+    assert main(["predict", run, str(images / "val" / "dog" / "0.png")]) == 0
+    assert "caf\\udce9 " in capsys.readouterr().out
 
 
 def damage(path):
