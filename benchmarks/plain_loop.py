@@ -93,6 +93,8 @@ class InOneType(TorchFunctionMode):
             result = func(*args, **kwargs)
         except RuntimeError:
             args, kwargs = mapped(lambda tensor: of_type(tensor, self._dtype), (args, kwargs))
+            if func in (F.cross_entropy, F.nll_loss) and len(args) > 1:
+                args[1] = args[1] if args[1].is_floating_point() else args[1].long()  # of 32 bits
             result = func(*args, **kwargs)
         if func in _LOSSES:
             self.losses.append(result)
