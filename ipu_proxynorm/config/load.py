@@ -223,16 +223,21 @@ def dump(config: RunConfig, as_written: bool = False) -> str:
     return f"{head}{''.join(taken)}{OmegaConf.to_yaml(values)}"
 
 
+def _selected(layer: Any, name: str) -> Any:
+    """Return the value of a key; None: it is not given, or a ``${...}`` that leads nowhere yet."""
+    return OmegaConf.select(layer, name, throw_on_resolution_failure=False)
+
+
 def _merge(base: Any, layer: Any, source: str) -> Any:
     """Merge one layer of values; OmegaConf's errors become sentences that name the key."""
     keys = {key.name: key for key in documentation()}
     _refuse_shapes(layer, keys, source)
     for name, last in NUMBER_OR_LIST:
-        value = OmegaConf.select(layer, f"{name}.{last}")
+        value = _selected(layer, f"{name}.{last}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             layer = OmegaConf.merge(layer, {name: {last: [value]}})
     for name, last, known in BY_NAME:
-        value = OmegaConf.select(layer, f"{name}.{last}")
+        value = _selected(layer, f"{name}.{last}")
         if isinstance(value, DictConfig):
             written = cast(Dict[str, Any], OmegaConf.to_container(layer))
             written[name][last] = flattened(written[name][last], known)
@@ -240,7 +245,7 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
     try:
         return OmegaConf.merge(base, layer)
     except OverflowError as error:
-        values = {name: OmegaConf.select(layer, name) for name in keys}
+        values = {name: _selected(layer, name) for name in keys}
         large = [
             name
             for name, value in values.items()
@@ -252,7 +257,7 @@ def _merge(base: Any, layer: Any, source: str) -> Any:
         ) from error
     except omegaconf.errors.OmegaConfBaseException as error:
         name = str(error.full_key)
-        given = OmegaConf.select(layer, name, throw_on_resolution_failure=False)
+        given = _selected(layer, name)
         if name in keys:
             wanted = keys[name].type
             one = wanted.startswith("list of ") and isinstance(given, (str, int, float))

@@ -291,6 +291,11 @@ def test_a_pipeline_needs_2s_minus_1_accumulations(splits):
         ("42", "'key: value'"),
         ("on: 1", "key True is unknown"),
         (MINIMAL + "runs: ${nowhere}", "key 'nowhere' not found.*expected .{KEY}"),
+        (
+            MINIMAL.replace("ipu: {", "ipu: {popart: '${oc.env:NONE_SUCH}', "),
+            "NONE_SUCH is not set",
+        ),
+        (MINIMAL.replace("ipu: {", "ipu: {popart: '${none}', "), "key 'none' not found"),
         (MINIMAL + "runs: ${a", "expected .{KEY} with another key"),
     ],
 )

@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import socket
+import threading
 import time
 import warnings
 
@@ -19,6 +20,7 @@ from torch.utils.data import Subset
 from ipu_proxynorm.config import dump, load
 from ipu_proxynorm.data import watched
 from ipu_proxynorm.errors import UserError, UserNotice
+from ipu_proxynorm.files import checkpoint
 from ipu_proxynorm.files.checkpoint import Progress, load_checkpoint, save_checkpoint
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interrupted, Interruption
@@ -263,33 +265,39 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     RunDirectory.reopen(config).close()
 
 
-def wait(condition, process):
-    began = time.monotonic()
-    while not condition() and process.is_alive() and time.monotonic() - began < 300:
-        time.sleep(0.0005)
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_run_killed_at_random_instants_ends_as_one_never_killed(tmp_path):
+def kill_in_a_checkpoint(monkeypatch, number):
+    """Have this process killed when that checkpoint of it is written and not yet sealed."""
+    seal, seals = checkpoint.seal, itertools.count(1)
+
+    def sealing(stream):
+        if next(seals) == number:
+            kill()
+        seal(stream)
+
+    monkeypatch.setattr(checkpoint, "seal", sealing)
+
+
+def test_a_run_killed_at_random_instants_ends_as_one_never_killed(tmp_path, monkeypatch, at_call):
     whole, _ = train(tmp_path / "whole")
-    folder = tmp_path / "parts" / "quickstart"
     chance = random.Random(time.time_ns())
-    for kill in range(3):
+
+    def train_until_killed(within_checkpoint, seconds):
+        if within_checkpoint:
+            kill_in_a_checkpoint(monkeypatch, 2)
+        else:  # in the first host call or what follows it; by the second at the latest
+            at_call(1, threading.Timer(seconds, kill).start)
+            at_call(2, kill)
+        train(tmp_path / "parts")
+
+    for within_checkpoint in (False, True, False):
         process = multiprocessing.get_context("fork").Process(
-            target=train, args=(tmp_path / "parts",)
+            target=train_until_killed, args=(within_checkpoint, chance.uniform(0, 0.1))
         )
-        before = len(list(folder.glob("*.pt"))) and (folder / "last.pt").stat().st_mtime_ns
         process.start()
-        if kill == 1:  # in the middle of writing a checkpoint
-            wait(lambda: list(folder.glob(".last.pt.part")), process)
-        else:  # within the host call that follows one, or so
-            wait(
-                lambda at=before: (
-                    (folder / "last.pt").exists() and (folder / "last.pt").stat().st_mtime_ns != at
-                ),
-                process,
-            )
-            time.sleep(chance.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
     part, _ = train(tmp_path / "parts")
