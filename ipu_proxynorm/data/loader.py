@@ -6,6 +6,7 @@ import copy
 import errno
 import multiprocessing
 import multiprocessing.queues
+import multiprocessing.util
 import os
 import signal
 from multiprocessing.context import BaseContext
@@ -25,6 +26,8 @@ from ipu_proxynorm.errors import UserError
 #: Of the patience of processes with each other, what one has with its data workers: it must say
 #: that they do not answer before the others say so of it.
 WORKERS_SHARE = 0.75
+#: Priority of what is done before all else where a worker ends; multiprocessing has 15 at most.
+FIRST = 100
 
 
 def begin_worker(worker: int) -> None:
@@ -39,6 +42,7 @@ def begin_worker(worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)
     _Queue._on_queue_feeder_error = _end  # type: ignore[assignment]
+    multiprocessing.util.Finalize(None, _end_without_folder, exitpriority=FIRST)
 
 
 class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]
@@ -73,6 +77,16 @@ def _end(error: BaseException, *_: object) -> None:
     """End a worker; its status is the system's number of the error, for `watch` to read."""
     number = getattr(error, "errno", None) or 1
     os._exit(number if number < 128 else 1)
+
+
+def _end_without_folder() -> None:
+    """End a worker at once if its temporary folder is gone: to remove that prints tracebacks.
+
+    Its socket is there, by which it hands over the memory that it shares.
+    """
+    folder = multiprocessing.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
+    if folder is not None and not os.path.isdir(folder):
+        os._exit(0)
 
 
 def batch_of(samples: List[Tuple[Tensor, int]]) -> List[Tensor]:

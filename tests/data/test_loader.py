@@ -1,6 +1,9 @@
 """Combined batches: training drops the ragged end, validation shows every sample once."""
 
+import shutil
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,4 +143,16 @@ def test_what_a_worker_that_has_ended_was_still_to_be_sent_prints_nothing(capfd)
     queue.put(None)
     queue.close()
     queue.join_thread()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_whose_temporary_folder_is_gone_ends_without_a_word(monkeypatch, capfd):
+    folder = tempfile.mkdtemp(dir="/tmp")  # paths of sockets are short
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)  # the worker inherits it
+        loading = iter(training_loader(numbered(8), options(), 4, workers=1))
+    assert [len(next(loading)[0]), len(next(loading)[0])] == [4, 4]
+    assert list(Path(folder).glob("pymp-*/listener-*"))
+    shutil.rmtree(folder)
+    del loading
     assert capfd.readouterr().err == ""
