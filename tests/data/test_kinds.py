@@ -314,7 +314,7 @@ def test_files_that_cannot_be_had(folder, monkeypatch):
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", fail)
+            patch.setattr(os, "open", fail)
             assert reason_of(folder, "train/a/0.png") == reason
 
 

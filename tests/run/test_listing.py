@@ -98,7 +98,7 @@ def test_a_last_line_that_was_cut_short_is_no_damage(runs):
 def test_a_record_that_cannot_be_read_or_holds_no_text(runs):
     (runs / "bad" / STATE).unlink()
     (runs / "bad" / STATE).mkdir()
-    assert "state.json cannot be read (Is a directory)" in listed(runs).message
+    assert "state.json is not a file" in listed(runs).message
     (runs / "bad" / METRICS).write_bytes(b"\xff\xfe\x00\n")
     assert "line 1 is not a record" in listed(runs).message
 
