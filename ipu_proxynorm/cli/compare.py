@@ -37,6 +37,7 @@ from ipu_proxynorm.cli.arguments import (
     report_formats,
     words,
 )
+from ipu_proxynorm.cli.output import stopping_when_lost
 from ipu_proxynorm.cli.progress import epoch_progress
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError, unknown_name
@@ -125,15 +126,21 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         f"{global_batch(base)} images per weight update; {len(cells) - len(missing)} of them done"
     )
     waiting = [] if arguments.done else missing
-    for number, (cell, config) in enumerate(waiting, start=1):
-        start = time.perf_counter()
-        row = stoppable_cell(cell, config, fingerprint, folder, progress_on(console))
-        store.add(row)
-        done[cell] = row
-        console.print(
-            f"{number}/{len(waiting)}  {cell.name}: {outcome(row)}  "
-            f"({time.perf_counter() - start:.0f} s)"
-        )
+    with Interruption().watch() as interruption, stopping_when_lost(console, interruption):
+        for number, (cell, config) in enumerate(waiting, start=1):
+            start = time.perf_counter()
+            row = stoppable_cell(cell, config, fingerprint, folder, interruption, console)
+            store.add(row)
+            done[cell] = row
+            console.print(
+                f"{number}/{len(waiting)}  {cell.name}: {outcome(row)}  "
+                f"({time.perf_counter() - start:.0f} s)"
+            )
+            if interruption.signal_number is not None:  # after the last host call of a run
+                raise Interrupted(
+                    f"interrupted after {cell.name}: the same command goes on",
+                    interruption.signal_number,
+                )
     rows = [done[cell] for cell in cells if cell in done]
     if not rows:
         raise UserError("--done: none of these runs is done; leave it out to train them")
@@ -150,7 +157,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def stoppable_cell(
-    cell: Cell, config: Union[RunConfig, str], fingerprint: str, folder: Path, show: Show
+    cell: Cell,
+    config: Union[RunConfig, str],
+    fingerprint: str,
+    folder: Path,
+    interruption: Interruption,
+    console: Console,
 ) -> Row:
     """Run one cell, with a checkpoint of it where a signal asks to stop.
 
@@ -158,8 +170,7 @@ def stoppable_cell(
         Interrupted: it did.
     """
     try:
-        with Interruption().watch() as interruption:
-            return run_cell(cell, config, fingerprint, folder, interruption, show)
+        return run_cell(cell, config, fingerprint, folder, interruption, progress_on(console))
     except Interrupted as error:
         raise Interrupted(
             f"interrupted in {cell.name}, with a checkpoint of it: the same command goes on",

@@ -18,6 +18,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ipu_proxynorm.errors import UserError, printable, program_name, say
+from ipu_proxynorm.run.interruption import Interruption
 
 
 class CleanConsole(Console):
@@ -170,3 +171,24 @@ def open_standard_streams() -> None:
     os.close(number)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the program ends
+
+
+@contextlib.contextmanager
+def stopping_when_lost(console: Console, interruption: Interruption) -> Iterator[None]:
+    """Let a run whose reader leaves stop with a checkpoint, and one on a full disk go on."""
+    output: object = console.file
+    if not isinstance(output, Output):
+        yield
+        return
+
+    def lost(error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            interruption.reader_left()
+        else:
+            go_on_silently(error)
+
+    former, output.when_lost = output.when_lost, lost
+    try:
+        yield
+    finally:
+        output.when_lost = former

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any, List, Optional
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +14,7 @@ from ipu_proxynorm.analysis.epoch_recorder import EpochRecorder
 from ipu_proxynorm.backend import SIMULATED
 from ipu_proxynorm.cli.arguments import add_config, read_config
 from ipu_proxynorm.cli.keys import keys_text
-from ipu_proxynorm.cli.output import Output, go_on_silently
+from ipu_proxynorm.cli.output import stopping_when_lost
 from ipu_proxynorm.cli.progress import epoch_progress
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
@@ -146,24 +146,6 @@ def observed(
         if run.processes.first:
             observe = stack.enter_context(observing(wandb, run.config, directory))
         return show_progress(run, directory, console, start, interruption, observe)
-
-
-@contextlib.contextmanager
-def stopping_when_lost(console: Console, interruption: Interruption) -> Iterator[None]:
-    """Let a run whose reader leaves stop with a checkpoint, and one on a full disk go on."""
-    output: object = console.file
-    if not isinstance(output, Output):
-        yield
-        return
-
-    def lost(error: OSError) -> None:
-        if isinstance(error, BrokenPipeError):
-            interruption.reader_left()
-        else:
-            go_on_silently(error)
-
-    output.when_lost = lost
-    yield
 
 
 def summary(last: EpochResult, directory: RunDirectory) -> str:

@@ -27,7 +27,7 @@ from ipu_proxynorm.errors import UserError
 #: that they do not answer before the others say so of it.
 WORKERS_SHARE = 0.75
 #: Priority of what is done before all else where a worker ends; multiprocessing has 15 at most.
-FIRST = 100
+_FIRST = 100
 
 
 def begin_worker(worker: int) -> None:
@@ -42,7 +42,7 @@ def begin_worker(worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)
     _Queue._on_queue_feeder_error = _end  # type: ignore[assignment]
-    multiprocessing.util.Finalize(None, _end_without_folder, exitpriority=FIRST)
+    multiprocessing.util.Finalize(None, _end_without_folder, exitpriority=_FIRST)
 
 
 class _Queue(multiprocessing.queues.Queue):  # type: ignore[type-arg]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 from ipu_proxynorm.files.json_lines import read_lines
 from ipu_proxynorm.run.directory import METRICS
@@ -22,16 +22,25 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
+class Validated:
+    """The validation after an epoch: mean loss in nats, and accuracy."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Records:
     """What the metrics of a run hold.
 
     Attributes:
         steps: every host call, in order.
-        validations: by epoch, ``loss`` and ``accuracy`` of the validation after it.
+        validations: by epoch.
     """
 
     steps: List[Step]
-    validations: Mapping[int, Mapping[str, float]]
+    validations: Mapping[int, Validated]
 
     @classmethod
     def of(cls, folder: Path) -> Records:
@@ -40,11 +49,10 @@ class Records:
         Raises:
             UserError: a line is not one that training writes.
         """
-        lines: List[Dict[str, Any]] = read_lines(folder / METRICS, dict, "a record of a run")
-        fields = [field.name for field in dataclasses.fields(Step)]
+        entries = read_lines(folder / METRICS, _entry, "a record of a run")
         return cls(
-            [Step(**{name: x[name] for name in fields}) for x in lines if x["kind"] == "train"],
-            {x["epoch"]: x for x in lines if x["kind"] == "validation"},
+            [entry for entry in entries if isinstance(entry, Step)],
+            {entry.epoch: entry for entry in entries if isinstance(entry, Validated)},
         )
 
     def curve(self, host_calls: int) -> List[Dict[str, Optional[float]]]:
@@ -63,11 +71,31 @@ class Records:
                 {
                     "loss": finite(sum(step.loss for step in steps) / host_calls),
                     "accuracy": sum(step.accuracy for step in steps) / host_calls,
-                    "validation_loss": None if validation is None else finite(validation["loss"]),
-                    "validation_accuracy": None if validation is None else validation["accuracy"],
+                    "validation_loss": None if validation is None else finite(validation.loss),
+                    "validation_accuracy": None if validation is None else validation.accuracy,
                 }
             )
         return points
+
+
+def _entry(values: Mapping[str, Any]) -> Union[Step, Validated, None]:
+    """Return what a line says; None: of averaged weights.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not one that training writes.
+    """
+    kind = values["kind"]
+    if kind not in ("train", "validation", "average"):
+        raise ValueError(kind)
+    if kind == "average":
+        return None
+    common = int(values["epoch"]), float(values["loss"]), float(values["accuracy"])
+    if kind == "validation":
+        return Validated(*common)
+    speed = float(values["images_per_second"])
+    if speed <= 0:
+        raise ValueError(speed)
+    return Step(*common, speed)
 
 
 def finite(value: float) -> Optional[float]:

@@ -9,7 +9,9 @@ import pytest
 
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.training import trial
+from ipu_proxynorm.training.records import Records
 from ipu_proxynorm.training.trial import why_undefined
 
 DIGITS = "configs/compare/digits.yaml"
@@ -116,6 +118,29 @@ def test_a_run_that_was_stopped_is_gone_on_with(monkeypatch, capsys, tmp_path):
     rows.unlink()
     assert run(capsys, "compare", *asked, tmp_path / "parts", "training.epochs=1")[0] == 0
     assert len(row(tmp_path / "parts")["curve"]) == 1  # another run: not what is left of this one
+
+
+def test_a_signal_after_the_last_host_call_of_a_run_is_not_lost(monkeypatch, capsys, tmp_path):
+    fit = trial.fit
+
+    def signalled_after_it(*arguments):
+        yield from fit(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(trial, "fit", signalled_after_it)
+    asked = [*SMALL, "--norms", "gn4", "--seeds", "0,1", "--format", "csv", "--out", tmp_path]
+    status, output = run(capsys, "compare", *asked)
+    assert (status, "interrupted after gn4_mb32_seed0: the same" in output.err) == (143, True)
+    assert row(tmp_path)["seed"] == 0  # kept; the next one was not begun
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": 1}', '{"kind": "train", "epoch": 1, "loss": "a"}', '{"kind": "other"}', "3"]
+)
+def test_metrics_that_training_does_not_write_are_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n", "utf-8")
+    with pytest.raises(UserError, match=r"metrics.jsonl': line 1 is not a record of a run"):
+        Records.of(tmp_path)
 
 
 def row(folder):

@@ -28,9 +28,8 @@ _MARK = "_simulated_slot"
 _CONSTANTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift.default)
 
 
-# Called after each operation with the recorder, the operator, its input tensors and its results;
-# may emit operations of its own.
-#: Of an operation, with its arguments and its results.
+#: Called after each operation with the recorder, the operator, its arguments and its results; may
+#: emit operations of its own.
 Watch = Callable[["Recorder", Any, Any, List[torch.Tensor]], None]
 
 
