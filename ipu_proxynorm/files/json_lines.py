@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, List, TypeVar
+from typing import Any, Callable, Iterator, List, TypeVar
 
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.files.whole import appending
@@ -27,26 +27,46 @@ def append_line(path: Path, value: Any) -> None:
         stream.write(f"{json.dumps(value)}\n".encode())
 
 
-def read_lines(path: Path, parse: Callable[[Any], T], expected: str) -> List[T]:
-    """Return each line, parsed, whose write was not cut off; none if there is no file.
+class Unexpected(ValueError):
+    """A line's value is not what it should be; the text says what of it."""
+
+
+def each_line(path: Path, parse: Callable[[Any], T], expected: str) -> Iterator[T]:
+    """Yield each line, parsed, whose write was not cut off; none if there is no file.
 
     Args:
         path: the file.
-        parse: makes of a JSON value what is returned.
+        parse: makes of a JSON value what is yielded.
         expected: what a line should be, and what to do where it is not, for the error.
 
     Raises:
-        UserError: ``parse`` or the JSON reader finds a line wrong.
+        UserError: ``parse`` or the JSON reader finds a line wrong, or the file cannot be read.
 
     """
-
-    def parsed(number: int, line: str) -> T:
-        try:
-            return parse(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{str(path)!r}: line {number} is not {expected}") from error
-
     if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    return [parsed(number, line) for number, line in enumerate(lines, 1) if line.endswith("\n")]
+        return
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.endswith("\n"):
+                    yield _parsed(path, number, line, parse, expected)
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror})") from error
+
+
+def _parsed(path: Path, number: int, line: str, parse: Callable[[Any], T], expected: str) -> T:
+    try:
+        return parse(json.loads(line))
+    except Unexpected as error:
+        raise UserError(f"{str(path)!r}: line {number} is not {expected}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{str(path)!r}: line {number} is not {expected}") from error
+
+
+def read_lines(path: Path, parse: Callable[[Any], T], expected: str) -> List[T]:
+    """Return what `each_line` yields.
+
+    Raises:
+        UserError: as it does.
+    """
+    return list(each_line(path, parse, expected))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import List, Optional
 
 from ipu_proxynorm.config import RunConfig
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.run.directory import CONFIG, METRICS, RunDirectory
-from ipu_proxynorm.run.state import Damaged, RunState, is_number, load_state
+from ipu_proxynorm.run.directory import CONFIG, RunDirectory
+from ipu_proxynorm.run.records import Averaged, Validated, records
+from ipu_proxynorm.run.state import Damaged, RunState, load_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,13 @@ def listed_run(folder: Path) -> ListedRun:
     accuracies: List[float] = []
     average: Optional[float] = None
     try:
-        for entry in metrics(folder):
+        for entry in records(folder):
             done = max(done, entry.epoch)
-            if entry.kind == "validation":
+            if isinstance(entry, Validated):
                 accuracies.append(entry.accuracy)
-            elif entry.kind == "average":
+            elif isinstance(entry, Averaged):
                 average = entry.accuracy
-    except Damaged as error:
+    except UserError as error:
         damage.append(str(error))
     message = f"damaged: {'; '.join(damage)}" if damage else state.message or "" if state else ""
     return ListedRun(
@@ -69,55 +69,6 @@ def listed_run(folder: Path) -> ListedRun:
         started=state.started if state else "",
         message=message,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What the list of runs reads of a line of metrics.
-
-    Raises:
-        Damaged: a value is not what it should be.
-    """
-
-    kind: str
-    epoch: int
-    accuracy: float
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("train", "validation", "average"):
-            raise Damaged("kind is not train, validation or average")
-        if not isinstance(self.epoch, int) or not is_number(self.epoch, 1):
-            raise Damaged("epoch is not a number from 1 up")
-        if not is_number(self.accuracy, 0, 1):
-            raise Damaged("accuracy is not a number from 0 to 1")
-
-
-def metrics(folder: Path) -> Iterator[Entry]:
-    """Yield the lines of a run's metrics, without a last one that a kill or a full disk cut short.
-
-    Raises:
-        Damaged: a line is not one that this program writes; names it.
-    """
-    path = folder / METRICS
-    if not path.is_file():
-        return
-    try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.endswith("\n"):
-                    yield _entry(number, line)
-    except OSError as error:
-        raise Damaged(f"{METRICS} cannot be read ({error.strerror})") from error
-
-
-def _entry(number: int, line: str) -> Entry:
-    try:
-        values = json.loads(line)
-        return Entry(*(values[field.name] for field in dataclasses.fields(Entry)))
-    except Damaged as error:
-        raise Damaged(f"{METRICS}, line {number}: {error}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise Damaged(f"{METRICS}, line {number} is not a record with its fields") from error
 
 
 def list_runs(folder: Path) -> List[ListedRun]:

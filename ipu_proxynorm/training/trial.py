@@ -17,10 +17,10 @@ from ipu_proxynorm.files.checkpoint import Checkpoint
 from ipu_proxynorm.norm import GroupNormAct
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interruption
+from ipu_proxynorm.run.records import Records
 from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.diagnosis import Diverged
 from ipu_proxynorm.training.loop import fit
-from ipu_proxynorm.training.records import Records
 from ipu_proxynorm.training.results import EpochResult, StepResult
 from ipu_proxynorm.training.resume import find_start
 from ipu_proxynorm.training.validation import evaluate

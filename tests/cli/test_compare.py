@@ -10,8 +10,8 @@ import pytest
 from ipu_proxynorm.cli import main
 from ipu_proxynorm.config import load
 from ipu_proxynorm.errors import UserError
+from ipu_proxynorm.run.records import Records
 from ipu_proxynorm.training import trial
-from ipu_proxynorm.training.records import Records
 from ipu_proxynorm.training.trial import why_undefined
 
 DIGITS = "configs/compare/digits.yaml"

@@ -20,7 +20,7 @@ def make(folder, name, *overrides, accuracies=(), averages=(), state=None):
     with (directory.path / "metrics.jsonl").open("w") as stream:
         for kind, values in (("validation", accuracies), ("average", averages)):
             for epoch, accuracy in enumerate(values, start=1):
-                line = {"kind": kind, "step": epoch, "epoch": epoch, "accuracy": accuracy}
+                line = {"kind": kind, "epoch": epoch, "accuracy": accuracy, "loss": 1.0}
                 stream.write(json.dumps(line) + "\n")
         stream.write('{"kind": "train", "epo')  # cut short by a kill
     directory.close()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
 
-from ipu_proxynorm.files.json_lines import read_lines
+from ipu_proxynorm.files.json_lines import Unexpected, each_line
 from ipu_proxynorm.run.directory import METRICS
+from ipu_proxynorm.run.state import is_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,18 +17,29 @@ class Step:
     """One host call: its epoch, mean loss in nats and accuracy, and images per second."""
 
     epoch: int
-    loss: float
     accuracy: float
+    loss: float
     images_per_second: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
-    """The validation after an epoch: mean loss in nats, and accuracy."""
+    """The validation after an epoch: accuracy, and mean loss in nats."""
 
     epoch: int
-    loss: float
     accuracy: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """The validation of averaged weights after an epoch: accuracy."""
+
+    epoch: int
+    accuracy: float
+
+
+Entry = Union[Step, Validated, Averaged]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Records:
         Raises:
             UserError: a line is not one that training writes.
         """
-        entries = read_lines(folder / METRICS, _entry, "a record of a run")
+        entries = list(records(folder))
         return cls(
             [entry for entry in entries if isinstance(entry, Step)],
             {entry.epoch: entry for entry in entries if isinstance(entry, Validated)},
@@ -78,24 +90,40 @@ class Records:
         return points
 
 
-def _entry(values: Mapping[str, Any]) -> Union[Step, Validated, None]:
-    """Return what a line says; None: of averaged weights.
+def records(folder: Path) -> Iterator[Entry]:
+    """Yield what the lines of a run's metrics say, without a last one that was cut short.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not one that training writes.
+        UserError: a line is not one that training writes, or the file cannot be read.
     """
-    kind = values["kind"]
+    return each_line(folder / METRICS, _entry, "a record of a run")
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    """Return what a line says.
+
+    Raises:
+        Unexpected: a value is not what it should be.
+        ValueError, KeyError, TypeError: it is not a record at all.
+    """
+    kind, epoch, accuracy = values["kind"], values["epoch"], values["accuracy"]
     if kind not in ("train", "validation", "average"):
-        raise ValueError(kind)
+        raise Unexpected("kind is not train, validation or average")
+    if not isinstance(epoch, int) or not is_number(epoch, 1):
+        raise Unexpected("epoch is not a number from 1 up")
+    if not is_number(accuracy, 0, 1):
+        raise Unexpected("accuracy is not a number from 0 to 1")
     if kind == "average":
-        return None
-    common = int(values["epoch"]), float(values["loss"]), float(values["accuracy"])
+        return Averaged(epoch, accuracy)
+    loss = values["loss"]
+    if not isinstance(loss, (int, float)):  # which need not be finite
+        raise Unexpected("loss is not a number")
     if kind == "validation":
-        return Validated(*common)
-    speed = float(values["images_per_second"])
-    if speed <= 0:
-        raise ValueError(speed)
-    return Step(*common, speed)
+        return Validated(epoch, accuracy, loss)
+    speed = values["images_per_second"]
+    if not is_number(speed) or speed <= 0:
+        raise Unexpected("images_per_second is not a number above 0")
+    return Step(epoch, accuracy, loss, speed)
 
 
 def finite(value: float) -> Optional[float]:
