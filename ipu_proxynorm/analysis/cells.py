@@ -14,15 +14,16 @@ import torch
 from ipu_proxynorm.analysis.comparison import DIVERGED, DONE, UNDEFINED, Cell, Row, thin
 from ipu_proxynorm.analysis.proxies import ASSUMED, replace_proxies
 from ipu_proxynorm.config import RunConfig, documentation, load
-from ipu_proxynorm.config.check import UnsuitableBatch, get
+from ipu_proxynorm.config.check import UnsuitableBatch
+from ipu_proxynorm.data.image_data import ImageData
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
 from ipu_proxynorm.memory import predict
 from ipu_proxynorm.prediction.planning import global_batch
 from ipu_proxynorm.run.interruption import Interruption
 from ipu_proxynorm.run.mixing import draw
-from ipu_proxynorm.run.run import build
-from ipu_proxynorm.training.trial import Show, train_trial, why_undefined
+from ipu_proxynorm.run.run import build, create_images
+from ipu_proxynorm.training.trial import Show, figures_depend_on, train_trial, why_undefined
 
 #: Predicted bytes on the fullest IPU, by norm, micro-batch and variant.
 Sram = Dict[Tuple[str, int, str], int]
@@ -95,16 +96,39 @@ def cell_config(source: str, overrides: Sequence[str], base: RunConfig, cell: Ce
     return config
 
 
-def fingerprint_of(base: RunConfig) -> str:
-    """Return a digest of what all cells share; a row of another one is run again.
+def fingerprints_of(base: RunConfig, configs: Sequence[Union[RunConfig, str]]) -> List[str]:
+    """Return, for each cell, a digest of what its figures follow from beside the cell's own keys.
 
-    Keys at their defaults do not enter: rows stay valid when the program gains keys.
+    A row of another one is run again. Keys at their defaults do not enter: rows stay valid when
+    the program gains keys. Nor does where images and runs are kept: rows stay valid on another
+    machine.
+
+    Args:
+        base: what all cells share.
+        configs: of the cells, or why there is none.
+
+    Raises:
+        UserError: the images of a cell cannot be found.
     """
+    found: Dict[Tuple[str, str], str] = {}
+
+    def of(config: Union[RunConfig, str]) -> str:
+        if isinstance(config, str):
+            return _fingerprint(base, None)
+        key = config.model.name, repr(config.data)
+        if key not in found:
+            found[key] = _fingerprint(base, create_images(config))
+        return found[key]
+
+    return [of(config) for config in configs]
+
+
+def _fingerprint(base: RunConfig, images: Optional[ImageData]) -> str:
     defaults = {key.name: key.default for key in documentation()}
     shared = {
-        name: get(base, name)
-        for name, default in sorted(defaults.items())
-        if name not in OWN and get(base, name) != default
+        name: value
+        for name, value in sorted(figures_depend_on(base, images).items())
+        if name not in OWN and (name not in defaults or value != defaults[name])
     }
     text = json.dumps({**shared, "images per weight update": global_batch(base)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ from ipu_proxynorm.analysis.cells import (
     OWN,
     Sram,
     cell_or_reason,
-    fingerprint_of,
+    fingerprints_of,
     predicted_sram,
     run_cell,
 )
@@ -117,8 +117,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     folder = out_folder(arguments, base)
     findings.check_writable(folder)
     store = RowStore(folder / "rows.jsonl")
-    fingerprint = fingerprint_of(base)
-    done = {row.cell: row for row in store.read() if row.fingerprint == fingerprint}
+    fingerprints = dict(zip(cells, fingerprints_of(base, configs)))
+    done = {row.cell: row for row in store.read() if row.fingerprint == fingerprints.get(row.cell)}
     missing = [(cell, config) for cell, config in zip(cells, configs) if cell not in done]
     console.print(
         f"{base.name}: {len(cells)} run{'' if len(cells) == 1 else 's'} of "
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     with Interruption().watch() as interruption, stopping_when_lost(console, interruption):
         for number, (cell, config) in enumerate(waiting, start=1):
             start = time.perf_counter()
-            row = stoppable_cell(cell, config, fingerprint, folder, interruption, console)
+            row = stoppable_cell(cell, config, fingerprints[cell], folder, interruption, console)
             store.add(row)
             done[cell] = row
             console.print(

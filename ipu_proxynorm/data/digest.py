@@ -25,14 +25,28 @@ def digest(data: ImageData) -> str:
     return f"{sizes} images ({found.hexdigest()[:12]})"
 
 
-def _add(found: Any, part: Dataset[Any]) -> None:
-    found.update(f"{size_of(part)}\n".encode())
+def covers(data: ImageData) -> bool:
+    """Tell whether `digest` says which images they are, and not only how many."""
+    parts = (data.train, data.validation)
+    return all(isinstance(_source(part), (TensorImages, ListedImages)) for part in parts)
+
+
+def _source(part: Dataset[Any]) -> Any:
+    """Return where the images of a part come from; None: it is not known."""
     while isinstance(part, Subset):
-        found.update(f"{list(part.indices)}\n".encode())
         part = part.dataset
     images = part.images if isinstance(part, ImageSet) else None
     while isinstance(images, CachedImages):
         images = images.source
+    return images
+
+
+def _add(found: Any, part: Dataset[Any]) -> None:
+    found.update(f"{size_of(part)}\n".encode())
+    images, subset = _source(part), part
+    while isinstance(subset, Subset):
+        found.update(f"{list(subset.indices)}\n".encode())
+        subset = subset.dataset
     if isinstance(images, TensorImages):
         for tensor in (images.images, images.labels):
             found.update(tensor.contiguous().to(torch.uint8).numpy().tobytes())

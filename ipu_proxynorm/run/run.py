@@ -108,16 +108,7 @@ def build(
     check_environment()
     processes = processes or Processes()
     processes.instance.replicas(config.ipu)
-    data = create_data(
-        config.data.name,
-        config.data.path,
-        own_image_size(config.data, config.model.name),
-        config.data.eval_image_size,
-        config.data.augment,
-        config.seed,
-        Part(config.data.train_images, config.data.held_out),
-        config.data.label,
-    )
+    data = create_images(config)
     arithmetic = BatchArithmetic.of(config.ipu, data.sizes()[0])
     torch.manual_seed(config.seed)
     model, stages, program, optimizer = create_program(
@@ -273,6 +264,19 @@ def own_image_size(data: DataConfig, network: str) -> Optional[int]:
     if data.image_size is None and dataset(data.name).is_folder:
         return default_resolution(network)
     return data.image_size
+
+
+def create_images(config: RunConfig) -> ImageData:
+    """Return the images of a run.
+
+    Raises:
+        UserError: as `data.create_data` does.
+    """
+    data = config.data
+    return create_data(
+        *(data.name, data.path, own_image_size(data, config.model.name), data.eval_image_size),
+        *(data.augment, config.seed, Part(data.train_images, data.held_out), data.label),
+    )
 
 
 def run_data(data: DataConfig, network: str) -> ImageData:

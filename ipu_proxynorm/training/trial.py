@@ -12,8 +12,10 @@ from torch import nn
 
 from ipu_proxynorm.config import RunConfig, documentation, loads
 from ipu_proxynorm.config.check import get
+from ipu_proxynorm.data.digest import covers, digest
+from ipu_proxynorm.data.image_data import ImageData
 from ipu_proxynorm.errors import UserError, UserNotice
-from ipu_proxynorm.files.checkpoint import Checkpoint
+from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
 from ipu_proxynorm.norm import GroupNormAct
 from ipu_proxynorm.run.directory import RunDirectory
 from ipu_proxynorm.run.interruption import Interruption
@@ -22,18 +24,31 @@ from ipu_proxynorm.run.run import Run, build
 from ipu_proxynorm.training.diagnosis import Diverged
 from ipu_proxynorm.training.loop import fit
 from ipu_proxynorm.training.results import EpochResult, StepResult
-from ipu_proxynorm.training.resume import find_start
 from ipu_proxynorm.training.validation import evaluate
 
 Results = Iterator[Union[StepResult, EpochResult]]
 #: Takes the results of a run; of it, and of the host calls done of the epoch under way.
 Show = Callable[[Run, int, Results], object]
-#: Keys that a run which is gone on with may have set otherwise: no figure depends on them.
+#: Keys on which no figure depends, given that the images are the same.
 ELSEWHERE = (
     *("name", "runs", "data.path", "data.workers", "ipu.executable_cache"),
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_checkpoints"),
     *("training.line_seconds", "training.patience", "training.wandb"),
 )
+
+
+def figures_depend_on(config: RunConfig, data: Optional[ImageData]) -> Dict[str, Any]:
+    """Return what the figures of a run follow from: its keys and their values, and the images.
+
+    Args:
+        config: of the run.
+        data: its images. Where they can only be counted, their path stands for them; None: of a
+            run that is none.
+    """
+    elsewhere = [key for key in ELSEWHERE if key != "data.path" or data is None or covers(data)]
+    names = [key.name for key in documentation() if key.name not in elsewhere]
+    images = "" if data is None else digest(data)
+    return {**{name: get(config, name) for name in names}, "images": images}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,22 +202,22 @@ def _unseen(run: Run, done: int, results: Results) -> None:
 def kept(run: Run, directory: RunDirectory) -> Optional[Checkpoint]:
     """Return the checkpoint from which the very same run goes on, or with which it has ended.
 
-    None where there is none, or where it was another run, had other images, or has not all of
-    its metrics.
+    It is the newest that is whole. None where there is none, or where it was another run, had
+    other images, or has not all of its metrics.
     """
-    try:
-        checkpoint = find_start(directory.path, "last")
-        if checkpoint is None or checkpoint.state is None:
-            return None
-        theirs = dataclasses.replace(loads(checkpoint.config), name=run.config.name)
-        records = Records.of(directory.path)
-    except UserError as error:
-        warnings.warn(f"{error}: {run.config.name} is trained anew", UserNotice, stacklevel=2)
-        return None
-    same = all(
-        get(run.config, key.name) == get(theirs, key.name)
-        for key in documentation()
-        if key.name not in ELSEWHERE
-    )
-    whole = len(records.steps) >= checkpoint.state.progress.step
-    return checkpoint if same and whole and checkpoint.state.images == run.images else None
+    for name in directory.checkpoints():
+        if name == "best":
+            continue
+        try:
+            checkpoint = load_checkpoint(directory.checkpoint(name))
+            if checkpoint.state is None:
+                return None
+            theirs = figures_depend_on(loads(checkpoint.config), run.data)
+            records = Records.of(directory.path)
+        except UserError as error:
+            warnings.warn(f"{error}: it is not gone on with", UserNotice, stacklevel=2)
+            continue
+        same = theirs == figures_depend_on(run.config, run.data)
+        whole = len(records.steps) >= checkpoint.state.progress.step
+        return checkpoint if same and whole and checkpoint.state.images == run.images else None
+    return None

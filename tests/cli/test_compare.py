@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import random
 import signal
 
+import PIL.Image
 import pytest
 
 from ipu_proxynorm.cli import main
@@ -118,6 +120,54 @@ def test_a_run_that_was_stopped_is_gone_on_with(monkeypatch, capsys, tmp_path):
     rows.unlink()
     assert run(capsys, "compare", *asked, tmp_path / "parts", "training.epochs=1")[0] == 0
     assert len(row(tmp_path / "parts")["curve"]) == 1  # another run: not what is left of this one
+
+
+def test_behind_a_damaged_checkpoint_the_one_before_is_gone_on_with(monkeypatch, capsys, tmp_path):
+    asked = [*SMALL, "training.epochs=2", "--norms", "gn4+pn", "--format", "csv"]
+    asked += ["training.keep_checkpoints=2", "--out", tmp_path]
+    assert run(capsys, "compare", *asked)[0] == 0
+    whole = row(tmp_path)
+    (tmp_path / "rows.jsonl").unlink()
+    last = tmp_path / "runs" / "gn4+pn_mb32_seed0" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-100])
+    fit, begun = trial.fit, []
+
+    def noted(built, directory, start, *rest):
+        begun.append(start.epoch)
+        return fit(built, directory, start, *rest)
+
+    monkeypatch.setattr(trial, "fit", noted)
+    status, output = run(capsys, "compare", *asked)
+    assert (status, begun, row(tmp_path)) == (0, [1], whole)
+    assert "last.pt'" in output.err
+    assert ": it is not gone on with" in output.err
+
+
+@pytest.fixture
+def ten_classes(tmp_path):
+    """A folder of ten classes with four training images and one validation image each."""
+    chance = random.Random(0)
+    for part, count in (("train", 4), ("test", 1)):
+        for name in "abcdefghij":
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = bytes(chance.randrange(256) for _ in range(3 * 32 * 32))
+                PIL.Image.frombytes("RGB", (32, 32), pixels).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+def test_rows_hold_wherever_the_same_images_are(capsys, tmp_path, ten_classes):
+    asked = [DIGITS, "training.epochs=1", "data.name=cifar10", "--norms", "gn4", "--format", "csv"]
+    asked += ["--out", tmp_path / "out"]
+    assert run(capsys, "compare", *asked, f"data.path={ten_classes}")[0] == 0
+    elsewhere = ten_classes.rename(tmp_path / "elsewhere")
+    asked += [f"data.path={elsewhere}"]
+    status, output = run(capsys, "compare", *asked, "data.workers=1", "training.line_seconds=1")
+    assert (status, "; 1 of them done" in output.out) == (0, True)
+    (elsewhere / "train" / "a" / "0.png").rename(elsewhere / "train" / "a" / "9.png")
+    status, output = run(capsys, "compare", *asked)
+    assert (status, "; 0 of them done" in output.out) == (0, True)
 
 
 def test_a_signal_after_the_last_host_call_of_a_run_is_not_lost(monkeypatch, capsys, tmp_path):
