@@ -42,7 +42,8 @@ def install(session: nox.Session, *requirements: str) -> None:
         session.virtualenv.location, f"installed-{hashlib.sha256(wanted).hexdigest()[:16]}"
     )
     if not stamp.exists():
-        session.install(*requirements)
+        # Python compiles what is imported, once; of what torch brings that is a small part.
+        session.install("--no-compile", *requirements)
         stamp.touch()
 
 

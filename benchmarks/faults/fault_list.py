@@ -15,7 +15,7 @@ from typing import (
 )
 
 import injected as do
-from injected import (
+from phases import (
     BEFORE,
     CALL,
     CHECKPOINT,

@@ -20,7 +20,7 @@ from typing import (
 
 import injected as do
 from fault_list import PORT, READER, STOPS, Cell
-from injected import BEFORE, Place
+from phases import BEFORE, Place, arrange
 
 #: Seconds that a cell may take.
 CELL_SECONDS = 240
@@ -112,7 +112,7 @@ class Started:
         if cell.phase == BEFORE:
             cell.fault.act(place)
         else:
-            do.arrange(cell.phase, lambda: cell.fault.act(place), place.rank == 0)
+            arrange(cell.phase, lambda: cell.fault.act(place), place.rank == 0)
 
     def end(self, seconds: float = CELL_SECONDS) -> bool:
         """Wait until all have ended; tell whether they did so in time, by themselves."""

@@ -14,7 +14,7 @@ from typing import (
     Tuple,
 )
 
-from injected import BEFORE, PHASES
+from phases import BEFORE, PHASES
 
 
 @dataclasses.dataclass

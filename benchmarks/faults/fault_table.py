@@ -51,8 +51,8 @@ import injected as do
 from fault_list import STOPS, Cell, Fault, cells, small
 from fault_processes import InChild, Started
 from fault_rows import Row, keep, kept, page
-from injected import Place
 from kill_resume import differing
+from phases import EPOCHS, Place
 
 from ipu_proxynorm.__main__ import run
 from ipu_proxynorm.errors import UserError
@@ -79,7 +79,7 @@ ipu:
   gradient_accumulation: 1
   inference_device_iterations: 1
 training:
-  epochs: {do.EPOCHS}
+  epochs: {EPOCHS}
   mixup_alpha: 0.2
   checkpoint_every: 1
 """
