@@ -8,8 +8,9 @@ with values that are right, odd or nonsense; its CONFIG is a shipped one, a dama
 no file at all; its run folder is that of a small run, whole or with a damaged record. Lines that
 would train do so as ``--smoke``. With ``--records``, as many times a file of the run (checkpoint,
 metrics, power, state) is damaged, and every command that reads it is tried: ``runs``, ``train
---resume``, ``validate``, ``export``, ``predict``. Prints how many lines ended with which status,
-and every traceback; the exit status is 1 where there is one.
+--resume``, ``validate``, ``export``, ``predict``, ``analyse --epochs``; and one of a comparison
+(its rows, or a file of its run), which ``compare`` reads. Prints how many lines ended with which
+status, and every traceback; the exit status is 1 where there is one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import collections
 import contextlib
 import io
+import itertools
 import os
 import random
 import re
@@ -85,11 +87,12 @@ class Lines:
     Args:
         folder: where damaged files are written.
         run: the folder of a small run.
+        compared: the folder of a comparison of one run.
         chance: draws.
     """
 
-    def __init__(self, folder: Path, run: Path, chance: random.Random) -> None:
-        self.folder, self.run, self.chance = folder, run, chance
+    def __init__(self, folder: Path, run: Path, compared: Path, chance: random.Random) -> None:
+        self.folder, self.run, self.compared, self.chance = folder, run, compared, chance
         self.keys = [key.name for key in documentation()]
         self.commands = commands()
 
@@ -167,7 +170,29 @@ class Lines:
         yield ["validate", str(copy)]
         yield ["export", str(copy), str(self.folder / "weights.pt"), "--overwrite"]
         yield ["predict", str(copy), str(self.image())]
+        yield ["analyse", str(copy), "--epochs", "--format", "csv", "--out", str(self.folder / "a")]
         yield ["train", *common, "training.epochs=2", "--resume"]
+
+    def comparing(self) -> Iterator[List[str]]:
+        """Damage the rows of a comparison, or a record of a run of its, and yield what goes on."""
+        copy = self.folder / "compared"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.compared, copy)
+        (run,) = (copy / "runs").iterdir()
+        files = [path for path in (run / name for name in RECORDS) if path.exists()]
+        path = self.chance.choice([copy / "rows.jsonl", *files])
+        path.write_bytes(damaged(path.read_bytes(), self.chance))
+        words = self.comparison(copy)
+        yield [*words, "--done"]
+        if path.name != "rows.jsonl":  # the row is made again, of what is left of the run
+            (copy / "rows.jsonl").unlink()
+        yield words
+
+    @staticmethod
+    def comparison(out: Path) -> List[str]:
+        """Return the command line of a comparison of one run."""
+        asked = ["--norms", "gn4", "--format", "csv", "--out", str(out)]
+        return ["compare", str(CONFIG), *SMALL, *RECORDED, *asked]
 
 
 @contextlib.contextmanager
@@ -226,13 +251,16 @@ def run() -> int:
         folder = Path(name)
         os.chdir(folder)  # an option's odd value may be a folder that is written
         small = ["train", str(CONFIG), *SMALL, *RECORDED, f"runs={folder / 'whole'}"]
-        if outcome(small) != "status 0":
-            raise SystemExit(f"the run itself fails: {outcome(small)}")
-        lines = Lines(folder, folder / "whole" / "quickstart", random.Random(arguments.seed))
+        compared = folder / "compared whole"
+        for words in (small, Lines.comparison(compared)):
+            if (found := outcome(words)) != "status 0":
+                raise SystemExit(f"{words[0]} itself fails: {found}")
+        chance = random.Random(arguments.seed)
+        lines = Lines(folder, folder / "whole" / "quickstart", compared, chance)
         for number in range(arguments.count):
             tried(f"line {number}", lines.draw(), counts, arguments.seconds)
         for number in range(arguments.records):
-            for words in lines.reading():
+            for words in itertools.chain(lines.reading(), lines.comparing()):
                 tried(f"record {number}", words, counts, arguments.seconds)
     print(", ".join(f"{count} {found}" for found, count in sorted(counts.items())))
     return 1 if counts["traceback"] else 0

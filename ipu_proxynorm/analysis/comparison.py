@@ -7,11 +7,8 @@ import itertools
 import math
 import statistics
 import sys
-from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.files.json_lines import append_line, read_lines
 from ipu_proxynorm.norm import parse_norm_spec
 
 DONE, DIVERGED, UNDEFINED = "done", "diverged", "undefined"
@@ -135,45 +132,6 @@ def plan_cells(
         for norm in norms
         for proxy in (proxies if parse_norm_spec(norm).proxy else ("",))
     ]
-
-
-class RowStore:
-    """The rows of a comparison on disk, one JSON line each, appended as runs end."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> List[Row]:
-        """Return the rows; the line of a write that was cut off does not count.
-
-        Raises:
-            UserError: a line is not a row.
-
-        """
-        expected = "a row of a comparison; remove the line, or choose another folder with --out"
-        return read_lines(self.path, _row, expected)
-
-    def add(self, row: Row) -> None:
-        """Append a row.
-
-        Raises:
-            UserError: the file cannot be written.
-
-        """
-        try:
-            append_line(self.path, dataclasses.asdict(row))
-        except OSError as error:
-            raise UserError(
-                f"{str(self.path)!r} cannot be written ({error.strerror}); choose another folder "
-                f"with --out"
-            ) from error
-
-
-def _row(values: Dict[str, Any]) -> Row:
-    for key in ("varied", "curve", "own"):
-        values[key] = tuple(values.get(key, ()))
-    values["losses"] = tuple((at, loss) for at, loss in values.get("losses", ()))
-    return Row(**values)
 
 
 @dataclasses.dataclass(frozen=True)

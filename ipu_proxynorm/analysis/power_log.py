@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Set, Tuple
 
 from ipu_proxynorm.analysis.power import POWERS, Power
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.files.json_lines import append_line, read_lines
+from ipu_proxynorm.files.json_lines import Unexpected, append_line, read_lines
 from ipu_proxynorm.files.whole import replacing
 
 FILE = "power.jsonl"
@@ -82,8 +82,16 @@ def read_power_log(folder: Path) -> List[Dict[str, Power]]:
     return [found[epoch] for epoch in sorted(found)]  # of a repeated one the last
 
 
-def _record(line: Dict[str, Any]) -> Tuple[int, Dict[str, Power]]:
-    return line["epoch"], {name: Power(**values) for name, values in line["layers"].items()}
+def _record(line: Mapping[str, Any]) -> Tuple[int, Dict[str, Power]]:
+    epoch, layers = line["epoch"], line["layers"]
+    if not isinstance(epoch, int):
+        raise Unexpected("epoch is not a number")
+    for name, values in layers.items():
+        for figure, value in values.items():
+            # Of a network that diverges a power may be infinite or no number.
+            if not isinstance(value, (int, float)):
+                raise Unexpected(f"{figure} of {name} is not a number")
+    return epoch, {name: Power(**values) for name, values in layers.items()}
 
 
 def average(epochs: List[Dict[str, Power]]) -> Dict[str, Power]:

@@ -22,12 +22,12 @@ from ipu_proxynorm.analysis.comparison import (
     DONE,
     Cell,
     Row,
-    RowStore,
     Summary,
     plan_cells,
     summarize,
 )
 from ipu_proxynorm.analysis.proxies import PROXIES
+from ipu_proxynorm.analysis.row_store import RowStore
 from ipu_proxynorm.cli.arguments import (
     add_config,
     add_format,

@@ -1,6 +1,7 @@
 """Comparisons: which runs there are, what is kept of them, and the statistics over seeds."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from ipu_proxynorm.analysis.comparison import (
     Cell,
     Mean,
     Row,
-    RowStore,
     plan_cells,
     summarize,
     thin,
 )
+from ipu_proxynorm.analysis.row_store import RowStore
 from ipu_proxynorm.errors import UserError
 
 
@@ -79,6 +80,27 @@ def test_a_line_that_is_no_row(tmp_path):
         stream.write("[]\n")
     with pytest.raises(UserError, match="line 2 is not a row of a comparison"):
         store.read()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("norm", ["ln"], "norm is not a text"),
+        ("seed", "0", "seed is not a number from 0 up"),
+        ("accuracy", "0.5", "accuracy is not a number from 0 to 1 or null"),
+        ("accuracy", 50, "accuracy is not a number from 0 to 1 or null"),
+        ("loss", float("nan"), "loss is not a number or null"),
+        ("status", "fine", "status is not done, diverged or undefined"),
+        ("curve", [{"loss": "1"}], "curve is not a list of names and numbers"),
+        ("losses", [[1.0]], "losses is not a list of pairs of numbers"),
+        ("varied", "seed=1", "varied is not a list of texts"),
+    ],
+)
+def test_a_damaged_figure_of_a_row_is_named(tmp_path, field, value, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**dataclasses.asdict(row()), field: value}) + "\n", "utf-8")
+    with pytest.raises(UserError, match=f"line 1 is not a row .*: {words}"):
+        RowStore(path).read()
 
 
 def test_rows_keep_every_figure(tmp_path):

@@ -36,7 +36,11 @@ def test_a_record_whose_write_was_cut_off_is_measured_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{}", "[]", "power", '{"epoch": 1, "layers": {"norm": {"p1": 0}}}']
+    "line",
+    [
+        *("{}", "[]", "power", '{"epoch": 1, "layers": {"norm": {"p1": 0}}}'),
+        *('{"epoch": "1", "layers": {}}', '{"epoch": 1, "layers": {"norm": {"p1": "0"}}}'),
+    ],
 )
 def test_a_line_that_is_no_record(tmp_path, line):
     (tmp_path / "power.jsonl").write_text(line + "\n")
