@@ -15,6 +15,7 @@ from ipu_proxynorm.analysis.comparison import DIVERGED, DONE, UNDEFINED, Cell, R
 from ipu_proxynorm.analysis.proxies import ASSUMED, replace_proxies
 from ipu_proxynorm.config import RunConfig, documentation, load
 from ipu_proxynorm.config.check import UnsuitableBatch
+from ipu_proxynorm.data.digest import digest
 from ipu_proxynorm.data.image_data import ImageData
 from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.ipu import training_options
@@ -127,9 +128,10 @@ def _fingerprint(base: RunConfig, images: Optional[ImageData]) -> str:
     defaults = {key.name: key.default for key in documentation()}
     shared = {
         name: value
-        for name, value in sorted(figures_depend_on(base, images).items())
-        if name not in OWN and (name not in defaults or value != defaults[name])
+        for name, value in figures_depend_on(base, images).items()
+        if name not in OWN and value != defaults[name]
     }
+    shared["images"] = "" if images is None else digest(images)
     text = json.dumps({**shared, "images per weight update": global_batch(base)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ipu_proxynorm.config import RunConfig, documentation, loads
 from ipu_proxynorm.config.check import get
-from ipu_proxynorm.data.digest import covers, digest
+from ipu_proxynorm.data.digest import covers
 from ipu_proxynorm.data.image_data import ImageData
 from ipu_proxynorm.errors import UserError, UserNotice
 from ipu_proxynorm.files.checkpoint import Checkpoint, load_checkpoint
@@ -38,17 +38,16 @@ ELSEWHERE = (
 
 
 def figures_depend_on(config: RunConfig, data: Optional[ImageData]) -> Dict[str, Any]:
-    """Return what the figures of a run follow from: its keys and their values, and the images.
+    """Return the keys, with their values, from which the figures of a run follow, given its images.
 
     Args:
         config: of the run.
-        data: its images. Where they can only be counted, their path stands for them; None: of a
-            run that is none.
+        data: its images: where they can only be counted, their path stands for them. None: there
+            are none.
     """
     elsewhere = [key for key in ELSEWHERE if key != "data.path" or data is None or covers(data)]
     names = [key.name for key in documentation() if key.name not in elsewhere]
-    images = "" if data is None else digest(data)
-    return {**{name: get(config, name) for name in names}, "images": images}
+    return {name: get(config, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,11 +212,16 @@ def kept(run: Run, directory: RunDirectory) -> Optional[Checkpoint]:
             if checkpoint.state is None:
                 return None
             theirs = figures_depend_on(loads(checkpoint.config), run.data)
-            records = Records.of(directory.path)
         except UserError as error:
             warnings.warn(f"{error}: it is not gone on with", UserNotice, stacklevel=2)
             continue
         same = theirs == figures_depend_on(run.config, run.data)
-        whole = len(records.steps) >= checkpoint.state.progress.step
-        return checkpoint if same and whole and checkpoint.state.images == run.images else None
+        if not same or checkpoint.state.images != run.images:
+            return None
+        try:
+            steps = len(Records.of(directory.path).steps)
+        except UserError as error:
+            warnings.warn(f"{error}: {run.config.name} is trained anew", UserNotice, stacklevel=2)
+            return None
+        return checkpoint if steps >= checkpoint.state.progress.step else None
     return None

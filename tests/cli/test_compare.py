@@ -133,7 +133,7 @@ def test_behind_a_damaged_checkpoint_the_one_before_is_gone_on_with(monkeypatch,
     fit, begun = trial.fit, []
 
     def noted(built, directory, start, *rest):
-        begun.append(start.epoch)
+        begun.append(None if start is None else start.epoch)
         return fit(built, directory, start, *rest)
 
     monkeypatch.setattr(trial, "fit", noted)
@@ -141,6 +141,12 @@ def test_behind_a_damaged_checkpoint_the_one_before_is_gone_on_with(monkeypatch,
     assert (status, begun, row(tmp_path)) == (0, [1], whole)
     assert "last.pt'" in output.err
     assert ": it is not gone on with" in output.err
+    (tmp_path / "rows.jsonl").unlink()
+    with (last.parent / "metrics.jsonl").open("a") as stream:
+        stream.write("{}\n")
+    status, output = run(capsys, "compare", *asked)
+    assert (status, begun, row(tmp_path)) == (0, [1, None], whole)
+    assert "line 67 is not a record of a run: gn4+pn_mb32_seed0 is trained anew" in output.err
 
 
 @pytest.fixture
