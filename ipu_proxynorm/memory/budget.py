@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ipu_proxynorm.chip import Chip, find_chip
-from ipu_proxynorm.memory import liveness
+from ipu_proxynorm.memory import liveness, moments
 from ipu_proxynorm.memory.calibration import Parameters
-from ipu_proxynorm.memory.convolutions import needed
 from ipu_proxynorm.memory.fullest import fullest_moment
-from ipu_proxynorm.memory.geometry import Geometry, geometry, passes
 from ipu_proxynorm.memory.graph import Capture, OperatorRecord
+from ipu_proxynorm.memory.kept import kept
 from ipu_proxynorm.memory.layout import Layout
 from ipu_proxynorm.placement import OFF_CHIP, SHARDED
 
@@ -138,12 +137,19 @@ def ipu_loads(capture: Capture, layout: Layout) -> List[IpuLoad]:
 def _ipu_load(capture: Capture, layout: Layout, ipu: int) -> IpuLoad:
     chip = find_chip(layout.chip)
     stages = tuple(s for s, on in enumerate(capture.stage_ipus) if on == ipu)
-    operators = [o for o in capture.operators if o.stage in stages]
     weights, streamed = weight_terms(capture, layout, stages)
     sums = capture.training and layout.replicas > 1
-    products, others, calls = code_kinds(operators, operator_weights(capture, operators, chip))
-    moments = [m for s in stages for m in _moments(capture, layout, s)]
-    temporaries, planned = _temporaries(capture, layout, ipu, moments)
+    products, others, calls = _code_kinds(capture, stages, chip)
+    by_stage = [
+        moments.stage_moments(capture, s, keeping(capture, layout, s), layout.checkpoints)
+        for s in stages
+    ]
+    bound = layout.proportion(ipu) * chip.tile_bytes
+    element_bytes = 4 if layout.precision == "32.32" else 2
+    needed = moments.temporaries(
+        capture, stages, chip.tiles, bound, element_bytes, layout.half_partials
+    )
+    temporaries, planned = needed.at(np.concatenate([found.operators for found in by_stage]))
     return IpuLoad(
         ipu=ipu,
         stages=stages,
@@ -159,7 +165,7 @@ def _ipu_load(capture: Capture, layout: Layout, ipu: int) -> IpuLoad:
         products=products,
         others=others,
         calls=calls,
-        live=np.array([m.bytes for m in moments], dtype=np.float64),
+        live=np.concatenate([found.live for found in by_stage]),
         temporaries=temporaries,
         planned=planned,
         exchange=layout.exchange,
@@ -206,6 +212,12 @@ def code_kinds(
     )
 
 
+@kept
+def _code_kinds(capture: Capture, stages: Tuple[int, ...], chip: Chip) -> Tuple[int, float, float]:
+    operators = [o for o in capture.operators if o.stage in stages]
+    return code_kinds(operators, operator_weights(capture, operators, chip))
+
+
 def code_bytes(
     operators: Sequence[OperatorRecord], weights: Mapping[int, float], parameters: Parameters
 ) -> float:
@@ -230,25 +242,6 @@ def _exchange_factor(exchange: str, parameters: Parameters) -> float:
     """Return the factor on code of Poplar's exchange target; ``balanced`` is half-way."""
     saved = 1 - parameters.exchange_memory
     return 1 - saved * {"cycles": 0.0, "balanced": 0.5, "memory": 1.0}[exchange]
-
-
-def _temporaries(
-    capture: Capture, layout: Layout, ipu: int, moments: Sequence[liveness.Moment]
-) -> Tuple[Array, Array]:
-    """Return what each moment's convolution or product may take, and which it is."""
-    chip = find_chip(layout.chip)
-    bound = layout.proportion(ipu) * chip.tile_bytes
-    element_bytes = 4 if layout.precision == "32.32" else 2
-    kinds: Dict[Optional[Geometry], int] = {}
-    found: Dict[int, Tuple[Array, int]] = {}
-    for index in sorted({moment.operator for moment in moments}):
-        operator = capture.operators[index]
-        products = passes(capture, operator)
-        values = needed(products, chip.tiles, bound, element_bytes, layout.half_partials)
-        kind = geometry(capture, operator) if products else None
-        found[index] = values, kinds.setdefault(kind, len(kinds))
-    at = [found[moment.operator] for moment in moments]
-    return np.array([values for values, _ in at]), np.array([kind for _, kind in at], dtype=int)
 
 
 def weigh(load: IpuLoad, parameters: Parameters) -> IpuBudget:
@@ -306,12 +299,6 @@ def keeping(capture: Capture, layout: Layout, stage: int) -> str:
         if liveness.stage_tensors(capture, stage, layout.checkpoints).checkpoints:
             return "before"
     return "stash" if stash_depth(layout.schedule, stage, capture.stages) > 1 else "live"
-
-
-def _moments(capture: Capture, layout: Layout, stage: int) -> List[liveness.Moment]:
-    return liveness.stage_moments(
-        capture, stage, keeping(capture, layout, stage), layout.checkpoints
-    )
 
 
 def stash_bytes(capture: Capture, layout: Layout, stage: int) -> int:

@@ -7,7 +7,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_proxynorm.memory.planner.stages import ON_CHIP, Placement, StageTable
+from ipu_proxynorm.memory.planner.stages import ON_CHIP, Placement, StageTable, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def emptiest(table: StageTable, stages: int, placement: Placement = ON_CHIP) -> 
         return None
     cycles = [table.cycles(to_end) for to_end in range(stages)]
     sizes, costs, cuts = _sizes(table, cycles, None, placement)
-    ends = _minimax([np.where(_runs(table.count), size, np.inf) for size in sizes])
+    ends = _minimax([np.where(runs(table.count), size, np.inf) for size in sizes])
     return None if ends is None else _partition(ends, sizes, costs, cuts)
 
 
@@ -105,11 +105,6 @@ def evaluate(table: StageTable, ends: Sequence[int], placement: Placement = ON_C
     sizes = [table.base_bytes(to_end, placement) + table.live for to_end in range(len(ends) - 1)]
     costs = [table.cycles(to_end) for to_end in range(len(ends) - 1)]
     return _partition(tuple(ends), sizes, costs, lambda first, last, to_end: ())
-
-
-def _runs(count: int) -> np.ndarray:
-    """Return which (first, last) are runs of at least one segment: ``(count, count + 1)``."""
-    return np.arange(count + 1)[None, :] > np.arange(count)[:, None]
 
 
 Cuts = Callable[[int, int, int], Tuple[int, ...]]
@@ -130,12 +125,12 @@ def _sizes(
     """
     sizes, costs = [], []
     chosen: Dict[Tuple[int, int, int], Tuple[int, ...]] = {}
-    runs = _runs(table.count)
+    possible = runs(table.count)
     for to_end, cost in enumerate(cycles):
-        base = np.where(runs, table.base_bytes(to_end, placement), np.inf)
+        base = np.where(possible, table.base_bytes(to_end, placement), np.inf)
         size = base + table.live
         cost = np.array(cost)
-        wanted = runs & np.isfinite(cost) & (cost <= most_cycles) & (len(cycles) > 1)
+        wanted = possible & np.isfinite(cost) & (cost <= most_cycles) & (len(cycles) > 1)
         if capacity_bytes is not None:
             wanted &= (size > capacity_bytes) & (base + table.least_live() <= capacity_bytes)
         for first, last in zip(*np.nonzero(wanted)):
@@ -159,7 +154,7 @@ def _minimax(costs: List[np.ndarray]) -> Optional[Tuple[int, ...]]:
     best = np.append(costs[0][:, count], np.inf)  # by the first segment of the last stage
     choices = []
     for cost in costs[1:]:
-        total = np.maximum(np.where(_runs(count), cost, np.inf), best[None, :])
+        total = np.maximum(np.where(runs(count), cost, np.inf), best[None, :])
         choices.append(total.argmin(axis=1))
         best = np.append(total.min(axis=1), np.inf)
     if not np.isfinite(best[0]):

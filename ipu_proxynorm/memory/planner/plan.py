@@ -131,6 +131,9 @@ class Planner:
         self.segmented = SegmentedCapture(capture, points, layout, self.parameters)
         self.chip = find_chip(layout.chip)
         self.clock = self.chip.clock_hertz
+        # Places of the optimiser state and memory proportions are tried on the same cut.
+        self._at = functools.lru_cache(maxsize=8)(capture.with_micro_batch)
+        self._cut = functools.lru_cache(maxsize=8)(self._cut_anew)
 
     def plan(
         self,
@@ -266,7 +269,10 @@ class Planner:
             if proportion is None
             else (proportion,),
         )
-        return self.capture.with_micro_batch(batch.micro_batch).with_splits(splits), layout
+        return self._cut(batch.micro_batch, tuple(splits)), layout
+
+    def _cut_anew(self, micro_batch: int, splits: Tuple[str, ...]) -> Capture:
+        return self._at(micro_batch).with_splits(splits)
 
     def candidate_layout(self, candidate: Candidate) -> Tuple[Capture, Layout]:
         """Return program and layout of a candidate, as the predictor takes them."""

@@ -49,6 +49,11 @@ def inputs_kept(to_end: int) -> int:
     return 2 * to_end + 1
 
 
+def runs(count: int) -> np.ndarray:
+    """Return which (first, last) are runs of at least one segment: ``(count, count + 1)``."""
+    return np.arange(count + 1)[None, :] > np.arange(count)[:, None]
+
+
 class StageTable:
     """Costs of every run of segments ``first .. last - 1`` as a stage; see :class:`Segment`.
 
@@ -80,6 +85,8 @@ class StageTable:
             self.resident = self.resident + code_bytes
         self.state = self._sums("state_bytes")
         self.live = self._live()
+        # By two checkpoints, the first before the second.
+        self._between = np.where(runs(self.count), self.live, np.inf)
         self._largest_live = self._largest("live_bytes")
         self.temporary = self._largest("temporary_bytes")
         self.largest_state = self._largest("state_bytes")
@@ -176,12 +183,10 @@ class StageTable:
             before = np.zeros(self.count + 1, dtype=int)
             kept[first] = 0.0
             for end in range(first + 1, last + 1):
-                starts = np.arange(first, end)
-                allowed = self.live[starts, end] <= bound
-                cost = np.where(allowed, kept[starts], np.inf)
+                cost = np.where(self.live[first:end, end] <= bound, kept[first:end], np.inf)
                 at = int(cost.argmin())
                 own = self.entering[end] if end < last else 0.0
-                kept[end], before[end] = cost[at] + own, starts[at]
+                kept[end], before[end] = cost[at] + own, first + at
             if bound + kept[last] < best[0]:
                 cuts, at = [], int(before[last])
                 while at != first:
@@ -194,15 +199,15 @@ class StageTable:
         best: Tuple[float, Tuple[int, ...]] = (float(self.live[first, last]), ())
         if last - first < 2:
             return best
-        inner = np.arange(first + 1, last)
+        inner = slice(first + 1, last)
         stash = inputs_kept(to_end) * self.entering[inner]
-        one = np.maximum(self.live[first, inner], self.live[inner, last]) + stash
+        before, after = self.live[first, inner], self.live[inner, last]
+        one = np.maximum(before, after) + stash
         # Of two checkpoints, one along each axis: the first before the second.
-        spans = np.maximum.outer(self.live[first, inner], self.live[inner, last])
-        two = np.maximum(spans, self.live[np.ix_(inner, inner)]) + np.add.outer(stash, stash)
-        two[np.tri(len(inner), dtype=bool)] = np.inf
+        two = np.maximum(np.maximum.outer(before, after), self._between[inner, inner])
+        two += np.add.outer(stash, stash)
         for sizes in (one, two):
             at = np.unravel_index(int(sizes.argmin()), sizes.shape)
             if sizes[at] < best[0]:
-                best = float(sizes[at]), tuple(int(inner[index]) for index in at)
+                best = float(sizes[at]), tuple(first + 1 + int(index) for index in at)
         return best
