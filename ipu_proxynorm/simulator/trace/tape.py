@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import (
+    AbstractSet,
     Any,
     Callable,
     Dict,
+    FrozenSet,
     Iterator,
     List,
     Mapping,
@@ -28,7 +31,7 @@ class Slot(NamedTuple):
     number: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Operation:
     """One call of a torch operator.
 
@@ -47,6 +50,11 @@ class Operation:
     random: bool = False
     reads: Mapping[Slot, Any] = field(default_factory=dict)
     makes: Mapping[Slot, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def given(self) -> FrozenSet[Slot]:
+        """The slots in its arguments."""
+        return frozenset((*slots_in(self.args), *slots_in(self.kwargs)))
 
     @property
     def exchanges(self) -> bool:
@@ -98,22 +106,28 @@ class Loop:
 Step = Union[Operation, Branch, Loop]
 
 
-def slots_in(tree: Any) -> Iterator[Slot]:
-    """Yield the slots in nested arguments."""
+def slots_in(tree: Any) -> List[Slot]:
+    """Return the slots in nested arguments, in order."""
+    found: List[Slot] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: List[Slot]) -> None:
     if isinstance(tree, Slot):
-        yield tree
+        found.append(tree)
     elif isinstance(tree, (list, tuple)):
         for element in tree:
-            yield from slots_in(element)
+            _collect(element, found)
     elif isinstance(tree, dict):
         for element in tree.values():
-            yield from slots_in(element)
+            _collect(element, found)
 
 
-def uses(step: Step) -> Set[Slot]:
+def uses(step: Step) -> AbstractSet[Slot]:
     """Return the slots that a step reads and does not make itself."""
     if isinstance(step, Operation):
-        return {*slots_in(step.args), *slots_in(step.kwargs)}
+        return step.given
     if isinstance(step, Branch):
         return {step.condition} | _uses_of(step.then) | _uses_of(step.otherwise)
     return set(step.initial) | (_uses_of(step.body) - set(step.carried))
@@ -155,7 +169,7 @@ def _write_only(block: Block, constants: Set[Slot]) -> Set[Slot]:
     """Return the constants that the block writes to and nothing of it reads, not even a view."""
     read = set(block.results)
     for step in block.operations:
-        slots = list(slots_in((step.args, step.kwargs))) if isinstance(step, Operation) else []
+        slots = slots_in((step.args, step.kwargs)) if isinstance(step, Operation) else []
         if _writes_to_first(step) and slots.count(slots[0]) == 1:
             slots = slots[1:]
         read.update(slots if isinstance(step, Operation) else uses(step))
@@ -167,7 +181,7 @@ def _writes_to_first(step: Step) -> bool:
     if not isinstance(step, Operation) or not step.keeps or step.random:
         return False
     has_effect = getattr(step.function, "has_effect", False)
-    in_place = step.name.endswith("_") and not has_effect and not any(slots_in(step.outputs))
+    in_place = step.name.endswith("_") and not has_effect and not slots_in(step.outputs)
     return in_place and bool(step.args) and isinstance(step.args[0], Slot)
 
 
@@ -274,7 +288,7 @@ class _Writer:
         call = f"{self.bind(step.function)}({', '.join(arguments)})"
         if step.exchanges:
             call = f"(yield {self.bind(step.function)}, {arguments[0]})"
-        has_output = any(True for _ in slots_in(step.outputs))
+        has_output = bool(slots_in(step.outputs))
         assign = f"{self.target(step.outputs)} = " if has_output else ""
         self.lines.append(indent + assign + call)
 

@@ -98,5 +98,5 @@ class ProgramFacts:
                     return True
             elif made.name not in _RESHAPES:
                 return False
-            slot = next(slots_in(made.args))
+            slot = slots_in(made.args)[0]
         return False

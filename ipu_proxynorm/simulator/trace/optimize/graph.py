@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+)
 
 import torch
 
@@ -27,7 +39,6 @@ class Graph:
         self.block = block
         self.maker: Dict[Slot, int] = {}
         self.readers: Dict[Slot, List[int]] = {}
-        self.traced: Dict[Slot, Traced] = {}
         self._parents: Dict[Slot, Slot] = {}
         results = set(block.results)
         written: Set[Slot] = set()
@@ -36,9 +47,6 @@ class Graph:
                 self.readers.setdefault(slot, []).append(position)
             for slot in slots_in(step.outputs):
                 self.maker[slot] = position
-            if isinstance(step, Operation):
-                self.traced.update(step.reads)
-                self.traced.update(step.makes)
             shared = _shared_by(step)
             for slot in shared:
                 self._join(slot, shared[0])
@@ -49,6 +57,16 @@ class Graph:
         self._written = {self._root(slot) for slot in written}
         self._held = {self._root(slot) for slot in held}
         self._results = {self._root(slot) for slot in results}
+
+    @functools.cached_property
+    def traced(self) -> Dict[Slot, Traced]:
+        """What is known of shapes and types."""
+        found: Dict[Slot, Traced] = {}
+        for step in self.block.operations:
+            if isinstance(step, Operation):
+                found.update(step.reads)
+                found.update(step.makes)
+        return found
 
     def _root(self, slot: Slot) -> Slot:
         while slot in self._parents:
@@ -103,28 +121,49 @@ class Graph:
         return known is not None and known == self.traced.get(other)
 
 
+class _Aliases(NamedTuple):
+    """Whether an operator's results may share memory with its arguments, and with which."""
+
+    in_results: bool
+    arguments: Tuple[Tuple[int, str], ...]  # position and name
+
+
+@functools.lru_cache(maxsize=None)
+def _aliases(operator: Callable[..., Any]) -> _Aliases:
+    schema = getattr(operator, "_schema")  # noqa: B009 (a Callable has none)
+    return _Aliases(
+        any(value.alias_info is not None for value in schema.returns),
+        tuple(
+            (position, argument.name)
+            for position, argument in enumerate(schema.arguments)
+            if argument.alias_info is not None
+        ),
+    )
+
+
+def _is_torchs(step: Step) -> bool:
+    return isinstance(step, Operation) and getattr(step.function, "_schema", None) is not None
+
+
 def _shares(step: Step) -> bool:
     """Tell whether what a step returns may share memory with what it reads."""
     if not isinstance(step, Operation):
         return True
-    schema = getattr(step.function, "_schema", None)
-    if schema is None:
+    if not _is_torchs(step):
         return not getattr(step.function, "is_kernel", False)
-    return any(value.alias_info is not None for value in schema.returns)
+    return _aliases(step.function).in_results
 
 
 def _shared_by(step: Step) -> List[Slot]:
     """Return the tensors that may share memory after a step, those that it returns included."""
     if not _shares(step):
         return []
-    schema = getattr(getattr(step, "function", None), "_schema", None)
-    if schema is None or not isinstance(step, Operation):
+    if not isinstance(step, Operation) or not _is_torchs(step):
         return [*uses(step), *slots_in(step.outputs)]
     found: List[Slot] = []
-    for position, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None:
-            given = step.args[position] if position < len(step.args) else None
-            found += slots_in(step.kwargs.get(argument.name, given))
+    for position, name in _aliases(step.function).arguments:
+        given = step.args[position] if position < len(step.args) else None
+        found += slots_in(step.kwargs.get(name, given))
     return [*found, *slots_in(step.outputs)]
 
 
@@ -132,19 +171,14 @@ def written_by(step: Step) -> List[Slot]:
     """Return the tensors that a step writes to; all that it reads where it does not say."""
     if isinstance(step, Operation) and not step.keeps:
         return []
-    if isinstance(step, Operation) and getattr(step.function, "_schema", None) is not None:
-        return list(slots_in(effects.written_arguments(step.function, step.args, step.kwargs)))
+    if isinstance(step, Operation) and _is_torchs(step):
+        return slots_in(effects.written_arguments(step.function, step.args, step.kwargs))
     return list(uses(step))
 
 
 def is_pure(step: Step) -> bool:
     """Tell whether a step is an operator that depends on its arguments alone and writes nothing."""
-    return (
-        isinstance(step, Operation)
-        and not step.keeps
-        and not step.random
-        and getattr(step.function, "_schema", None) is not None
-    )
+    return isinstance(step, Operation) and not step.keeps and not step.random and _is_torchs(step)
 
 
 def is_shared(step: Operation, graph: Graph) -> bool:

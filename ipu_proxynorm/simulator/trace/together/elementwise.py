@@ -12,7 +12,7 @@ from .values import STACKED, Values, aten
 
 def elementwise(values: Values, step: Operation) -> bool:
     """Operators whose results' elements depend on one element of each tensor, broadcast."""
-    outputs = list(slots_in(step.outputs))
+    outputs = slots_in(step.outputs)
     if not outputs or step.kwargs.get("out") is not None:
         return False
     shape = values.shape(outputs[0])

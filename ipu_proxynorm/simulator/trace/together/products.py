@@ -86,7 +86,7 @@ def batch_norm_inference(values: Values, step: Operation) -> bool:
     training = step.args[names.index("training")] if "training" in names else False
     if training or any(values.differs(slot) for slot in step.args[1:5]):
         return False
-    made = list(slots_in(step.outputs))
+    made = slots_in(step.outputs)
     # The saved statistics are empty.
     forms = [0, *[SUMMED] * (len(made) - 1)]
     values.call(step, [values.folded(step.args[0], step), *step.args[1:]], {}, forms)  # type: ignore

@@ -181,7 +181,7 @@ class Together:
         if not differing and not listed:
             values.steps.append(step)
             return
-        outputs = list(slots_in(step.outputs))
+        outputs = slots_in(step.outputs)
         if not listed:
             only = [slot for slot in differing if list(values.forms[slot]) == [SUMMED]]
             if only and not self._sum_of(values, step):
@@ -204,7 +204,7 @@ class Together:
             return False
         instead = {slot: values.summed(slot, step) for slot in slots}
         args = substituted(list(step.args), instead)
-        outputs = list(slots_in(step.outputs))
+        outputs = slots_in(step.outputs)
         values.call(step, args, step.kwargs, [SUMMED] * len(outputs))
         return True
 
@@ -219,7 +219,7 @@ class Together:
             for slot in slots:
                 if values.differs(slot) and self._graph.is_written(slot):
                     values.set(slot, STACKED, values.stacked(slot, step))
-        outputs = list(slots_in(step.outputs))
+        outputs = slots_in(step.outputs)
         sums = [slot in self._sums for slot in outputs]
         arguments = (list(step.args), dict(step.kwargs))
 

@@ -83,7 +83,7 @@ def along(position: int) -> Rule:
         tensors = [s for s in tensors_of(step) if values.differs(s)]
         if any(not values.differs(s) for s in tensors_of(step)):
             return False
-        outputs = list(slots_in(step.outputs))
+        outputs = slots_in(step.outputs)
         if any(len(values.shape(s)) != rank for s in tensors):
             return False
         if 0 not in dims and all(values.shape(s)[0] == values.shape(source)[0] for s in tensors):
@@ -195,7 +195,7 @@ def padded(values: Values, step: Operation) -> bool:
 def imagewise(values: Values, step: Operation) -> bool:
     """Pooling, resizing and their gradients, of tensors (N, C, *) that all differ."""
     tensors = tensors_of(step)
-    outputs = list(slots_in(step.outputs))
+    outputs = slots_in(step.outputs)
     if not all(map(values.differs, tensors)):
         return False
     if any(len(values.shape(slot)) < 3 for slot in (*tensors, *outputs)):

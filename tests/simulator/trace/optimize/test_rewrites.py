@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -179,7 +181,7 @@ def test_what_depends_on_parameters_alone_is_parted():
     ones = tape(aten.ones.default, [1, 3, 1, 1])
     shifted = tape(aten.add.Tensor, scale, ones)
     drawn = tape(aten.rand_like.default, B)
-    tape.block.operations[-1].random = True
+    tape.block.operations[-1] = replace(tape.block.operations[-1], random=True)
     scaled = tape(aten.mul.Tensor, X, shifted)
     returned = tape(aten.neg.default, B)
     tape.block.results = [scaled, drawn, returned]
