@@ -6,7 +6,7 @@ import io
 import re
 import zlib
 from pathlib import Path
-from typing import Any, Match, Optional, Sequence, Tuple
+from typing import Any, Dict, Match, Optional, Sequence, Tuple
 from xml.sax.saxutils import escape, quoteattr
 
 from ipu_proxynorm.errors import UserError, printable
@@ -77,11 +77,20 @@ def finish(ax: Axes, title: str, x: str, y: str) -> None:
 
 
 def legend(figure: Figure, columns: int = 6) -> None:
-    """Name, above all panels, what the first one shows."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    """Name, above all panels, what they show: in the order of the panel that shows most."""
+    panels = [ax.get_legend_handles_labels() for ax in figure.axes]
+    named: Dict[str, Any] = {}
+    for handles, labels in sorted(panels, key=lambda panel: -len(panel[1])):
+        for handle, label in zip(handles, labels):
+            named.setdefault(label, handle)
     with matplotlib.rc_context(_STYLE):
         figure.legend(
-            handles, labels, loc="outside upper center", ncols=columns, fontsize=9, handlelength=3
+            list(named.values()),
+            list(named),
+            loc="outside upper center",
+            ncols=columns,
+            fontsize=9,
+            handlelength=3,
         )
 
 

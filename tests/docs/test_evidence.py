@@ -26,7 +26,8 @@ def test_the_full_training_is_told_as_its_rows_say():
     assert {row.norm for row in rows} == set(names)
     for row in rows:
         told = [100 * row.curve[epoch - 1]["validation_accuracy"] for epoch in EPOCHS]
-        cells = [names[row.norm], *(f"{value:.1f}" for value in told), f"{row.loss:.2f}"]
+        shown = [names[row.norm], str(row.micro_batch), *(f"{value:.1f}" for value in told)]
+        cells = [*shown, f"{row.loss:.2f}"]
         assert f"| {' | '.join(cells)} |" in table
         assert f"{100 * row.accuracy:.2f}" in table
         assert f"{100 * row.accuracy:.2f}" in Path("README.md").read_text(encoding="utf-8")

@@ -40,6 +40,17 @@ def figure():
     return figure
 
 
+def test_the_legend_names_what_any_panel_shows():
+    """A comparison may lack a norm's runs at one micro-batch size."""
+    shared, panels = new_figure(1, 3)
+    for ax, specs in zip(panels, (["gn4+pn"], ["bn", "gn4+pn"], ["ln"])):
+        for spec in specs:
+            ax.plot([1, 2], [1, 1], label=spec)
+    legend(shared)
+    texts = [text.get_text() for text in shared.legends[0].get_texts()]
+    assert texts == ["bn", "gn4+pn", "ln"]
+
+
 def luminance(colour):
     """Relative luminance, as WCAG 2.1 defines it."""
     values = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
