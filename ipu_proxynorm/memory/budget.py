@@ -141,12 +141,12 @@ def _ipu_load(capture: Capture, layout: Layout, ipu: int) -> IpuLoad:
     sums = capture.training and layout.replicas > 1
     products, others, calls = _code_kinds(capture, stages, chip)
     by_stage = [
-        moments.stage_moments(capture, s, keeping(capture, layout, s), layout.checkpoints)
+        moments.of_stage(capture, s, keeping(capture, layout, s), tuple(layout.checkpoints))
         for s in stages
     ]
     bound = layout.proportion(ipu) * chip.tile_bytes
     element_bytes = 4 if layout.precision == "32.32" else 2
-    needed = moments.temporaries(
+    needed = moments.temporaries_of(
         capture, stages, chip.tiles, bound, element_bytes, layout.half_partials
     )
     temporaries, planned = needed.at(np.concatenate([found.operators for found in by_stage]))

@@ -47,9 +47,7 @@ class Temporaries(NamedTuple):
 
 
 @kept
-def stage_moments(
-    capture: Capture, stage: int, keeping: str, checkpoints: Tuple[str, ...]
-) -> Moments:
+def of_stage(capture: Capture, stage: int, keeping: str, checkpoints: Tuple[str, ...]) -> Moments:
     """Return the moments of a stage; see `liveness.stage_moments`."""
     found = liveness.stage_moments(capture, stage, keeping, checkpoints)
     return Moments(
@@ -59,7 +57,7 @@ def stage_moments(
 
 
 @kept
-def temporaries(
+def temporaries_of(
     capture: Capture,
     stages: Tuple[int, ...],
     tiles: int,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import torch
 from torch import nn
 
@@ -35,3 +37,13 @@ def test_a_changed_capture_keeps_nothing_of_the_first():
     assert len(whole) == 1
     assert len(memory.ipu_budgets(cut, memory.Layout(), memory.ensemble()[0])) == 2
     assert memory.ipu_budgets(capture, memory.Layout(), memory.ensemble()[0]) == whole
+
+
+def test_a_capture_with_results_is_pickled_and_checkpoints_may_be_a_list():
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    capture = memory.capture(model, [torch.zeros(4, 3)])
+    layout = memory.Layout(checkpoints=["1"])  # type: ignore[arg-type]
+    budgets = memory.ipu_budgets(capture, layout, memory.ensemble()[0])
+    again = pickle.loads(pickle.dumps(capture))
+    assert again == capture
+    assert memory.ipu_budgets(again, layout, memory.ensemble()[0]) == budgets

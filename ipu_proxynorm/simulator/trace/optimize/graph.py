@@ -6,7 +6,6 @@ import functools
 from dataclasses import replace
 from typing import (
     Any,
-    Callable,
     Dict,
     Iterable,
     List,
@@ -129,8 +128,8 @@ class _Aliases(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None)
-def _aliases(operator: Callable[..., Any]) -> _Aliases:
-    schema = getattr(operator, "_schema")  # noqa: B009 (a Callable has none)
+def _aliases(operator: Any) -> _Aliases:
+    schema = operator._schema
     return _Aliases(
         any(value.alias_info is not None for value in schema.returns),
         tuple(
