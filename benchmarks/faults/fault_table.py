@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import collections
 import gc
+import importlib
 import json
 import os
 import random
@@ -280,6 +281,8 @@ def main_of_table() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     MODELS["one_block"] = ONE_BLOCK
+    if hasattr(torch, "_disable_dynamo"):
+        importlib.import_module("torch._dynamo")  # as a run's optimiser does, for each child anew
     gc.freeze()  # no child looks through, and so copies, what it has from here
     chosen = (
         small()

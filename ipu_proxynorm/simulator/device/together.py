@@ -82,17 +82,32 @@ def at_once(program: Program) -> int:
     if asked is not None:
         images = [traced.shape[0] for traced in program.inputs if traced.shape]
         return max(1, asked // max([*images, 1]))
-    made = [
+    made = _bytes_made(program)
+    count = max(1, LARGEST_TENSOR // max([*made, 1]))
+    return max(1, min(count, MOST_MEMORY // max(_bytes_at_once(program, MOST_MEMORY // count), 1)))
+
+
+def _bytes_made(program: Program) -> List[int]:
+    """Return the bytes of each tensor that a program makes."""
+    return [
         bytes_of(traced) for operation in program.operations for traced in operation.makes.values()
     ]
-    most = max(most_bytes(program.executable.block), 1)
-    return max(1, min(LARGEST_TENSOR // max([*made, 1]), MOST_MEMORY // most))
+
+
+def _bytes_at_once(program: Program, allowed: int) -> int:
+    """Return the bytes that a program needs at the same time, or of all it makes if these fit."""
+    made = sum(_bytes_made(program))
+    # Counting exactly takes the program as it is run, which is made for nothing else here.
+    return made if made <= allowed else most_bytes(program.executable.block)
 
 
 def warn_of_memory(program: Program, count: int) -> None:
     """Warn where micro-batches at once take more memory than there is free."""
-    needed, free = count * most_bytes(program.executable.block), free_memory()
-    if free is not None and needed > free:
+    free = free_memory()
+    if free is None:
+        return
+    needed = count * _bytes_at_once(program, free // count)
+    if needed > free:
         logger.warning(
             f"{count} micro-batches computed together take about {needed >> 20} MiB, and "
             f"{free >> 20} MiB are free: {VARIABLE} says how many images to take at most."

@@ -11,7 +11,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 import torch
 
 from .. import poptorch_core
-from .tape import Block, Branch, Loop, Operation, Slot, slots_in, uses
+from .tape import Block, Branch, Loop, Operation, Slot, makes, uses
 
 
 class Traced(NamedTuple):
@@ -111,7 +111,7 @@ def _check_operation(step: Operation, known: _Known) -> None:
         traced = step.reads.get(slot)
         if given is not None and traced is not None:
             check_argument(step.name, step.origin.location, given, traced)
-    for slot in slots_in(step.outputs):
+    for slot in makes(step):
         known[slot] = None  # what a pass over the program has made may not say
     known.update(step.makes)
 

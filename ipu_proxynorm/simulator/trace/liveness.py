@@ -8,7 +8,7 @@ import torch
 
 from .consistency import Traced
 from .optimize.graph import Graph
-from .tape import Block, Operation, Slot, slots_in, uses
+from .tape import Block, Operation, Slot, makes, uses
 
 
 def bytes_of(traced: Traced) -> int:
@@ -28,7 +28,7 @@ def most_bytes(block: Block) -> int:
     graph = Graph(block, [])
     last: Dict[Slot, int] = {}
     for position, step in enumerate(block.operations):
-        for slot in (*uses(step), *slots_in(step.outputs)):
+        for slot in (*uses(step), *makes(step)):
             last.update(dict.fromkeys(graph.sharing(slot), position))
     kept = {shared for slot in block.results for shared in graph.sharing(slot)}
     ends: Dict[int, Set[Slot]] = {}
@@ -39,7 +39,7 @@ def most_bytes(block: Block) -> int:
     most = 0
     for position, step in enumerate(block.operations):
         if isinstance(step, Operation):
-            for slot in slots_in(step.outputs):
+            for slot in makes(step):
                 if graph.owns_memory(slot) and slot in graph.traced:
                     alive[slot] = bytes_of(graph.traced[slot])
         most = max(most, sum(alive.values()))

@@ -45,7 +45,7 @@ class Program:
     same, rewritten.
     """
 
-    executable: passes.Executable
+    make_executable: Callable[[], passes.Executable]
     make_together: Callable[[], Together]
     block: Block
     parameter_names: List[str]
@@ -65,6 +65,11 @@ class Program:
     placements: Dict[Tuple[int, int, int], Origin]
     stage_ipus: List[int]
     blocks: List[Tuple[str, Tuple[int, int, int]]] = field(default_factory=list)
+
+    @functools.cached_property
+    def executable(self) -> passes.Executable:
+        """What computes one micro-batch; made when it is asked for."""
+        return self.make_executable()
 
     def run(self, *arguments: torch.Tensor) -> List[torch.Tensor]:
         """Compute one micro-batch."""
@@ -259,11 +264,11 @@ def compile_program(
                 gradients = _backward(trace, bound.parameters, bound.loss_scaling, definition)
         written_buffers, written_inputs = bound.written_buffers(), bound.written_inputs()
         tracked_buffers = bound.tracked_buffers()
-    block, executable, make_together = _assemble(
+    block, make_executable, make_together = _assemble(
         trace.recorder, bound, arguments, returned.slots, gradients, device
     )
     return Program(
-        executable=executable,
+        make_executable=make_executable,
         make_together=make_together,
         block=block,
         parameter_names=bound.parameter_names,
@@ -320,8 +325,8 @@ def _assemble(
     outputs: List[Slot],
     gradients: Dict[str, Slot],
     device: torch.device,
-) -> Tuple[Block, passes.Executable, Callable[[], Together]]:
-    """Return the operators that the results need, as recorded, and what computes them."""
+) -> Tuple[Block, Callable[[], passes.Executable], Callable[[], Together]]:
+    """Return the operators that the results need, as recorded, and what makes them programs."""
     recorder.release()
     recorder.block.results = [*outputs, *gradients.values()]
     block = without_dead_code(recorder.block, set(recorder.constants))
@@ -342,8 +347,8 @@ def _assemble(
         constants,
     )
     known.update(zip(slots, arguments))
-    make = functools.partial(Together, moved, signature, known, device)
-    return block, passes.executable(moved, slots, parameters, constants, device), make
+    alone = functools.partial(passes.executable, moved, slots, parameters, constants, device)
+    return block, alone, functools.partial(Together, moved, signature, known, device)
 
 
 def _backward(

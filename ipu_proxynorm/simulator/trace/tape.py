@@ -17,6 +17,7 @@ from typing import (
     Optional,
     Sequence,
     Set,
+    Tuple,
     Union,
 )
 
@@ -55,6 +56,11 @@ class Operation:
     def given(self) -> FrozenSet[Slot]:
         """The slots in its arguments."""
         return frozenset((*slots_in(self.args), *slots_in(self.kwargs)))
+
+    @functools.cached_property
+    def made(self) -> Tuple[Slot, ...]:
+        """The slots of what it returns, in order."""
+        return tuple(slots_in(self.outputs))
 
     @property
     def exchanges(self) -> bool:
@@ -133,12 +139,17 @@ def uses(step: Step) -> AbstractSet[Slot]:
     return set(step.initial) | (_uses_of(step.body) - set(step.carried))
 
 
+def makes(step: Step) -> Sequence[Slot]:
+    """Return the slots of what a step returns, in order."""
+    return step.made if isinstance(step, Operation) else step.outputs
+
+
 def _uses_of(block: Block) -> Set[Slot]:
     found = set(block.results)
     made: Set[Slot] = set()
     for step in block.operations:
         found |= uses(step)
-        made.update(slots_in(step.outputs))
+        made.update(makes(step))
     return found - made
 
 
@@ -159,7 +170,7 @@ def depends_on(block: Block, sources: Set[Slot], targets: Set[Slot]) -> bool:
     reached = set(sources)
     for step in block.operations:
         if uses(step) & reached:
-            reached.update(slots_in(step.outputs))
+            reached.update(makes(step))
             if isinstance(step, Operation) and step.keeps and step.args:
                 reached.update(slots_in(step.args[:1]))  # in place: the first argument changes
     return bool(reached & targets)
@@ -169,11 +180,15 @@ def _write_only(block: Block, constants: Set[Slot]) -> Set[Slot]:
     """Return the constants that the block writes to and nothing of it reads, not even a view."""
     read = set(block.results)
     for step in block.operations:
-        slots = slots_in((step.args, step.kwargs)) if isinstance(step, Operation) else []
-        if _writes_to_first(step) and slots.count(slots[0]) == 1:
-            slots = slots[1:]
-        read.update(slots if isinstance(step, Operation) else uses(step))
+        read.update(_read_besides_target(step) if _writes_to_first(step) else uses(step))
     return constants - read
+
+
+def _read_besides_target(step: Step) -> List[Slot]:
+    """Return what an operation that writes to its first argument reads; that if it does twice."""
+    assert isinstance(step, Operation)
+    first, *others = slots_in((step.args, step.kwargs))
+    return [first, *others] if first in others else others
 
 
 def _writes_to_first(step: Step) -> bool:
@@ -181,7 +196,7 @@ def _writes_to_first(step: Step) -> bool:
     if not isinstance(step, Operation) or not step.keeps or step.random:
         return False
     has_effect = getattr(step.function, "has_effect", False)
-    in_place = step.name.endswith("_") and not has_effect and not slots_in(step.outputs)
+    in_place = step.name.endswith("_") and not has_effect and not makes(step)
     return in_place and bool(step.args) and isinstance(step.args[0], Slot)
 
 
@@ -200,7 +215,7 @@ def without_dead_code(block: Block, constants: Optional[Set[Slot]] = None) -> Bl
         if _writes_to_first(step) and step.args[0] in unread:  # type: ignore[union-attr]
             continue
         structured = not isinstance(step, Operation)
-        if structured or step.keeps or needed.intersection(slots_in(step.outputs)):  # type: ignore[union-attr]
+        if structured or step.keeps or needed.intersection(makes(step)):  # type: ignore[union-attr]
             kept.append(step)
             needed |= uses(step)
     return Block(kept[::-1], list(block.results))
@@ -247,7 +262,7 @@ class _Writer:
         last: Dict[Slot, int] = {}
         if free:
             for position, step in enumerate(block.operations):
-                for slot in (*uses(step), *slots_in(step.outputs)):
+                for slot in (*uses(step), *makes(step)):
                     last[slot] = position
         ends: Dict[int, List[Slot]] = {}
         for slot, position in last.items():
@@ -288,7 +303,7 @@ class _Writer:
         call = f"{self.bind(step.function)}({', '.join(arguments)})"
         if step.exchanges:
             call = f"(yield {self.bind(step.function)}, {arguments[0]})"
-        has_output = bool(slots_in(step.outputs))
+        has_output = bool(makes(step))
         assign = f"{self.target(step.outputs)} = " if has_output else ""
         self.lines.append(indent + assign + call)
 

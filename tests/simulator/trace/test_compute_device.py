@@ -193,11 +193,8 @@ def test_training_on_a_gpu_of_fake_tensors(monkeypatch, rounding):
         monkeypatch.setattr(compute_device, name, stand_in)
     model = Network()
     popart = {"enableStochasticRounding": rounding}
-    with monkeypatch.context() as patch:
-        written = {}
-        patch.setattr(passes, "executable", lambda *a: written.update(arguments=a))
-        program, chosen, groups, seed = compiled_for(monkeypatch, cuda, Network(), **popart)
-    block, slots, count, constants, _ = written["arguments"]
+    program, chosen, groups, seed = compiled_for(monkeypatch, cuda, Network(), **popart)
+    block, slots, count, constants, _ = program.make_executable.args  # not called yet
     optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, loss_scaling=4.0)
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     with mode:

@@ -8,7 +8,7 @@ import torch
 
 from .. import effects
 from ..origins import Origin
-from ..tape import Block, Operation, Slot, slots_in
+from ..tape import Block, Operation, Slot, makes, slots_in
 
 # What PopTorch follows from an operator in place back to the slice that it writes to
 # (PopartCanonicalization.cpp:66).
@@ -52,7 +52,7 @@ class ProgramFacts:
             slot: step
             for step in self._program.block.operations
             if isinstance(step, Operation)
-            for slot in slots_in(step.outputs)
+            for slot in makes(step)
         }
 
     def is_constant(self, tensor: torch.Tensor) -> bool:
@@ -73,7 +73,7 @@ class ProgramFacts:
             if not isinstance(step, Operation):
                 continue
             read = list(slots_in((step.args, step.kwargs)))
-            made = list(slots_in(step.outputs))
+            made = list(makes(step))
             if read and _is_view(step.function):
                 memory.update(dict.fromkeys(made, memory.get(read[0], read[0])))
             if not step.random and found.issuperset(read):

@@ -20,7 +20,7 @@ import torch
 
 from .. import effects
 from ..consistency import Traced
-from ..tape import Block, Operation, Slot, Step, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, slots_in, uses
 
 _FLOATS = (torch.float32, torch.float64)
 
@@ -44,7 +44,7 @@ class Graph:
         for position, step in enumerate(block.operations):
             for slot in uses(step):
                 self.readers.setdefault(slot, []).append(position)
-            for slot in slots_in(step.outputs):
+            for slot in makes(step):
                 self.maker[slot] = position
             shared = _shared_by(step)
             for slot in shared:
@@ -158,12 +158,12 @@ def _shared_by(step: Step) -> List[Slot]:
     if not _shares(step):
         return []
     if not isinstance(step, Operation) or not _is_torchs(step):
-        return [*uses(step), *slots_in(step.outputs)]
+        return [*uses(step), *makes(step)]
     found: List[Slot] = []
     for position, name in _aliases(step.function).arguments:
         given = step.args[position] if position < len(step.args) else None
         found += slots_in(step.kwargs.get(name, given))
-    return [*found, *slots_in(step.outputs)]
+    return [*found, *makes(step)]
 
 
 def written_by(step: Step) -> List[Slot]:
@@ -182,9 +182,8 @@ def is_pure(step: Step) -> bool:
 
 def is_shared(step: Operation, graph: Graph) -> bool:
     """Tell whether what an operation reads or makes is written to, or what it makes leaves."""
-    slots = [*slots_in((step.args, step.kwargs)), *slots_in(step.outputs)]
-    return any(graph.is_written(slot) for slot in slots) or any(
-        graph.is_returned(slot) for slot in slots_in(step.outputs)
+    return any(graph.is_written(slot) for slot in (*uses(step), *makes(step))) or any(
+        graph.is_returned(slot) for slot in makes(step)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Callable, Iterable, Iterator, List
 
-from ..tape import Block, Operation, Slot, Step, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, uses
 from .graph import Graph, is_named, is_pure
 
 _SUMS = ("sum.default", "sum.dim_IntList")
@@ -44,7 +44,7 @@ def moved_to_few(block: Block, held: Iterable[Slot], new_slot: Callable[[], Slot
 
 def _changes(graph: Graph, step: Operation) -> bool:
     """Tell whether the program writes to what an operation reads or makes."""
-    return any(graph.is_written(slot) for slot in (*uses(step), *slots_in(step.outputs)))
+    return any(graph.is_written(slot) for slot in (*uses(step), *makes(step)))
 
 
 def _source(graph: Graph, step: Operation) -> Any:

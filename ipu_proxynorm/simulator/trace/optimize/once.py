@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterable, List, Set, Tuple
 
-from ..tape import Block, Operation, Slot, Step, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, uses
 from .graph import Graph, is_pure
 
 
@@ -27,16 +27,16 @@ def parted(block: Block, parameters: Iterable[Slot], held: Iterable[Slot]) -> Tu
     for step in block.operations:
         if isinstance(step, Operation) and _stays(step, known, graph):
             first.append(step)
-            known.update(slots_in(step.outputs))
+            known.update(makes(step))
         else:
             rest.append(step)
     needed = {slot for step in rest for slot in uses(step)}
-    made = [slot for step in first for slot in slots_in(step.outputs)]
+    made = [slot for step in first for slot in makes(step)]
     return Block(first, [slot for slot in made if slot in needed]), Block(rest, block.results)
 
 
 def _stays(step: Operation, known: Set[Slot], graph: Graph) -> bool:
-    outputs = list(slots_in(step.outputs))
+    outputs = list(makes(step))
     return (
         is_pure(step)
         and uses(step) <= known

@@ -12,7 +12,7 @@ from typing import Callable, Dict, List, Sequence
 import torch
 
 from .. import compute_device, consistency
-from ..tape import Block, Slot, operations_in, slots_in, to_function, uses, without_dead_code
+from ..tape import Block, Slot, makes, operations_in, to_function, uses, without_dead_code
 from .duplicates import without_duplicates
 from .functional import functional
 from .in_place import in_place
@@ -108,8 +108,8 @@ def rewritten(block: Block, held: Sequence[Slot]) -> Block:
 
 def numbers_after(block: Block, held: Sequence[Slot]) -> Callable[[], Slot]:
     """Return a function that gives the numbers no tensor of the program has yet."""
-    slots = [slot for step in operations_in(block) for slot in slots_in(step.outputs)]
-    slots += [slot for step in block.operations for slot in (*uses(step), *slots_in(step.outputs))]
+    slots = [slot for step in operations_in(block) for slot in makes(step)]
+    slots += [slot for step in block.operations for slot in (*uses(step), *makes(step))]
     count = max((slot.number for slot in (*slots, *held)), default=-1)
 
     def new_slot() -> Slot:

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Optional, Set
 
 import torch
 
-from ..tape import Block, Operation, Slot, Step, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, slots_in, uses
 from .graph import Graph, is_named, is_pure, is_shared, with_arguments
 
 # What returns nothing but numbers of its tensors, their opposites, and 0.
@@ -99,7 +99,7 @@ class _Halves:
         elif cast == (torch.bool, torch.float16) or (cast and step.args[0] in self._exact):
             self._before[step.outputs] = step.args[0]
         elif cast is None and self._keeps_exact(step):
-            made = slots_in(step.outputs)
+            made = makes(step)
             self._exact.update(slot for slot in made if self._is(slot, torch.float32))
         return step
 

@@ -12,7 +12,7 @@ import torch
 
 from ..consistency import Traced
 from ..optimize.graph import Graph, is_named, is_pure
-from ..tape import Block, Operation, Slot, Step, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, uses
 from .values import NotTogether, aten
 
 _EMPTY = ("empty_like.default", "new_empty.default", "new_zeros.default", "zeros_like.default")
@@ -67,11 +67,9 @@ def separated(block: Block, given: Iterable[Slot], graph: Graph, new_slot: Any) 
             for slot in uses(step):
                 _bring(slot, graph, known, drawing, set())
             drawing.append(step)
-            drawn += slots_in(step.outputs)
+            drawn += makes(step)
     rest = [
-        step
-        for step in rest
-        if not (isinstance(step, Operation) and set(slots_in(step.outputs)) & left_out)
+        step for step in rest if not (isinstance(step, Operation) and set(makes(step)) & left_out)
     ]
     return Draws(Block(drawing, drawn), rest)
 
@@ -106,7 +104,7 @@ def _bring(
         NotTogether: it depends on a micro-batch's values.
 
     """
-    made_already = {s for step in drawing for s in slots_in(step.outputs)}
+    made_already = {s for step in drawing for s in makes(step)}
     if slot in known or slot in made_already:
         return
     step = graph.made_by(slot)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from ..consistency import Traced
-from ..tape import Operation, Slot, slots_in
+from ..tape import Operation, Slot, makes
 from .arguments import replaced_in, tensors_of
 from .values import STACKED, Values, aten
 
 
 def elementwise(values: Values, step: Operation) -> bool:
     """Operators whose results' elements depend on one element of each tensor, broadcast."""
-    outputs = slots_in(step.outputs)
+    outputs = makes(step)
     if not outputs or step.kwargs.get("out") is not None:
         return False
     shape = values.shape(outputs[0])

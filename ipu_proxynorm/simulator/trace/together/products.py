@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, List
 
 from ..consistency import Traced
-from ..tape import Operation, slots_in
+from ..tape import Operation, makes
 from .values import STACKED, SUMMED, Values, aten
 
 
@@ -46,7 +46,7 @@ def group_norm(values: Values, step: Operation) -> bool:
     if values.differs(weight) or values.differs(bias):
         return False
     args = [values.folded(x, step), weight, bias, values.count * n, *rest]
-    values.call(step, args, {}, [0] * len(list(slots_in(step.outputs))))
+    values.call(step, args, {}, [0] * len(list(makes(step))))
     return True
 
 
@@ -65,7 +65,7 @@ def layer_norm(values: Values, step: Operation) -> bool:
     if values.differs(weight) or values.differs(bias) or len(shape) >= len(values.shape(x)):
         return False
     args = [values.folded(x, step), *step.args[1:]]
-    values.call(step, args, {}, [0] * len(list(slots_in(step.outputs))))
+    values.call(step, args, {}, [0] * len(list(makes(step))))
     return True
 
 
@@ -86,7 +86,7 @@ def batch_norm_inference(values: Values, step: Operation) -> bool:
     training = step.args[names.index("training")] if "training" in names else False
     if training or any(values.differs(slot) for slot in step.args[1:5]):
         return False
-    made = slots_in(step.outputs)
+    made = makes(step)
     # The saved statistics are empty.
     forms = [0, *[SUMMED] * (len(made) - 1)]
     values.call(step, [values.folded(step.args[0], step), *step.args[1:]], {}, forms)  # type: ignore

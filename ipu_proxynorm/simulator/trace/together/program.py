@@ -12,7 +12,17 @@ from ..consistency import Traced
 from ..optimize.functional import functional
 from ..optimize.graph import Graph, is_named, substituted, written_by
 from ..optimize.passes import Executable, executable, numbers_after
-from ..tape import Block, Operation, Slot, Step, slots_in, to_function, uses, without_dead_code
+from ..tape import (
+    Block,
+    Operation,
+    Slot,
+    Step,
+    makes,
+    slots_in,
+    to_function,
+    uses,
+    without_dead_code,
+)
 from .draws import separated
 from .each import Each
 from .rules import rule_of
@@ -115,7 +125,7 @@ class Together:
         differing |= set(self._draws.block.results) | set(self.listed)
         for step in self._rest.operations:
             if uses(step) & differing:
-                differing.update(slots_in(step.outputs))
+                differing.update(makes(step))
         return differing - set(self.listed)
 
     def _check_writes(self) -> None:
@@ -181,7 +191,7 @@ class Together:
         if not differing and not listed:
             values.steps.append(step)
             return
-        outputs = slots_in(step.outputs)
+        outputs = makes(step)
         if not listed:
             only = [slot for slot in differing if list(values.forms[slot]) == [SUMMED]]
             if only and not self._sum_of(values, step):
@@ -204,7 +214,7 @@ class Together:
             return False
         instead = {slot: values.summed(slot, step) for slot in slots}
         args = substituted(list(step.args), instead)
-        outputs = slots_in(step.outputs)
+        outputs = makes(step)
         values.call(step, args, step.kwargs, [SUMMED] * len(outputs))
         return True
 
@@ -219,7 +229,7 @@ class Together:
             for slot in slots:
                 if values.differs(slot) and self._graph.is_written(slot):
                     values.set(slot, STACKED, values.stacked(slot, step))
-        outputs = slots_in(step.outputs)
+        outputs = makes(step)
         sums = [slot in self._sums for slot in outputs]
         arguments = (list(step.args), dict(step.kwargs))
 
@@ -228,11 +238,11 @@ class Together:
 
         function = Each(step.function, build, values.count, stacked, lists, step.outputs, sums)
         names: List[Slot] = []
-        makes: Dict[Slot, Traced] = {}
+        known: Dict[Slot, Traced] = {}
         for slot, is_sum in zip(outputs, sums):
             form: Form = SUMMED if is_sum else STACKED
             new = self._new_slot()
-            makes[new] = Traced(values.form_shape(slot, form), values.traced[slot].dtype)
+            known[new] = Traced(values.form_shape(slot, form), values.traced[slot].dtype)
             values.set(slot, form, new)
             names.append(new)
         values.steps.append(
@@ -243,7 +253,7 @@ class Together:
                 tuple(names) if names else None,
                 step.origin,
                 keeps=written,
-                makes=makes,
+                makes=known,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..consistency import Traced
-from ..tape import Operation, slots_in
+from ..tape import Operation, makes
 from .arguments import Rule, normal, replaced_in, tensors_of
 from .elementwise import aligned
 from .values import STACKED, SUMMED, Values, aten
@@ -83,7 +83,7 @@ def along(position: int) -> Rule:
         tensors = [s for s in tensors_of(step) if values.differs(s)]
         if any(not values.differs(s) for s in tensors_of(step)):
             return False
-        outputs = slots_in(step.outputs)
+        outputs = makes(step)
         if any(len(values.shape(s)) != rank for s in tensors):
             return False
         if 0 not in dims and all(values.shape(s)[0] == values.shape(source)[0] for s in tensors):
@@ -195,7 +195,7 @@ def padded(values: Values, step: Operation) -> bool:
 def imagewise(values: Values, step: Operation) -> bool:
     """Pooling, resizing and their gradients, of tensors (N, C, *) that all differ."""
     tensors = tensors_of(step)
-    outputs = slots_in(step.outputs)
+    outputs = makes(step)
     if not all(map(values.differs, tensors)):
         return False
     if any(len(values.shape(slot)) < 3 for slot in (*tensors, *outputs)):

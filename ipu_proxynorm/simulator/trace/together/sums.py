@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterable, Set
 
 from ..optimize.graph import Graph, is_named
-from ..tape import Block, Operation, Slot, Step, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, uses
 
 # Linear in their first argument, all others being numbers.
 _LINEAR = frozenset({
@@ -31,7 +31,7 @@ def only_summed(
     found: Set[Slot] = set()
     wanted = set(summed)
     for step in reversed(block.operations):
-        for slot in slots_in(step.outputs):
+        for slot in makes(step):
             if slot not in differing or slot in others or graph.is_written(slot):
                 continue
             readers = graph.read_by(slot)
@@ -55,11 +55,11 @@ def is_linear(
         graph: the graph of the block.
 
     """
-    if not isinstance(step, Operation) or not set(slots_in(step.outputs)) <= only_sums:
+    if not isinstance(step, Operation) or not set(makes(step)) <= only_sums:
         return False
     read = uses(step)
     if read == {slot} and is_named(step, *_linear_names()):
-        return graph.is_float(slot) and all(map(graph.is_float, slots_in(step.outputs)))
+        return graph.is_float(slot) and all(map(graph.is_float, makes(step)))
     if is_named(step, "add.Tensor", "sub.Tensor"):
         return len(step.args) == 2 and read <= differing and set(map(type, step.args)) == {Slot}
     if is_named(step, "mul.Tensor"):

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Un
 import torch
 
 from ..consistency import Traced
-from ..tape import Operation, Slot, Step, slots_in
+from ..tape import Operation, Slot, Step, makes
 
 aten = torch.ops.aten
 #: A form: folded into this dimension, or one of these two.
@@ -70,9 +70,9 @@ class Values:
     ) -> Slot:
         """Add an operation with one result, and return that."""
         slot = self.new_slot()
-        makes = {slot: made} if made is not None else {}
+        known = {slot: made} if made is not None else {}
         self.steps.append(
-            Operation(function, list(args), kwargs or {}, slot, like.origin, makes=makes)
+            Operation(function, list(args), kwargs or {}, slot, like.origin, makes=known)
         )
         return slot
 
@@ -93,15 +93,15 @@ class Values:
 
         """
         names: Dict[Slot, Slot] = {}
-        makes = {}
-        for slot, form in zip(slots_in(step.outputs), forms):
+        known: Dict[Slot, Traced] = {}
+        for slot, form in zip(makes(step), forms):
             names[slot] = new = self.new_slot()
             if slot in self.traced:
-                makes[new] = Traced(self.form_shape(slot, form), self.traced[slot].dtype)
+                known[new] = Traced(self.form_shape(slot, form), self.traced[slot].dtype)
             self.set(slot, form, new)
         outputs = _renamed(step.outputs, names)
         self.steps.append(
-            Operation(step.function, list(args), dict(kwargs), outputs, step.origin, makes=makes)
+            Operation(step.function, list(args), dict(kwargs), outputs, step.origin, makes=known)
         )
 
     # ---- forms ------------------------------------------------------------------------------

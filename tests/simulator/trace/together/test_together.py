@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ipu_proxynorm import simulator as poptorch
+from ipu_proxynorm.simulator.device import together
 
 pytestmark = pytest.mark.simulator
 
@@ -112,3 +113,25 @@ def test_inference_takes_device_iterations_together(monkeypatch):
     torch.testing.assert_close(executor(x), model(x))
     assert executor._device.apart == ""
     assert executor._device.at_once >= 8
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(2**31, 16), (6 * 2**20, 6)])
+def test_as_many_at_once_as_caches_and_memory_hold(monkeypatch, memory, expected):
+    class Two(torch.nn.Module):
+        """Returns two tensors of 512 KiB for a micro-batch: 16 of each are 8 MiB."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1024)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y, y.exp()
+
+    monkeypatch.setattr(together, "MOST_MEMORY", memory)
+    options = poptorch.Options().deviceIterations(32)
+    executor = poptorch.inferenceModel(Two().eval(), options)
+    executor(torch.randn(32 * 128, 4))
+    assert executor._device.at_once == expected
+    # The program of one micro-batch is made only where its memory has to be counted.
+    assert ("executable" in vars(executor._device.program)) == (expected == 6)
