@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -45,6 +46,7 @@ def run() -> int:
         say(f"{program_name()}: error: {reason}")
         return 2
     sys.excepthook = show_traceback
+    gc.freeze()  # no collection looks through all that the libraries have made again
     status = main()
     if has_met():
         atexit._run_exitfuncs()
