@@ -46,7 +46,7 @@ def run() -> int:
         say(f"{program_name()}: error: {reason}")
         return 2
     sys.excepthook = show_traceback
-    gc.freeze()  # no collection looks through all that the libraries have made again
+    gc.freeze()  # what the libraries have made stays: no collection need look through it
     status = main()
     if has_met():
         atexit._run_exitfuncs()

@@ -68,7 +68,7 @@ def pytest_report_header(config):
 
 
 def pytest_collection_finish(session):
-    """Collect garbage seldom, and not among what stays: that is a fifth of the tests' time."""
+    """Collect garbage seldom, and not among what stays: that was a sixth of the tests' time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -282,7 +282,7 @@ def main_of_table() -> int:
     torch.set_num_threads(1)
     MODELS["one_block"] = ONE_BLOCK
     if hasattr(torch, "_disable_dynamo"):
-        importlib.import_module("torch._dynamo")  # as a run's optimiser does, for each child anew
+        importlib.import_module("torch._dynamo")  # an optimiser does: once, not in each child
     gc.freeze()  # no child looks through, and so copies, what it has from here
     chosen = (
         small()

@@ -30,7 +30,9 @@ def test_the_full_training_is_told_as_its_rows_say():
         shown = [names[row.norm], str(row.micro_batch), str(row.seed)]
         cells = [*shown, *(f"{value:.1f}" for value in told), f"{row.loss:.2f}"]
         assert f"| {' | '.join(cells)} |" in table
+        assert f"{100 * row.accuracy:.2f}" in table
         accuracies[row.norm, row.micro_batch].append(100 * row.accuracy)
+    assert set(accuracies) == {("bn", 2), ("bn", 32), ("gn4", 32), ("gn4+pn", 2), ("gn4+pn", 32)}
     for of_seeds in accuracies.values():
         mean = f"{statistics.mean(of_seeds):.2f}"
         assert mean in table

@@ -42,7 +42,7 @@ def test_a_changed_capture_keeps_nothing_of_the_first():
 def test_a_capture_with_results_is_pickled_and_checkpoints_may_be_a_list():
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     capture = memory.capture(model, [torch.zeros(4, 3)])
-    layout = memory.Layout(checkpoints=["1"])  # type: ignore[arg-type]
+    layout = memory.Layout(checkpoints=["1"])
     budgets = memory.ipu_budgets(capture, layout, memory.ensemble()[0])
     again = pickle.loads(pickle.dumps(capture))
     assert again == capture

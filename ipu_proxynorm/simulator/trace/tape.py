@@ -212,12 +212,13 @@ def without_dead_code(block: Block, constants: Optional[Set[Slot]] = None) -> Bl
     unread = _write_only(block, constants or set())
     kept: List[Step] = []
     for step in reversed(block.operations):
-        if _writes_to_first(step) and step.args[0] in unread:  # type: ignore[union-attr]
-            continue
-        structured = not isinstance(step, Operation)
-        if structured or step.keeps or needed.intersection(makes(step)):  # type: ignore[union-attr]
-            kept.append(step)
-            needed |= uses(step)
+        if isinstance(step, Operation):
+            if _writes_to_first(step) and step.args[0] in unread:
+                continue
+            if not step.keeps and needed.isdisjoint(step.made):
+                continue
+        kept.append(step)
+        needed |= uses(step)
     return Block(kept[::-1], list(block.results))
 
 

@@ -73,7 +73,7 @@ class ProgramFacts:
             if not isinstance(step, Operation):
                 continue
             read = list(slots_in((step.args, step.kwargs)))
-            made = list(makes(step))
+            made = makes(step)
             if read and _is_view(step.function):
                 memory.update(dict.fromkeys(made, memory.get(read[0], read[0])))
             if not step.random and found.issuperset(read):

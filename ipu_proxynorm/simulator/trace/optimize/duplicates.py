@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterable, List, Tuple
 
-from ..tape import Block, Operation, Slot, Step, makes, slots_in, uses
+from ..tape import Block, Operation, Slot, Step, makes, uses
 from .graph import Graph, is_named, is_pure, is_shared, with_arguments
 
 # x + 0, x - 0, x * 1, x / 1 and x ** 1, which the closed forms of moments and autograd leave.
@@ -39,7 +39,7 @@ def without_duplicates(block: Block, held: Iterable[Slot]) -> Block:
             key = _key(step)
             if key is not None:
                 if key in known:
-                    instead.update(zip(makes(step), slots_in(known[key].outputs)))
+                    instead.update(zip(makes(step), makes(known[key])))
                     continue
                 known[key] = step
         steps.append(step)

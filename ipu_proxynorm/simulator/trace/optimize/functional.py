@@ -45,7 +45,7 @@ def functional(block: Block, held: Iterable[Slot], new_slot: Callable[[], Slot])
 
 def _without_write(step: Operation, graph: Graph) -> Optional[Any]:
     """Return the operator that makes a new tensor of what a step writes over, if it may."""
-    if not step.keeps or step.random or any(True for _ in makes(step)):
+    if not step.keeps or step.random or makes(step):
         return None
     target = step.args[0] if step.args else None
     if not isinstance(target, Slot) or written_by(step) != [target]:

@@ -36,7 +36,7 @@ def parted(block: Block, parameters: Iterable[Slot], held: Iterable[Slot]) -> Tu
 
 
 def _stays(step: Operation, known: Set[Slot], graph: Graph) -> bool:
-    outputs = list(makes(step))
+    outputs = makes(step)
     return (
         is_pure(step)
         and uses(step) <= known

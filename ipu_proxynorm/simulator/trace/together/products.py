@@ -46,7 +46,7 @@ def group_norm(values: Values, step: Operation) -> bool:
     if values.differs(weight) or values.differs(bias):
         return False
     args = [values.folded(x, step), weight, bias, values.count * n, *rest]
-    values.call(step, args, {}, [0] * len(list(makes(step))))
+    values.call(step, args, {}, [0] * len(makes(step)))
     return True
 
 
@@ -65,7 +65,7 @@ def layer_norm(values: Values, step: Operation) -> bool:
     if values.differs(weight) or values.differs(bias) or len(shape) >= len(values.shape(x)):
         return False
     args = [values.folded(x, step), *step.args[1:]]
-    values.call(step, args, {}, [0] * len(list(makes(step))))
+    values.call(step, args, {}, [0] * len(makes(step)))
     return True
 
 
