@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ipu_proxynorm.errors import UserError, unknown_name
 from ipu_proxynorm.norm import GroupNormAct, ProxyNormAct
 from ipu_proxynorm.norm.pending import per_channel
+from ipu_proxynorm.norm.places import replace_submodules
 
 ASSUMED, FROZEN, RUNNING, TRUE = "assumed", "frozen", "running", "true"
 
@@ -134,14 +135,10 @@ def replace_proxies(model: nn.Module, kind: str) -> int:
     """
     if kind not in PROXIES:
         raise unknown_name("--proxy:", kind, list(PROXIES))
-    places = [
-        (parent, name, unit)
-        for parent in model.modules()
-        for name, unit in parent.named_children()
-        if isinstance(unit, ProxyNormAct)
-    ]
-    if not places:
+    units = [m for m in model.modules() if isinstance(m, ProxyNormAct) and m is not model]
+    if not units:
         raise UserError(f"--proxy={kind}: the network has no Proxy Norm; expected a norm with +pn")
-    for parent, name, unit in places:
-        setattr(parent, name, PROXIES[kind].replaced(unit))
-    return len(places)
+    replace_submodules(
+        model, lambda unit: PROXIES[kind].replaced(unit) if isinstance(unit, ProxyNormAct) else None
+    )
+    return len(units)

@@ -250,13 +250,14 @@ def resolve_activation(activation: ActivationLike) -> Activation:
 
 
 def _from_module(module: nn.Module) -> Activation:
-    if isinstance(module, nn.LeakyReLU):
+    # By exact class: a subclass may compute something else.
+    if type(module) is nn.LeakyReLU:
         return leaky_relu(module.negative_slope)
-    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
-        return hardtanh(module.min_val, module.max_val)
-    if isinstance(module, nn.GELU):
+    if type(module) in (nn.Hardtanh, nn.ReLU6):
+        return hardtanh(module.min_val, module.max_val)  # type: ignore[arg-type]
+    if type(module) is nn.GELU:
         return ACTIVATIONS["gelu" if module.approximate == "none" else "gelu_tanh"]
-    if isinstance(module, nn.Softplus) and (module.beta, module.threshold) != (1, 20):
+    if type(module) is nn.Softplus and (module.beta, module.threshold) != (1, 20):
         return Activation(repr(module), module)
     by_class = {
         nn.Identity: "identity",
@@ -269,5 +270,5 @@ def _from_module(module: nn.Module) -> Activation:
         nn.Softplus: "softplus",
         nn.Mish: "mish",
     }
-    name = by_class.get(type(module))  # a subclass may compute something else
+    name = by_class.get(type(module))
     return ACTIVATIONS[name] if name else Activation(repr(module), module)

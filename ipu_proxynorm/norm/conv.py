@@ -14,6 +14,7 @@ from typing import Any, Tuple, Union
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
 
 from ipu_proxynorm.norm.moments.gaussian import at_least_float32
 from ipu_proxynorm.norm.pending import Output, read
@@ -106,10 +107,11 @@ def create_conv(
     With ``same``, strided convolutions are padded as TensorFlow's ``SAME`` (`same_padding`), others
     as the further arguments say, which are ``torch.nn.Conv2d``'s.
     """
-    if same and kwargs.get("stride", 1) != 1:
-        kwargs = {**kwargs, "padding": 0}
     standardized = parse_norm_spec(spec).weight_standardization
     layer = WSConv2d if standardized else Conv2d
+    same = same and _pair(kwargs.get("stride", 1)) != (1, 1)
+    if same:
+        kwargs = {**kwargs, "padding": 0}
     created = layer(in_channels, out_channels, kernel_size, **kwargs)
-    created.same = same and created.stride != (1, 1)
+    created.same = same
     return created

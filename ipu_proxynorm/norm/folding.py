@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.pending import Pending
+from ipu_proxynorm.norm.places import replace_submodules
 from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 
 
@@ -22,23 +23,25 @@ def fold_proxy_norm(model: nn.Module) -> nn.Module:
 
     Every layer of Group Norm with activation, proxy-normalized or not, becomes a
     ``torch.nn.GroupNorm``, the activation's torch module and at most a clamp or a scale and shift
-    per channel; Batch Norm with activation becomes torch's. That is what ``torch.jit.script``,
-    ``torch.jit.trace`` and ``torch.onnx.export`` all take.
+    per channel; Batch Norm with activation becomes torch's. One layer in several places stays one.
+    That is what ``torch.jit.script``, ``torch.jit.trace`` and ``torch.onnx.export`` all take.
     """
     with torch.no_grad():
-        return _fold(copy.deepcopy(model).eval())
+        model = copy.deepcopy(model).eval()
+        replace_submodules(model, _fold)
+        itself = _fold(model)
+        return model if itself is None else itself
 
 
-def _fold(module: nn.Module) -> nn.Module:
+def _fold(module: nn.Module) -> Optional[nn.Module]:
+    """Return what takes a unit's place; None for what is none."""
     if isinstance(module, GroupNormAct):
         return _folded(module)
     if isinstance(module, ActOnly):
         return _module(module.activation)
     if isinstance(module, BatchNormAct):
         return nn.Sequential(BatchNorm(module), _module(module.activation))
-    for name, child in module.named_children():
-        setattr(module, name, _fold(child))
-    return module
+    return None
 
 
 def _folded(layer: GroupNormAct) -> nn.Sequential:

@@ -112,9 +112,14 @@ def _convolution(
     """(input,) weight, bias, stride, padding, dilation, groups."""
     padding = _argument(args, kwargs, 3, "padding", 0)
     none = padding == "valid" if isinstance(padding, str) else not any(_several(padding))
-    if x.shift is not None and not none:
+    if not _is_batch_of(function, x) or (x.shift is not None and not none):
         return None
     return _weighted(function, x, args, kwargs, _argument(args, kwargs, 5, "groups", 1))
+
+
+def _is_batch_of(function: Callable[..., Any], x: Pending) -> bool:
+    """Tell whether ``conv2d`` or the like takes x for a batch; with a dimension less, for one."""
+    return x.value.dim() == 2 + int(function.__name__.rstrip("d")[-1])
 
 
 def _several(sizes: Any) -> Sequence[Any]:
@@ -146,7 +151,8 @@ def _average(
     function: Callable[..., Any], x: Pending, args: Sequence[Any], kwargs: Arguments
 ) -> Any:
     """An average of values that are all there, or of zeros, too, which see a shift."""
-    if x.shift is not None and not function.__name__.startswith("adaptive"):
+    adaptive = function.__name__.startswith("adaptive")
+    if not _is_batch_of(function, x) or (x.shift is not None and not adaptive):
         return None
     pooled = function(x.value, *args, **kwargs)
     out = x._replace(value=pooled)
@@ -188,7 +194,8 @@ def _reshaped(
 ) -> Any:
     """A view in which N and C stay what they are, and so each channel's elements its own."""
     value = function(x.value, *args, **kwargs)
-    return x._replace(value=value) if value.shape[:2] == x.value.shape[:2] else None
+    same = value.shape[:2] == x.value.shape[:2] and value.dtype == x.value.dtype
+    return x._replace(value=value) if same else None
 
 
 def _gated(function: Callable[..., Any], x: Pending, args: Sequence[Any], kwargs: Arguments) -> Any:

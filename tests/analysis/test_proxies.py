@@ -24,6 +24,15 @@ def unit(kind):
     return model
 
 
+@pytest.mark.parametrize("kind", PROXIES)
+def test_one_unit_in_several_places_is_replaced_in_all_and_stays_one(kind):
+    made = create_norm_act("gn2+pn", 6)
+    model = torch.nn.ModuleDict({"one": made, "two": made, "in": torch.nn.Sequential(made)})
+    assert replace_proxies(model, kind) == 1
+    assert model["one"] is model["two"] is model["in"][0]
+    assert (model["one"] is made) == (kind in ("assumed", "frozen"))
+
+
 class Plain:
     """The same in sums and loops: groups by hand, moments by NumPy's definition."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,21 @@ def test_a_spec_chooses_the_convolution() -> None:
     x = torch.randn(2, 3, 5, 5)
     expected = nn.functional.conv2d(x, standardize_weight(conv.weight), padding=1)
     torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize("stride", [1, (1, 1), [1, 1], 2, (2, 2), (2, 1)])
+@pytest.mark.parametrize("kernel_size", [3, 4])
+def test_same_padding_makes_one_output_for_each_stride(stride: Any, kernel_size: int) -> None:
+    """Without a stride it is the padding that is asked for, however the stride is written."""
+    conv = create_conv("gn4", 2, 3, kernel_size, same=True, stride=stride, padding=1)
+    steps = [stride, stride] if isinstance(stride, int) else stride
+    x = torch.randn(1, 2, 7, 8)
+    if steps[0] == steps[1] == 1:
+        expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+        torch.testing.assert_close(conv(x), expected)
+    else:
+        sizes = [-(-size // step) for size, step in zip(x.shape[2:], steps)]
+        assert list(conv(x).shape[2:]) == sizes
 
 
 def test_the_standardized_weight_ignores_scale_and_offset_of_a_filter() -> None:

@@ -72,6 +72,31 @@ def test_the_model_itself_is_left_alone() -> None:
     torch.testing.assert_close(dict(model.state_dict()), before)
 
 
+class Tied(nn.Module):
+    """One unit under two names, in two modules, and twice in one; what is last is another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.two = network("silu")[1]
+        self.inner = nn.Sequential(self.one, nn.Sequential(self.one, self.one))
+        self.last = network("silu")[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.two(self.one(x))))
+
+
+def test_one_layer_in_several_places_is_folded_in_all_and_stays_one() -> None:
+    model, x = Tied().double(), torch.randn(2, 8, 5, 4).double()
+    folded = fold_proxy_norm(model)
+    assert not any(type(m).__module__ in UNITS for m in folded.modules())
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-7, atol=1e-7)
+    assert folded.one is folded.two is folded.inner[0] is folded.inner[1][1]
+    assert folded.last is not folded.one
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation
+        torch.testing.assert_close(torch.jit.script(folded)(x), folded(x))
+
+
 @pytest.mark.parametrize("act", ["relu", "relu6", "leaky_relu", "silu", "gelu_tanh"])
 @pytest.mark.parametrize("grouping", ["contiguous", "strided"])
 def test_torchscript(act: str, grouping: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Callable, Optional
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ def randomize(module: nn.Module, spread: float = 0.5) -> nn.Module:
     return module
 
 
-def written_out(module: ProxyNormAct, x: Tensor) -> Tensor:
+def written_out(
+    module: ProxyNormAct, x: Tensor, activation: Optional[Callable[[Tensor], Tensor]] = None
+) -> Tensor:
     """The definition, in float64, with the moments of many quantiles."""
     groups = x.double().reshape(x.shape[0], module.num_groups, -1)
     y = (groups - groups.mean(2, keepdim=True)) / (
@@ -30,7 +33,7 @@ def written_out(module: ProxyNormAct, x: Tensor) -> Tensor:
     weight, bias, proxy_weight, proxy_bias = (
         p.double() for p in (module.weight, module.bias, module.proxy_weight, module.proxy_bias)
     )
-    phi = module.activation.function
+    phi = activation or module.activation.function
     levels = 2 * (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 - 1
     proxy = 2**0.5 * torch.erfinv(levels).unsqueeze(1) * (1 + proxy_weight) + proxy_bias
     proxy = phi(proxy * weight + bias)  # (quantiles, C)
@@ -47,6 +50,22 @@ def test_follows_the_definition(act: str) -> None:
             x = torch.randn(shape) * 2 + 1
             expected = written_out(module, x)
             torch.testing.assert_close(module(x).double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "base", [nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh, nn.GELU, nn.Softplus]
+)
+def test_a_subclass_of_an_activation_may_compute_something_else(base: type[nn.Module]) -> None:
+    class Doubled(base):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    module = randomize(create_norm_act("gn2+pn", 8, Doubled))
+    x = torch.randn(3, 8, 5, 4)
+    expected = written_out(module, x, Doubled())
+    torch.testing.assert_close(
+        module(x).double(), expected, rtol=2e-3, atol=2e-3
+    )  # a kink costs the quadrature
 
 
 @pytest.mark.parametrize("shape", SHAPES)

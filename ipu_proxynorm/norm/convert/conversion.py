@@ -15,12 +15,13 @@ from ipu_proxynorm.norm.convert.activations import Known
 from ipu_proxynorm.norm.convert.calls import FUNCTIONAL_NORMS, Call
 from ipu_proxynorm.norm.convert.forward import rewrite
 from ipu_proxynorm.norm.convert.layers import NormLayer, create_unit, norm_layer
-from ipu_proxynorm.norm.convert.plan import ConversionPlan, Fusion, plan, registrations
+from ipu_proxynorm.norm.convert.plan import ConversionPlan, Fusion, plan
 from ipu_proxynorm.norm.convert.readers import linear_readers
 from ipu_proxynorm.norm.convert.reading import read
 from ipu_proxynorm.norm.convert.report import ConversionReport, NormLine
 from ipu_proxynorm.norm.convert.state import State
 from ipu_proxynorm.norm.modules import ProxyNormAct
+from ipu_proxynorm.norm.places import registrations
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Set
 
 from torch import nn
 
@@ -14,9 +14,7 @@ from ipu_proxynorm.norm.convert.forward import Forward, without_activations
 from ipu_proxynorm.norm.convert.layers import NormLayer, has_hooks
 from ipu_proxynorm.norm.convert.reading import Reading
 from ipu_proxynorm.norm.convert.trace import Untraceable
-
-# A module's attribute that holds a submodule.
-Place = Tuple[nn.Module, str]
+from ipu_proxynorm.norm.places import Place, registrations
 
 
 @dataclasses.dataclass(eq=False)
@@ -251,13 +249,3 @@ def _replaceable(
     if {other for other in sites if other.owner is site.owner} <= taken.keys():
         return {(parent, name) for parent, name in places if parent is site.owner}
     return set()
-
-
-def registrations(model: nn.Module) -> Dict[nn.Module, FrozenSet[Place]]:
-    """Return the places of each submodule."""
-    found: Dict[nn.Module, Set[Place]] = {}
-    for parent in model.modules():
-        for name, child in parent._modules.items():
-            if child is not None:
-                found.setdefault(child, set()).add((parent, name))
-    return {module: frozenset(places) for module, places in found.items()}
