@@ -124,8 +124,23 @@ def _name(function: Any) -> str:
 
 
 def same(one: Activation, other: Activation) -> bool:
-    """Whether two activations are the same function."""
-    return one.name == other.name
+    """Whether two activations are the same function; functions of a user's may share a name."""
+    return one.name == other.name and _alike(one.function, other.function)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        arguments = (one.args, one.keywords) == (other.args, other.keywords)
+        return arguments and _alike(one.func, other.func)
+    if isinstance(one, nn.Module):
+        return type(one) is type(other) and _plain_attributes(one) == _plain_attributes(other)
+    return one is other
+
+
+def _plain_attributes(module: nn.Module) -> Dict[str, Any]:
+    plain = (bool, int, float, str)
+    own = {name: value for name, value in vars(module).items() if isinstance(value, plain)}
+    return {name: value for name, value in own.items() if name != "training"}
 
 
 def _out_of_place(module: nn.Module) -> Callable[[Tensor], Tensor]:

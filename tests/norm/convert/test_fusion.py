@@ -153,6 +153,51 @@ def test_classes_of_activations_can_be_named(lines):
     torch.testing.assert_close(model(x), expected)
 
 
+class Scaled(nn.Module):
+    """An activation whose repr does not say its factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x.clamp_min(-1) * self.factor
+
+
+class Doubling(Scaled):
+    def __init__(self):
+        super().__init__(2)
+
+
+class Tripling(Scaled):
+    def __init__(self):
+        super().__init__(3)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fused"),
+    [
+        (lambda x: x.clamp_min(-1) * 2, lambda x: x.clamp_min(-1) * 3, False),
+        (Scaled(2), Scaled(3), False),
+        (Scaled(2), Scaled(2), True),
+        ("silu", F.silu, True),
+    ],
+)
+def test_named_activations_of_one_name_may_be_two_functions(one, other, fused, lines):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.one, self.other = nn.BatchNorm2d(8), Doubling(), Tripling()
+
+        def forward(self, x):
+            return self.other(self.norm(self.one(self.norm(x))))
+
+    model = Twice()
+    report = convert_norms(model, "bn", activations={Doubling: one, Tripling: other})
+    assert report.counts["fused"] == fused
+    assert fused or "here and" in lines(report)["norm"].reason
+
+
 def test_one_activation_for_all_layers_of_a_sequential():
     act = nn.ReLU()
     model = nn.Sequential(
