@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import math
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 ActivationLike = Union[str, nn.Module, "type[nn.Module]", Callable[[Tensor], Tensor]]
 aten = torch.ops.aten
+
+# Where torch keeps functions of a tensor.
+_PLACES: Tuple[Any, ...] = (F, torch, Tensor, torch._C._nn)
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,8 @@ _ALIASES = {
 def resolve_activation(activation: ActivationLike) -> Activation:
     """Return what is known of an activation given by name, torch module (or its class) or callable.
 
-    A callable that is not known is taken as it is, and its moments by quadrature.
+    A callable that is not known is taken as it is, and its moments by quadrature. Of torch's
+    functions and modules that write over their argument the form is taken that does not.
 
     Raises:
         ValueError: an unknown name.
@@ -246,7 +251,34 @@ def resolve_activation(activation: ActivationLike) -> Activation:
             return known
     if not callable(function):
         raise TypeError(f"activation must be a name, a module or a callable, got {function!r}")
-    return Activation(getattr(function, "__name__", repr(function)), function)
+    name = name_in_torch(function)
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    if name:
+        return Activation(name, next(getattr(p, name) for p in _PLACES if hasattr(p, name)))
+    name = getattr(function, "__name__", "") or repr(function)
+    if name in ACTIVATIONS:  # somebody's own function, which may compute something else
+        name = f"{getattr(function, '__module__', None) or type(function).__name__}.{name}"
+    return Activation(name, function)
+
+
+def name_in_torch(function: Any) -> str:
+    """Return the name of a function or method of torch's, without the mark of in-place ones.
+
+    Empty: it is somebody else's.
+    """
+    name = getattr(function, "__name__", "")
+    theirs = any(getattr(place, name, None) is function for place in _PLACES)
+    return name.rstrip("_") if theirs else ""
+
+
+def _out_of_place(module: nn.Module) -> nn.Module:
+    """Return an activation module, or where it writes over its argument one that does not."""
+    if not getattr(module, "inplace", False):
+        return module
+    module = copy.copy(module)
+    module.inplace = False  # type: ignore[assignment]
+    return module
 
 
 def _from_module(module: nn.Module) -> Activation:
@@ -271,4 +303,7 @@ def _from_module(module: nn.Module) -> Activation:
         nn.Mish: "mish",
     }
     name = by_class.get(type(module))
-    return ACTIVATIONS[name] if name else Activation(repr(module), module)
+    if name:
+        return ACTIVATIONS[name]
+    module = _out_of_place(module)
+    return Activation(repr(module), module)

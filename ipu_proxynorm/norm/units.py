@@ -7,9 +7,10 @@ from typing import Any, Dict, Optional, Union
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.norm.activations import ActivationLike, resolve_activation
+from ipu_proxynorm.norm.activations import Activation, ActivationLike, resolve_activation
 from ipu_proxynorm.norm.execution import may_use_custom_backward
 from ipu_proxynorm.norm.functional import group_norm, native_float16
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
@@ -36,7 +37,7 @@ class ActOnly(Unscriptable, nn.Module):
     def __init__(self, num_features: int, act_layer: ActLayer = "relu", *, apply_act: bool = True):
         super().__init__()
         self.num_features = num_features
-        self.activation = resolve_activation(_chosen(act_layer, apply_act))
+        self.activation = unit_activation(act_layer, apply_act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to x (N, C, *)."""
@@ -62,7 +63,7 @@ class BatchNormAct(Unscriptable, _BatchNorm):
         dtype: Any = None,
     ):
         super().__init__(num_features, eps, momentum, device=device, dtype=dtype)
-        self.activation = resolve_activation(_chosen(act_layer, apply_act))
+        self.activation = unit_activation(act_layer, apply_act)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -108,7 +109,7 @@ class GroupNormAct(Unscriptable, nn.Module):
         self.num_groups = self.spec.groups_for(num_features)
         self.eps = eps
         self.channel_grouping = check_grouping(channel_grouping)
-        self.activation = resolve_activation(_chosen(act_layer, apply_act))
+        self.activation = unit_activation(act_layer, apply_act)
         self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         if shift:
             self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
@@ -169,8 +170,29 @@ class GroupNormAct(Unscriptable, nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _chosen(act_layer: ActLayer, apply_act: bool) -> ActivationLike:
-    return act_layer if apply_act and act_layer is not None else "identity"
+def unit_activation(act_layer: ActLayer, apply_act: bool = True) -> Activation:
+    """Return the activation of a unit: what it is told, the identity where none is applied.
+
+    Raises:
+        ValueError: an unknown name, or a module that holds or draws something: within a unit it
+            would be neither trained, moved nor saved, and would not be told of evaluation.
+        TypeError: neither a name nor callable.
+    """
+    activation = resolve_activation(
+        act_layer if apply_act and act_layer is not None else "identity"
+    )
+    module = activation.function
+    if not isinstance(module, nn.Module):
+        return activation
+    held = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    draws = any(isinstance(inner, (nn.RReLU, _DropoutNd)) for inner in module.modules())
+    if held or draws:
+        what = f"holds '{held[0]}'" if held else "draws random numbers in training"
+        raise ValueError(
+            f"activation {type(module).__name__} {what}: expected an element-wise function that "
+            "does neither, such as leaky_relu, or act_layer=None and the activation behind the unit"
+        )
+    return activation
 
 
 def check_channels(x: Tensor, num_features: int) -> None:

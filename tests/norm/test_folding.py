@@ -51,6 +51,16 @@ def test_equals_the_network_without_any_proxy(act: Any) -> None:
         assert not any(type(m).__module__ in UNITS for m in folded.modules())
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Somebody's own, of a name that torch has for another."""
+    return 1.5 * x * torch.sigmoid(x)
+
+
+def test_somebodys_own_function_is_not_torchs_of_that_name() -> None:
+    model, x = network(gelu).double(), image().double()
+    torch.testing.assert_close(fold_proxy_norm(model)(x), model(x), rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("act", ["relu", "silu"])
 def test_float32_within_1e_6(act: str) -> None:
     model, x = network(act), image()

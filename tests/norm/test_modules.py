@@ -68,6 +68,16 @@ def test_a_subclass_of_an_activation_may_compute_something_else(base: type[nn.Mo
     )  # a kink costs the quadrature
 
 
+@pytest.mark.parametrize("spec", ["gn2+pn", "gn2", "bn", "none"])
+def test_refuses_activations_that_hold_or_draw_something(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"PReLU holds 'weight'.* such as leaky_relu"):
+        create_norm_act(spec, 8, nn.PReLU)
+    for module in (nn.RReLU(), nn.Sequential(nn.ReLU(), nn.Dropout())):
+        with pytest.raises(ValueError, match="draws random numbers"):
+            create_norm_act(spec, 8, module)
+    create_norm_act(spec, 8, nn.PReLU, apply_act=False)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("spec", "plain"),

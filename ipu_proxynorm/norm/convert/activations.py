@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ipu_proxynorm.norm.activations import (
     ACTIVATIONS,
@@ -16,6 +14,7 @@ from ipu_proxynorm.norm.activations import (
     ActivationLike,
     hardtanh,
     leaky_relu,
+    name_in_torch,
     resolve_activation,
 )
 
@@ -53,7 +52,7 @@ def of_module(module: nn.Module, known: Known) -> Optional[Activation]:
     if type(module) in known:
         return resolve_activation(known[type(module)])
     if type(module) in _ELEMENTWISE:
-        return resolve_activation(_out_of_place(module))
+        return resolve_activation(module)
     if type(module).__module__.startswith("timm.layers.activations"):
         name = type(module).__name__
         for ending in ("Me", "Jit"):
@@ -61,7 +60,7 @@ def of_module(module: nn.Module, known: Known) -> Optional[Activation]:
         if name in _TIMM:
             return ACTIVATIONS[_TIMM[name]]
         if not list(module.parameters()):
-            return resolve_activation(_out_of_place(module))
+            return resolve_activation(module)
     return None
 
 
@@ -117,10 +116,7 @@ _PARAMETERS = {
 
 def _name(function: Any) -> str:
     """Return the name of torch's function or tensor method, without the mark of in-place ones."""
-    name = function if isinstance(function, str) else getattr(function, "__name__", "")
-    places = (F, torch, Tensor, torch._C._nn)
-    ours = isinstance(function, str) or any(getattr(p, name, None) is function for p in places)
-    return name.rstrip("_") if ours else ""
+    return function.rstrip("_") if isinstance(function, str) else name_in_torch(function)
 
 
 def same(one: Activation, other: Activation) -> bool:
@@ -141,11 +137,3 @@ def _plain_attributes(module: nn.Module) -> Dict[str, Any]:
     plain = (bool, int, float, str)
     own = {name: value for name, value in vars(module).items() if isinstance(value, plain)}
     return {name: value for name, value in own.items() if name != "training"}
-
-
-def _out_of_place(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    if not getattr(module, "inplace", False):
-        return module
-    module = copy.copy(module)
-    module.inplace = False  # type: ignore[assignment]
-    return module

@@ -23,6 +23,7 @@ from ipu_proxynorm.norm.convert.state import State
 from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.places import registrations
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
+from ipu_proxynorm.norm.units import unit_activation
 
 
 def convert_norms(
@@ -58,11 +59,11 @@ def convert_norms(
 
     Raises:
         UserError: not a spec, groups that do not divide a norm's channels, a name in ``keep`` that
-            no norm has, or a network that cannot be traced.
+            no norm has, an activation that no unit can have, or a network that cannot be traced.
 
     """
     _refuse_compiled(model)
-    parsed, known = _parse(spec), dict(activations or {})
+    parsed, known = _parse(spec), _known(activations or {})
     layers = _find(model, parsed, known)
     kept = _kept(layers, keep)
     convertible = {n: x for n, x in layers.items() if not x.refusal and n not in kept}
@@ -122,6 +123,20 @@ def _parse(spec: Union[str, NormSpec]) -> NormSpec:
             f"weights cannot be standardized; use '{plain}'"
         )
     return parsed
+
+
+def _known(activations: Known) -> Known:
+    """Return the activations that the user names, each of which a unit can have."""
+    for kind, activation in activations.items():
+        _check_activation(kind, activation)
+    return dict(activations)
+
+
+def _check_activation(kind: type[nn.Module], activation: ActivationLike) -> None:
+    try:
+        unit_activation(activation)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"activations={{{kind.__name__}: ...}}: {error}") from error
 
 
 def _find(model: nn.Module, spec: NormSpec, known: Known) -> Dict[str, NormLayer]:

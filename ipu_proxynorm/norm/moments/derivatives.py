@@ -56,7 +56,8 @@ def _weighted(
     # Some channels at a time, so that a core's cache holds all nodes of them.
     for m, s in zip(center.split(_CHANNELS), scale.split(_CHANNELS)):
         z = torch.addcmul(m.unsqueeze(1), s.unsqueeze(1), t)  # (C, K)
-        value, slope = activation(z), _derivative(activation, z)
+        slope = _derivative(activation, z)
+        value = activation(z)  # last: a function that nobody vouches for may write over z
         mean = value @ w
         deviation = value - mean.unsqueeze(1)
         by_mean = slope @ weights  # (C, 2)
@@ -71,7 +72,7 @@ def _derivative(activation: Activation, z: Tensor) -> Tensor:
         return activation.backward(torch.ones_like(z), z)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(activation(z).sum(), z)
+        (slope,) = torch.autograd.grad(activation(z.clone()).sum(), z)
     return slope
 
 

@@ -97,7 +97,9 @@ def weighted_moments(
     """
     t, w = as_tensors(rule, center)
     known = resolve_activation(activation)
-    middle = known(center.detach())
+    at = center.detach()
+    # A function that nobody vouches for may write over its argument.
+    middle = known(at if known.backward is not None else at.clone())
     z = known(center.unsqueeze(1) + scale.unsqueeze(1) * t) - middle.unsqueeze(1)  # (C, K)
     mean = (z * w).sum(1)
     return mean + middle, (z.square() * w).sum(1) - mean.square()

@@ -91,6 +91,8 @@ def test_no_norm_at_all(functional, scramble):
         ("gn3+pn", {}, "norm 'bn1': the 3 groups of .* do not divide its 8 .*every norm's is 2"),
         ("bn", {"keep": ["bn7"]}, "keep='bn7': no norm of the model has this name; .*bn1"),
         ("gn4+pn", {"method": "guess"}, "unknown method 'guess'"),
+        ("gn4+pn", {"activations": {nn.GLU: "silou"}}, "{GLU: .*unknown .* mean 'silu'"),
+        ("gn4+pn", {"activations": {nn.GLU: nn.PReLU}}, "{GLU: .*PReLU holds 'weight'"),
     ],
 )
 def test_wrong_input_changes_nothing(spec, options, words, shared):

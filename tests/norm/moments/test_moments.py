@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import integrate, stats
-from torch import Tensor
+from torch import Tensor, nn
 
-from ipu_proxynorm.norm import proxy_moments
+from ipu_proxynorm.norm import plain_operators, proxy_moments, resolve_activation
 from ipu_proxynorm.norm.activations import ACTIVATIONS
+from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
 
 EPS = 0.03
 PUBLISHED = {  # activation: method: mean, var, 1/std for N(0, 1)
@@ -79,6 +82,49 @@ def test_a_callable_is_taken_by_quadrature() -> None:
     mean, var = proxy_moments(*standard_proxy(torch.float64), torch.sin)
     assert mean.item() == pytest.approx(0.0, abs=1e-12)
     assert var.item() == pytest.approx((1 - torch.exp(torch.tensor(-2.0)).item()) / 2, abs=1e-7)
+
+
+def relu(x: Tensor) -> Tensor:
+    """Somebody's own."""
+    return x.clamp(0, 0.5)
+
+
+def hardswish(x: Tensor) -> Tensor:
+    """Likewise."""
+    return 3 * x * torch.sigmoid(x)
+
+
+CALLABLES = {
+    "own relu": relu,
+    "own hardswish": hardswish,
+    "own, in place": lambda x: x.clamp_(-1, 2),
+    "partial": functools.partial(F.elu, inplace=True),
+    "ELU": nn.ELU(2.0, inplace=True),
+    "SELU": nn.SELU(inplace=True),
+    "Threshold": nn.Threshold(0.1, 0.1, inplace=True),
+    "elu_": F.elu_,
+    "relu_": torch.relu_,
+    "method": Tensor.relu,
+    "torch.relu": torch.relu,
+    "sigmoid_": Tensor.sigmoid_,
+}
+
+
+@pytest.mark.parametrize("method", ["sampled", "exact"])
+@pytest.mark.parametrize("name", CALLABLES)
+def test_callables_may_share_a_name_and_write_over_their_argument(name: str, method: str) -> None:
+    phi, parameters = CALLABLES[name], [torch.tensor([p]) for p in (1.3, -0.4, 0.2, 0.3)]
+    m, s = -0.4 + 1.3 * 0.3, 1.3 * 1.2
+    expected = reference(lambda x: phi(x.clone()), m, s)
+    n = 2_000  # quantiles
+    for program in (contextlib.nullcontext(), plain_operators()):
+        with program:
+            mean, var = proxy_moments(*parameters, phi, method=method, n=n)
+        assert (mean.item(), (var + EPS).sqrt().item()) == pytest.approx(expected, abs=2e-3)
+    known = resolve_activation(phi)
+    direct = moment_derivatives(torch.tensor([m]), torch.tensor([s]), known, method=method, n=n)
+    values = direct.mean.item(), direct.variance.item()
+    assert values == pytest.approx((mean.item(), var.item()), abs=1e-5)
 
 
 def test_float16_parameters_have_float32_moments() -> None:
