@@ -49,7 +49,7 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
     nor are biases.
 
     Args:
-        model: on the device of ``images``; its mode is put back.
+        model: on the device of ``images``; the mode of each module is put back.
         images: (N, C, H, W); the count is that of all N.
     """
     counts: List[int] = []
@@ -65,12 +65,13 @@ def multiply_adds(model: nn.Module, images: Tensor) -> int:
         for module in model.modules()
         if isinstance(module, (nn.Conv2d, nn.Linear))
     ]
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
             model.eval()(images)
     finally:
-        model.train(training)
+        for module, training in modes:  # not by train(): some layers may be frozen
+            module.training = training
         for hook in hooks:
             hook.remove()
     return sum(counts)

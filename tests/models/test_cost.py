@@ -115,3 +115,12 @@ def test_multiply_adds_by_hand():
     assert multiply_adds(model, torch.randn(3, 4, 8, 6)) == 3 * (convolution + 8 * 5)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_counting_leaves_every_modules_mode():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).eval(), nn.Flatten()).train()
+    before = [module.training for module in model.modules()]
+    statistics = model[1].running_mean.clone()
+    multiply_adds(model, torch.randn(2, 3, 5, 5))
+    assert [module.training for module in model.modules()] == before
+    assert torch.equal(model[1].running_mean, statistics)
