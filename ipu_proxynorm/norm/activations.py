@@ -156,13 +156,24 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 
 def hardtanh(lower: float = -1.0, upper: float = 1.0) -> Activation:
-    """Return the identity clamped to [lower, upper]."""
+    """Return the identity clamped to [lower, upper], either of which may be infinite."""
+    if upper == math.inf and lower in (0.0, -math.inf):
+        return ACTIVATIONS["relu" if lower == 0 else "identity"]
     names = {(-1.0, 1.0): "hardtanh", (0.0, 6.0): "relu6"}
+    below, above = not math.isinf(lower), not math.isinf(upper)
+    if below and above:
+        function = functools.partial(F.hardtanh, min_val=lower, max_val=upper)
+    else:
+        function = functools.partial(torch.clamp, **({"min": lower} if below else {"max": upper}))
     return Activation(
         names.get((lower, upper), f"hardtanh({lower:g}, {upper:g})"),
-        functools.partial(F.hardtanh, min_val=lower, max_val=upper),
+        function,
         functools.partial(_hardtanh_backward, lower, upper),
-        PiecewiseLinear((lower, upper), (0.0, 1.0, 0.0), intercept=lower),
+        PiecewiseLinear(
+            (*([lower] * below), *([upper] * above)),
+            (*([0.0] * below), 1.0, *([0.0] * above)),
+            intercept=lower if below else 0.0,
+        ),
         Clamp(lower=lower, upper=upper),
     )
 

@@ -219,6 +219,9 @@ class _Block(torch.autograd.Function):
                 if upper_bound:
                     local.mul_(out < _over(prepared.upper, out))
                 local.mul_(grad)
+            elif upper_bound:
+                local = torch.lt(out, _over(prepared.upper, out), out=torch.empty_like(out))
+                local.mul_(grad)
             else:
                 local = grad
         elif activation.homogeneous:

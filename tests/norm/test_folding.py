@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from typing import Any, Dict
 
@@ -40,7 +41,17 @@ def image() -> Tensor:
     return torch.randn(2, 3, 7, 6)
 
 
-@pytest.mark.parametrize("act", [*ACTIVATIONS, nn.LeakyReLU(0.2), nn.Hardtanh(-2, 3), torch.sin])
+@pytest.mark.parametrize(
+    "act",
+    [
+        *ACTIVATIONS,
+        nn.LeakyReLU(0.2),
+        nn.Hardtanh(-2, 3),
+        nn.Hardtanh(-2, math.inf),
+        nn.Hardtanh(-math.inf, 1),
+        torch.sin,
+    ],
+)
 def test_equals_the_network_without_any_proxy(act: Any) -> None:
     for spec in ("gn2+pn", "ln+pn", "gn2"):
         model, x = network(act, spec).double(), image().double()

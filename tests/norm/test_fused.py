@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, List, Tuple
 
 import pytest
@@ -44,8 +45,17 @@ def outputs(module: ProxyNormAct, x: Tensor, grad: Tensor, plain: bool = False) 
     return [out, *torch.autograd.grad(out, (x, *module.moment_parameters), grad)]
 
 
-@pytest.mark.parametrize("act", ACTIVATIONS)
-def test_equals_the_plain_operators(act: str) -> None:
+PARAMETRIZED = [
+    nn.Hardtanh(-math.inf, 1.0),
+    nn.Hardtanh(-0.5, math.inf),
+    nn.Hardtanh(0.5, 1.5),
+    nn.LeakyReLU(-0.5),
+    nn.LeakyReLU(2.0),
+]
+
+
+@pytest.mark.parametrize("act", [*ACTIVATIONS, *PARAMETRIZED])
+def test_equals_the_plain_operators(act: Any) -> None:
     for (shape, layout), recompute in itertools.product(LAYOUTS, (False, True)):
         module = layer(act, recompute=recompute).double()
         x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 import torch.nn.functional as F
@@ -41,7 +42,9 @@ _TIMM = {
 }
 _PLAIN = ("relu", "relu6", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "mish")
 _OTHER = ("elu", "selu", "celu", "softplus", "logsigmoid", "softsign", "tanhshrink")
-_NAMES = frozenset((*_PLAIN, *_OTHER, "leaky_relu", "hardtanh", "gelu", "clamp", "clamp_min"))
+_NAMES = frozenset(
+    (*_PLAIN, *_OTHER, "leaky_relu", "hardtanh", "gelu", "clamp", "clamp_min", "clamp_max")
+)
 
 # Functions that have a second name.
 _ALIASES = {"clip": "clamp", "log_sigmoid": "logsigmoid"}
@@ -93,9 +96,10 @@ def of_function(
         return ACTIVATIONS["gelu" if exact else "gelu_tanh"]
     if name.startswith("clamp"):
         lower, upper = values.get("min"), values.get("max")
-        if upper is None:
-            return ACTIVATIONS["relu"] if lower == 0 else None
-        return None if lower is None else hardtanh(float(lower), float(upper))
+        lower = -math.inf if lower is None else float(lower)
+        upper = math.inf if upper is None else float(upper)
+        bounded = lower < upper and (lower, upper) != (-math.inf, math.inf)
+        return hardtanh(lower, upper) if bounded else None
     if name == "softplus" and (values.get("beta", 1), values.get("threshold", 20)) == (1, 20):
         return ACTIVATIONS[name]
     called = ", ".join(f"{key}={value}" for key, value in values.items())
@@ -108,6 +112,7 @@ _PARAMETERS = {
     "hardtanh": ("min_val", "max_val"),
     "clamp": ("min", "max"),
     "clamp_min": ("min",),
+    "clamp_max": ("max",),
     "softplus": ("beta", "threshold"),
     "elu": ("alpha",),
     "celu": ("alpha",),

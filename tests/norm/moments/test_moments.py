@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from typing import Callable
 
 import pytest
@@ -102,6 +103,9 @@ CALLABLES = {
     "ELU": nn.ELU(2.0, inplace=True),
     "SELU": nn.SELU(inplace=True),
     "Threshold": nn.Threshold(0.1, 0.1, inplace=True),
+    "no lower bound": nn.Hardtanh(-math.inf, 1.0),
+    "no upper bound": nn.Hardtanh(-0.5, math.inf),
+    "ReLU in other words": nn.Hardtanh(0.0, math.inf),
     "elu_": F.elu_,
     "relu_": torch.relu_,
     "method": Tensor.relu,
