@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +23,13 @@ class Network(nn.Module):
     def split_aliases(self) -> Dict[str, str]:
         """Return the names that published configurations give to split points, with ours."""
         return {}
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse to be scripted: forwards go through blocks by name, and read pending outputs."""
+        raise UserError(
+            f"torch.jit.script does not take {type(self).__name__}: use torch.jit.trace, of "
+            "ipu_proxynorm.norm.fold_proxy_norm(model) for a graph without proxies"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.nn.modules.utils import _pair
 
 from ipu_proxynorm.norm.moments.gaussian import at_least_float32
 from ipu_proxynorm.norm.pending import Output, read
+from ipu_proxynorm.norm.scripting import Unscriptable
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 
@@ -43,7 +44,7 @@ def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class _Conv2d(nn.Conv2d):
+class _Conv2d(Unscriptable, nn.Conv2d):
     same = False  # padding as TensorFlow's SAME, instead of the constructor's
 
     def _convolved(self, input: Output, weight: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class WSConv2d(_Conv2d):
         return self._convolved(input, standardize_weight(self.weight))
 
 
-class Linear(nn.Linear):
+class Linear(Unscriptable, nn.Linear):
     """``torch.nn.Linear`` that computes in its input's type; same state dict."""
 
     def forward(self, input: Output) -> Tensor:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ipu_proxynorm.norm.activations import Activation
+from ipu_proxynorm.norm.conv import Conv2d, Linear, WSConv2d, same_padding, standardize_weight
 from ipu_proxynorm.norm.grouping import regroup_channels
 from ipu_proxynorm.norm.modules import ProxyNormAct
 from ipu_proxynorm.norm.pending import Pending
 from ipu_proxynorm.norm.places import replace_submodules
+from ipu_proxynorm.norm.sharing import without_sharing
 from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct
 
 
@@ -23,18 +26,41 @@ def fold_proxy_norm(model: nn.Module) -> nn.Module:
 
     Every layer of Group Norm with activation, proxy-normalized or not, becomes a
     ``torch.nn.GroupNorm``, the activation's torch module and at most a clamp or a scale and shift
-    per channel; Batch Norm with activation becomes torch's. One layer in several places stays one.
-    That is what ``torch.jit.script``, ``torch.jit.trace`` and ``torch.onnx.export`` all take.
+    per channel; Batch Norm with activation becomes torch's, and so do convolutions and linear
+    layers of this package, unless a unit leaves its scale to who reads it (`leave_scale`). One
+    layer in several places stays one. That is what ``torch.jit.script``, ``torch.jit.trace`` and
+    ``torch.onnx.export`` all take.
     """
     with torch.no_grad():
         model = copy.deepcopy(model).eval()
-        replace_submodules(model, _fold)
-        itself = _fold(model)
+        without_sharing(model)
+        rules = {m.scale_rule for m in model.modules() if isinstance(m, ProxyNormAct)}
+        fold = _fold_unit if "left" in rules else _fold
+        replace_submodules(model, fold)
+        itself = fold(model)
         return model if itself is None else itself
 
 
 def _fold(module: nn.Module) -> Optional[nn.Module]:
-    """Return what takes a unit's place; None for what is none."""
+    """Return what takes the place of a unit or layer; None for what is none of ours."""
+    if isinstance(module, (Conv2d, WSConv2d)) and type(module) in (Conv2d, WSConv2d):
+        return _plain_convolution(module)
+    if type(module) is Linear:
+        module.__class__ = nn.Linear  # type: ignore[assignment]
+        return module
+    return _fold_unit(module)
+
+
+def _plain_convolution(conv: Union[Conv2d, WSConv2d]) -> nn.Module:
+    """Return torch's convolution that computes the same; the given one is gone."""
+    if isinstance(conv, WSConv2d):
+        conv.weight = nn.Parameter(standardize_weight(conv.weight), requires_grad=False)
+    same = conv.same
+    conv.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return nn.Sequential(SamePadding(conv), conv) if same else conv
+
+
+def _fold_unit(module: nn.Module) -> Optional[nn.Module]:
     if isinstance(module, GroupNormAct):
         return _folded(module)
     if isinstance(module, ActOnly):
@@ -73,6 +99,20 @@ def _folded(layer: GroupNormAct) -> nn.Sequential:
         steps.append(_module(activation))
     norm = _group_norm(layer, weight, bias)
     return nn.Sequential(norm, *(s for s in steps if not isinstance(s, nn.Identity)))
+
+
+class SamePadding(nn.Module):
+    """The zeros that TensorFlow's ``SAME`` puts around what a strided convolution reads."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.kernel, self.stride = conv.kernel_size, conv.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad x (N, C, H, W)."""
+        top, bottom = same_padding(x.shape[2], self.kernel[0], self.stride[0])
+        left, right = same_padding(x.shape[3], self.kernel[1], self.stride[1])
+        return F.pad(x, (left, right, top, bottom))
 
 
 class _Channelwise(nn.Module):

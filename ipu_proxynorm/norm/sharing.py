@@ -42,6 +42,15 @@ def share_moments(
     return SharedMoments(*modules, keep=keep)
 
 
+def without_sharing(model: nn.Module) -> None:
+    """Take what `share_moments` set up out of a copy of a network."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), SharedMoments):
+                    del hooks[number]
+
+
 class SharedMoments:
     """What `share_moments` set up; ``computed`` counts computations so far."""
 

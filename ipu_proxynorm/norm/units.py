@@ -9,26 +9,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.norm.activations import Activation, ActivationLike, resolve_activation
 from ipu_proxynorm.norm.execution import may_use_custom_backward
 from ipu_proxynorm.norm.functional import group_norm, native_float16
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
+from ipu_proxynorm.norm.scripting import Unscriptable
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
 
 ActLayer = Optional[ActivationLike]
 _GROUPING = "channel_grouping"
-
-
-class Unscriptable:
-    """Mixin of what ``torch.jit.script`` cannot compile: it says what to do instead."""
-
-    def __prepare_scriptable__(self) -> Any:
-        """Refuse to be scripted; ``torch.jit.script`` asks each module within a network."""
-        raise UserError(
-            f"torch.jit.script does not take {type(self).__name__}: fold the network for inference "
-            "first (ipu_proxynorm.norm.fold_proxy_norm) and script that, or use torch.jit.trace"
-        )
 
 
 class ActOnly(Unscriptable, nn.Module):

@@ -12,7 +12,14 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from ipu_proxynorm.errors import UserError
-from ipu_proxynorm.norm import create_norm_act, fold_proxy_norm
+from ipu_proxynorm.models import create_model
+from ipu_proxynorm.norm import (
+    Linear,
+    create_conv,
+    create_norm_act,
+    fold_proxy_norm,
+    share_moments,
+)
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 
 UNITS = ("ipu_proxynorm.norm.modules", "ipu_proxynorm.norm.units")
@@ -131,6 +138,57 @@ def test_torchscript(act: str, grouping: str) -> None:
         text = str(graph.inlined_graph)
         assert "erfc" not in text
         assert "aten::exp(" not in text
+
+
+class Ours(nn.Module):
+    """Convolutions and a linear layer of this package around units."""
+
+    def __init__(self, spec: str, **options: Any) -> None:
+        super().__init__()
+        self.one = create_conv(spec, 3, 8, 3, stride=(2, 1), padding=1, **options)
+        self.norm = create_norm_act(spec, 8, "silu")
+        self.two = create_conv("gn2", 8, 6, 3, bias=False)
+        self.last = create_norm_act("bn", 6)
+        self.fc = Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.last(self.two(self.norm(self.one(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("options", [{}, {"same": True}, {"padding_mode": "circular"}])
+@pytest.mark.parametrize("spec", ["gn2+pn", "gn2+ws+pn"])
+def test_layers_of_ours_become_torchs(spec: str, options: Dict[str, Any]) -> None:
+    model = Ours(spec, **options).eval()
+    share_moments(model)
+    with pytest.raises(UserError, match=r"does not take (WS)?Conv2d"):
+        torch.jit.script(nn.Sequential(model.one))
+    state = torch.get_rng_state()
+    folded = fold_proxy_norm(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    for module in folded.modules():
+        assert type(module).__module__ not in (*UNITS, "ipu_proxynorm.norm.conv")
+        assert not module._forward_pre_hooks
+        assert not module._forward_hooks
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation, and of shapes checked while tracing
+        graphs = torch.jit.script(folded), torch.jit.trace(folded, image())
+    for size in ((7, 6), (12, 9)):
+        x = torch.randn(2, 3, *size)
+        assert_within_1e_6(folded(x), model(x))
+        assert_within_1e_6(graphs[0](x), model(x))
+    x = image()
+    assert_within_1e_6(graphs[1](x), folded(x))
+    assert len(model._forward_pre_hooks) == 1  # the network's own sharing goes on
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnetv2_8", "efficientnet_b0"])
+def test_our_networks_are_traced_not_scripted(name: str) -> None:
+    model, x = create_model(name, shallow=True).eval(), torch.randn(1, 3, 32, 32)
+    share_moments(model)
+    folded = fold_proxy_norm(model)
+    with pytest.raises(UserError, match=r"use torch.jit.trace, of .*fold_proxy_norm"):
+        torch.jit.script(folded)
+    assert_within_1e_6(torch.jit.trace(folded, x)(x), folded(x))
 
 
 def exported(model: nn.Module, x: Tensor) -> onnx.ModelProto:
