@@ -45,11 +45,25 @@ def proxy_norm(
     Returns:
         (φ(γ y + β) − E[φ(γ Ỹ + β)]) / sqrt(Var[φ(γ Ỹ + β)] + ε), shape and dtype of y.
 
+    Raises:
+        ValueError: y is not of shape (N, C, *).
+
     """
+    check_channels(y, weight.shape[0])
     known = resolve_activation(activation)
     mean, var = proxy_moments(weight, bias, proxy_weight, proxy_bias, known, method=method, n=n)
     z = known(y * per_channel(weight.to(y.dtype), y) + per_channel(bias.to(y.dtype), y))
     return finished(Pending(shifted(z, -mean), torch.rsqrt(var + eps)))
+
+
+def check_channels(x: Tensor, num_features: int) -> None:
+    """Refuse an x that is not of shape (N, num_features, *).
+
+    Raises:
+        ValueError: that.
+    """
+    if x.dim() < 2 or x.shape[1] != num_features:
+        raise ValueError(f"expected an input of shape (N, {num_features}, *), got {tuple(x.shape)}")
 
 
 def clamp_channels(y: Tensor, lower: Optional[Tensor], upper: Optional[Tensor]) -> Tensor:

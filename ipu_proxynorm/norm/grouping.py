@@ -45,14 +45,17 @@ def regroup_channels(
         Shape of the tensor.
 
     Raises:
-        ValueError: an unknown grouping, or groups that do not divide the channels.
+        ValueError: an unknown grouping, a dimension that the tensor does not have, or groups that
+            do not divide the channels.
 
     """
     check_grouping(source)
     check_grouping(target)
-    dim = dim % tensor.dim()
     shape = tensor.shape
-    if shape[dim] % groups:
+    if not -len(shape) <= dim < len(shape):
+        raise ValueError(f"dim={dim}: expected a dimension of a tensor of shape {tuple(shape)}")
+    dim = dim % len(shape)
+    if groups < 1 or shape[dim] % groups:
         raise ValueError(f"{groups} groups do not divide {shape[dim]} channels")
     if source == target:
         return tensor

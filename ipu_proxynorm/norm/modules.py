@@ -19,6 +19,7 @@ from ipu_proxynorm.norm.execution import (
 )
 from ipu_proxynorm.norm.functional import (
     Constants,
+    check_channels,
     native_float16,
     proxied_unit,
     unit_constants,
@@ -28,7 +29,7 @@ from ipu_proxynorm.norm.moments.gaussian import METHODS, proxy_moments
 from ipu_proxynorm.norm.pending import Output, Pending, finished, shifted
 from ipu_proxynorm.norm.spec import NormSpec
 from ipu_proxynorm.norm.standing_in import StandIn
-from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct, check_channels
+from ipu_proxynorm.norm.units import ActOnly, BatchNormAct, GroupNormAct, check_eps
 
 # What `share_moments` hands to a layer for one forward pass: for the custom backward, or for plain
 # operators, with its place in autograd's graph.
@@ -98,7 +99,7 @@ class ProxyNormAct(GroupNormAct):
             device=device,
             dtype=dtype,
         )
-        self.proxy_eps = proxy_eps
+        self.proxy_eps = check_eps("proxy_eps", proxy_eps)
         self.method = method
         self.n = n
         self.recompute = recompute

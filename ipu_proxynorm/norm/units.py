@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Optional, Union
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ipu_proxynorm.norm.activations import Activation, ActivationLike, resolve_activation
 from ipu_proxynorm.norm.execution import may_use_custom_backward
-from ipu_proxynorm.norm.functional import group_norm, native_float16
+from ipu_proxynorm.norm.functional import check_channels, group_norm, native_float16
 from ipu_proxynorm.norm.grouping import GROUPINGS, check_grouping
 from ipu_proxynorm.norm.scripting import Unscriptable
 from ipu_proxynorm.norm.spec import NormSpec, parse_norm_spec
@@ -51,7 +52,7 @@ class BatchNormAct(Unscriptable, _BatchNorm):
         device: Any = None,
         dtype: Any = None,
     ):
-        super().__init__(num_features, eps, momentum, device=device, dtype=dtype)
+        super().__init__(num_features, check_eps("eps", eps), momentum, device=device, dtype=dtype)
         self.activation = unit_activation(act_layer, apply_act)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -96,7 +97,7 @@ class GroupNormAct(Unscriptable, nn.Module):
         self.spec = parse_norm_spec(spec)
         self.num_features = num_features
         self.num_groups = self.spec.groups_for(num_features)
-        self.eps = eps
+        self.eps = check_eps("eps", eps)
         self.channel_grouping = check_grouping(channel_grouping)
         self.activation = unit_activation(act_layer, apply_act)
         self.weight = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
@@ -184,11 +185,12 @@ def unit_activation(act_layer: ActLayer, apply_act: bool = True) -> Activation:
     return activation
 
 
-def check_channels(x: Tensor, num_features: int) -> None:
-    """Refuse an x that is not of shape (N, num_features, *).
+def check_eps(name: str, eps: float) -> float:
+    """Return what is added to a variance, if it can be.
 
     Raises:
-        ValueError: that.
+        ValueError: it is negative, or no number.
     """
-    if x.dim() < 2 or x.shape[1] != num_features:
-        raise ValueError(f"expected an input of shape (N, {num_features}, *), got {tuple(x.shape)}")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"{name}={eps}: expected 0 or more, as it is added to a variance")
+    return eps

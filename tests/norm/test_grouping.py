@@ -140,3 +140,8 @@ def test_refuses_unknown_groupings_and_groups_that_do_not_divide() -> None:
         create_norm_act("gn4", 8, channel_grouping="stride")
     with pytest.raises(ValueError, match="3 groups do not divide 8 channels"):
         regroup_channels(torch.zeros(8), 3, "strided", "contiguous")
+    with pytest.raises(ValueError, match="0 groups do not divide 8"):
+        regroup_channels(torch.randn(8), 0, "contiguous", "strided")
+    for dim in (2, -3):
+        with pytest.raises(ValueError, match=rf"dim={dim}: .*shape \(8, 4\)"):
+            regroup_channels(torch.randn(8, 4), 2, "contiguous", "strided", dim=dim)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Callable, Optional
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ipu_proxynorm.norm import create_norm_act, plain_operators
+from ipu_proxynorm.norm import create_norm_act, plain_operators, proxy_norm
 from ipu_proxynorm.norm.activations import ACTIVATIONS
 from ipu_proxynorm.norm.modules import ProxyNormAct
 
@@ -136,7 +137,19 @@ def test_an_output_does_not_depend_on_the_rest_of_the_batch() -> None:
     torch.testing.assert_close(module(crowd)[-1:], alone, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("spec", ["gn2+pn", "ln", "bn"])
+@pytest.mark.parametrize("eps", [-1e-5, math.inf, math.nan])
+def test_refuses_what_no_variance_can_be_added_to(spec: str, eps: float) -> None:
+    with pytest.raises(ValueError, match=r"^eps=.*expected 0 or more"):
+        create_norm_act(spec, 8, eps=eps)
+    if "pn" in spec:
+        with pytest.raises(ValueError, match=r"proxy_eps=.*expected 0 or more"):
+            create_norm_act(spec, 8, proxy_eps=eps)
+
+
 def test_refuses_the_wrong_number_of_channels() -> None:
+    with pytest.raises(ValueError, match=r"expected an input of shape \(N, 3, \*\), got \(3,\)"):
+        proxy_norm(torch.randn(3), torch.ones(3), *torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"expected an input of shape \(N, 8, \*\), got \(2, 4\)"):
         create_norm_act("gn4+pn", 8)(torch.randn(2, 4))
     with pytest.raises(ValueError, match="3 groups do not divide 8 channels"):
