@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import re
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ _BY_VALUE = frozenset(
 
 def capture(
     model: nn.Module,
-    inputs: Sequence[Tensor],
+    inputs: Union[Tensor, Sequence[Tensor]],
     *,
     training: bool = True,
     precision: Optional[str] = None,
@@ -51,7 +51,8 @@ def capture(
     Args:
         model: any module; in training it returns its loss, or losses and others, or outputs whose
             sum is then taken for the loss.
-        inputs: of one micro-batch, the micro-batch first; on any device, values do not matter.
+        inputs: of one micro-batch, the micro-batch first; on any device, values do not matter. A
+            tensor alone is the only one.
         training: with a backward pass.
         precision: ``16.16``, ``16.32`` or ``32.32``; None: the model as it is.
         options: ``poptorch.Options`` whose execution strategy numbers the stages of the model's
@@ -59,9 +60,9 @@ def capture(
         splits: layers at which stages begin, instead of blocks.
 
     Raises:
-        UserError: the model cannot be traced, or a split is no layer.
+        UserError: the model cannot be traced, an IPU does not have a type, or a split is no layer.
     """
-    given = tuple(inputs)
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     if not given or not all(isinstance(t, Tensor) and t.dim() > 0 for t in given):
         raise UserError(
             "inputs: expected at least one tensor, each with the micro-batch as first dimension"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple, Union
 
 from torch import Tensor, nn
 
@@ -87,7 +87,7 @@ class Prediction:
 def predict(
     model: nn.Module,
     options: Any = None,
-    inputs: Sequence[Tensor] = (),
+    inputs: Union[Tensor, Sequence[Tensor]] = (),
     *,
     optimizer: Any = None,
     training: Optional[bool] = None,

@@ -11,12 +11,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ipu_proxynorm.errors import UserError
 from ipu_proxynorm.memory.graph import MATMULS, Capture, OperatorRecord, TensorRecord
 from ipu_proxynorm.nested import stand_in, tensors_in
 from ipu_proxynorm.stages import StageCount
 
 # What an element takes on an IPU: no 64-bit types there.
 _ELEMENT_BYTES = {torch.int64: 4, torch.float64: 4, torch.bool: 1}
+# What an IPU has, or holds in 32 bits (PopTorch's dispatch_tracer/Tensor.cpp:43).
+_TYPES = frozenset(
+    (
+        *(torch.float16, torch.float32, torch.float64, torch.bool, torch.uint8),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+)
 # Not work: new names for memory, or memory that is about to be written.
 _SILENT = frozenset(("detach", "empty", "empty_like", "empty_strided", "new_empty", "lift_fresh"))
 # Where aten's convolution says whether it is a transposed one; its gradient one further.
@@ -36,6 +44,8 @@ class _Draft:
         self.forward_uses: List[int] = []
         self.backward_uses: List[int] = []
         self.saved = 0  # by how many nodes of autograd
+        #: Whether the device computes it: what depends on constants alone, the host does.
+        self.held = role in ("parameter", "buffer", "input", "gradient")
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -107,10 +117,13 @@ class CaptureRecorder:
         self._source = -1
         self._is_backward = False
         for name, parameter in model.named_parameters():
+            _check_type(parameter, f"parameter {name}")
             self._adopt(parameter, name, name.rpartition(".")[0], "parameter")
         for name, buffer in model.named_buffers():
+            _check_type(buffer, f"buffer {name}")
             self._adopt(buffer, name, name.rpartition(".")[0], "buffer")
         for number, given in enumerate(inputs):
+            _check_type(given, f"input {number}")
             self._adopt(given, f"input {number}", "", "input")
 
     # ---- what the trace tells ---------------------------------------------------------------
@@ -190,7 +203,12 @@ class CaptureRecorder:
             return
         index = len(self._operators)
         role = "gradient" if self._is_backward else "activation"
+        held = any(self._drafts[i].held for i in reads)
+        for tensor in fresh if held else ():
+            _check_type(tensor, f"{self._layer() or 'the model'}: {name} makes a tensor that")
         made = _unique(self._adopt(t, name, self._layer(), role, index) for t in fresh)
+        for changed in (*made, *(reads if written else ())) if held else ():
+            self._drafts[changed].held = True
         if name in self._clipped and self._packed == reads[0]:
             self._clipped[name][reads[0]] = made[0]
             self._drafts[reads[0]].saved -= 1
@@ -287,6 +305,19 @@ class CaptureRecorder:
             first_backward_use=min(draft.backward_uses, default=-1),
             saved=draft.saved > 0,
         )
+
+
+def _check_type(tensor: Tensor, what: str) -> None:
+    """Refuse a tensor of a type that an IPU does not have.
+
+    Raises:
+        UserError: names it, its type and others.
+    """
+    if tensor.dtype not in _TYPES:
+        instead = "use torch.float16 or torch.float32"
+        if tensor.dtype.is_complex:
+            instead = "give real and imaginary parts as tensors of their own"
+        raise UserError(f"{what} is of {tensor.dtype}, which an IPU does not have: {instead}")
 
 
 def _storage(tensor: Tensor) -> int:

@@ -263,3 +263,51 @@ def test_a_stage_s_moments_lie_on_the_stage():
         norm.share_moments(*stage)
     found = memory.capture(model, [torch.empty(2, 4, 8, 8)])
     assert [o.stage for o in found.operators if o.name == "erfc"] == [0, 1]
+
+
+class Computing(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def written(x):
+    """Write to memory of the host's making, whose type is the device's."""
+    y = torch.empty_like(x)
+    y.copy_(x)
+    return y.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "words"),
+    [
+        (nn.Linear(8, 8).bfloat16(), torch.zeros(4, 8), "parameter weight is of torch.bfloat16"),
+        (
+            nn.ReLU(),
+            torch.zeros(4, 8).bfloat16(),
+            "input 0 is of torch.bfloat16.*use torch.float16",
+        ),
+        (Computing(lambda x: x.bfloat16().float()), torch.zeros(4, 8), "_to_copy makes .*bfloat16"),
+        (Computing(written), torch.zeros(4, 8), "_to_copy makes .*bfloat16"),
+        (
+            Computing(lambda x: torch.fft.fft(x).abs()),
+            torch.zeros(4, 8),
+            "real and imaginary parts",
+        ),
+    ],
+)
+def test_types_that_an_ipu_does_not_have_are_refused(model, x, words):
+    with pytest.raises(UserError, match=words):
+        memory.capture(model, [x], training=False)
+
+
+def test_types_of_constants_are_the_hosts():
+    def rotated(x):
+        angles = torch.exp(1j * torch.arange(8.0))
+        return x * angles.real + x * angles.imag
+
+    captured = memory.capture(Computing(rotated), torch.zeros(4, 8), training=False)
+    assert [t.shape for t in captured.tensors if t.role == "input"] == [(4, 8)]
