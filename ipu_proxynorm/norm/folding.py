@@ -247,7 +247,7 @@ _MODULES: Dict[str, Callable[[], nn.Module]] = {
 def _module(activation: Activation) -> nn.Module:
     if activation.name in _MODULES:
         return _MODULES[activation.name]()
-    if activation.homogeneous and activation.pieces is not None:
+    if activation.name.startswith("leaky_relu") and activation.pieces is not None:
         return nn.LeakyReLU(activation.pieces.slopes[0])
     if activation.clamp is not None:
         return nn.Hardtanh(activation.clamp.lower, activation.clamp.upper)

@@ -125,9 +125,11 @@ def test_one_layer_in_several_places_is_folded_in_all_and_stays_one() -> None:
         torch.testing.assert_close(torch.jit.script(folded)(x), folded(x))
 
 
-@pytest.mark.parametrize("act", ["relu", "relu6", "leaky_relu", "silu", "gelu_tanh"])
+@pytest.mark.parametrize(
+    "act", ["relu", "relu6", "leaky_relu", nn.LeakyReLU(-0.5), nn.ELU(), "silu", "gelu_tanh"]
+)
 @pytest.mark.parametrize("grouping", ["contiguous", "strided"])
-def test_torchscript(act: str, grouping: str) -> None:
+def test_torchscript(act: Any, grouping: str) -> None:
     model, x = network(act, channel_grouping=grouping), image()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecation, and of shapes checked while tracing
