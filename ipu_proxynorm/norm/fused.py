@@ -3,7 +3,8 @@
 The proxy costs almost nothing here: its moments and their derivatives are prepared per channel,
 the affine (and for piecewise-linear activations everything else) goes into the norm's own, what
 remains is done in place, and the backward pass reads each tensor as rarely as it can. Values and
-gradients are those of the plain operators in `functional`.
+gradients are those of the plain operators in `functional`, which also give the gradients where they
+are to be differentiated again (``create_graph=True``).
 """
 
 from __future__ import annotations
@@ -12,15 +13,26 @@ from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ipu_proxynorm.norm.activations import Activation
 from ipu_proxynorm.norm.execution import own_precision
-from ipu_proxynorm.norm.functional import native_float16
+from ipu_proxynorm.norm.functional import native_float16, proxied_unit, unit_constants
 from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
-from ipu_proxynorm.norm.moments.gaussian import at_least_float32
+from ipu_proxynorm.norm.moments.gaussian import at_least_float32, proxy_moments
+from ipu_proxynorm.norm.pending import finished
 
 aten = torch.ops.aten
+
+
+class Rule(NamedTuple):
+    """How the proxy's moments are taken; see `proxy_moments`."""
+
+    proxy_eps: float = 0.03
+    method: str = "exact"
+    n: int = 200
+
+
+_EXACT = Rule()
 
 
 class Prepared(NamedTuple):
@@ -102,6 +114,7 @@ def fused_norm_act(
     prepared: Prepared,
     *,
     eps: float = 1e-5,
+    rule: Rule = _EXACT,
     recompute: bool = False,
 ) -> Tensor:
     """Apply the block to x (N, C, *); gradients reach x and γ, β, γ̃, β̃.
@@ -113,6 +126,7 @@ def fused_norm_act(
         activation: one whose ``backward`` is known.
         prepared: see `prepare`.
         eps: the ε of the norm.
+        rule: how ``prepared`` was made, for gradients that are differentiated again.
         recompute: keep no pre-activation for the backward pass, but compute it again from x.
 
     Returns:
@@ -122,11 +136,13 @@ def fused_norm_act(
     if not native_float16(x):
         x, dtype = x.float(), x.dtype
         return fused_norm_act(
-            x, groups, parameters, activation, prepared, eps=eps, recompute=recompute
+            x, groups, parameters, activation, prepared, eps=eps, rule=rule, recompute=recompute
         ).to(dtype)
     x = x.contiguous(memory_format=memory_format(x))
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
-        out: Tensor = _Block.apply(x, *parameters, prepared, activation, groups, eps, recompute)
+        out: Tensor = _Block.apply(
+            x, *parameters, prepared, activation, groups, eps, rule, recompute
+        )
         return out
     return _forward(x, groups, activation, prepared, eps)[0]
 
@@ -177,6 +193,7 @@ class _Block(torch.autograd.Function):
         activation: Activation,
         groups: int,
         eps: float,
+        rule: Rule,
         recompute: bool,
     ) -> Tensor:
         out, y, mean, rstd = _forward(x, groups, activation, prepared, eps)
@@ -188,23 +205,41 @@ class _Block(torch.autograd.Function):
             mean,
             rstd,
             weight,
+            bias,
             proxy_weight,
             proxy_bias,
             *prepared,
         )
-        ctx.activation, ctx.groups, ctx.eps = activation, groups, eps
+        ctx.activation, ctx.groups, ctx.eps, ctx.rule = activation, groups, eps, rule
         ctx.overwritten = False
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # type: ignore[override]
         with own_precision(grad.device.type):  # somebody may call backward() under autocast
+            if torch.is_grad_enabled():  # create_graph=True
+                return _Block._differentiable(ctx, grad)
             return _Block._backward(ctx, grad)
 
     @staticmethod
+    def _differentiable(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        """Return gradients that can be differentiated, those of the plain operators."""
+        x, *_, gamma, beta, proxy_weight, proxy_bias = ctx.saved_tensors[:9]
+        inputs = x, gamma, beta, proxy_weight, proxy_bias
+        mean, variance = proxy_moments(
+            *inputs[1:], ctx.activation, method=ctx.rule.method, n=ctx.rule.n
+        )
+        scale = torch.rsqrt(variance + ctx.rule.proxy_eps)
+        constants = unit_constants(gamma, beta, mean, scale, ctx.activation)
+        out = finished(proxied_unit(x, ctx.groups, constants, ctx.activation, eps=ctx.eps))
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True))
+        grads = (next(found) if tensor.requires_grad else None for tensor in inputs)
+        return (*grads, None, None, None, None, None, None)
+
+    @staticmethod
     def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        x, out, y, mean, rstd, gamma, proxy_weight, proxy_bias, *rest = ctx.saved_tensors
+        x, out, y, mean, rstd, gamma, _, proxy_weight, proxy_bias, *rest = ctx.saved_tensors
         prepared = Prepared(*rest)
         activation: Activation = ctx.activation
         clamp = activation.clamp
@@ -259,7 +294,7 @@ class _Block(torch.autograd.Function):
             gamma * by_scale,
             gamma * by_center,
         )
-        return (grad_x, *(g.to(gamma.dtype) for g in grads), None, None, None, None, None)
+        return (grad_x, *(g.to(gamma.dtype) for g in grads), None, None, None, None, None, None)
 
 
 def _derivative(activation: Activation, grad: Tensor, x: Tensor) -> Tensor:

@@ -215,11 +215,44 @@ def test_keeps_no_more_than_norm_and_activation_alone(
     assert saved_bytes(lambda: proxy(x)) <= ratio * saved_bytes(lambda: plain(x))
 
 
-def test_a_second_derivative_is_refused_not_wrong() -> None:
-    x = torch.randn(2, 8, 5, requires_grad=True)
-    (grad,) = torch.autograd.grad(layer("silu")(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+def called(module: ProxyNormAct) -> Any:
+    """Return a layer as a function of its input and its parameters."""
+    names = [name for name, _ in module.named_parameters()]
+
+    def call(x: Tensor, *parameters: Tensor) -> Tensor:
+        out = torch.func.functional_call(module, dict(zip(names, parameters)), (x,))
+        assert "_Block" in type(out.grad_fn).__name__
+        return out
+
+    return call
+
+
+TWICE = ["identity", "relu", "relu6", "leaky_relu", "silu", "gelu", "tanh", "softplus", "mish"]
+
+
+@pytest.mark.parametrize("method", ["exact", "sampled"])
+@pytest.mark.parametrize("act", TWICE)
+def test_second_derivatives_agree_with_finite_differences(act: str, method: str) -> None:
+    module = layer(act, method=method, n=16).double()
+    x = torch.randn(2, 8, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(
+        called(module), (x, *module.parameters()), fast_mode=True, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_a_gradient_penalty_whose_gradient_comes_from_constants(act: str) -> None:
+    """What comes into the backward pass needs no gradient; what goes out depends on all."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), layer(act)).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    parameters = dict(model.named_parameters())
+
+    def penalty(*values: Tensor) -> Tensor:
+        out = torch.func.functional_call(model, dict(zip(parameters, values)), (x,))
+        (grad,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return grad.square().sum()
+
+    assert torch.autograd.gradcheck(penalty, tuple(parameters.values()), atol=1e-4)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
