@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.norm.grouping import check_grouping
 
+_PLAIN = (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)
+
 
 class _State(threading.local):
     forced = 0
@@ -125,4 +127,8 @@ def _transforming() -> bool:
 
 
 def _is_ordinary(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.device.type in ("cpu", "cuda")
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type not in ("cpu", "cuda"):
+        return False
+    # Not so where one stands for many: gradients under torch.autograd.grad(is_grads_batched=True).
+    keys = torch._C._dispatch_keys(tensor)
+    return any(keys.has(key) for key in _PLAIN)

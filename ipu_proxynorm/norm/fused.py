@@ -15,24 +15,13 @@ import torch
 from torch import Tensor
 
 from ipu_proxynorm.norm.activations import Activation
-from ipu_proxynorm.norm.execution import own_precision
+from ipu_proxynorm.norm.execution import may_use_custom_backward, own_precision
 from ipu_proxynorm.norm.functional import native_float16, proxied_unit, unit_constants
 from ipu_proxynorm.norm.moments.derivatives import moment_derivatives
 from ipu_proxynorm.norm.moments.gaussian import at_least_float32, proxy_moments
 from ipu_proxynorm.norm.pending import finished
 
 aten = torch.ops.aten
-
-
-class Rule(NamedTuple):
-    """How the proxy's moments are taken; see `proxy_moments`."""
-
-    proxy_eps: float = 0.03
-    method: str = "exact"
-    n: int = 200
-
-
-_EXACT = Rule()
 
 
 class Prepared(NamedTuple):
@@ -114,7 +103,9 @@ def fused_norm_act(
     prepared: Prepared,
     *,
     eps: float = 1e-5,
-    rule: Rule = _EXACT,
+    proxy_eps: float = 0.03,
+    method: str = "exact",
+    n: int = 200,
     recompute: bool = False,
 ) -> Tensor:
     """Apply the block to x (N, C, *); gradients reach x and γ, β, γ̃, β̃.
@@ -126,7 +117,9 @@ def fused_norm_act(
         activation: one whose ``backward`` is known.
         prepared: see `prepare`.
         eps: the ε of the norm.
-        rule: how ``prepared`` was made, for gradients that are differentiated again.
+        proxy_eps: what ``prepared`` was made with, for gradients that are differentiated again.
+        method: likewise.
+        n: likewise.
         recompute: keep no pre-activation for the backward pass, but compute it again from x.
 
     Returns:
@@ -134,14 +127,22 @@ def fused_norm_act(
 
     """
     if not native_float16(x):
-        x, dtype = x.float(), x.dtype
         return fused_norm_act(
-            x, groups, parameters, activation, prepared, eps=eps, rule=rule, recompute=recompute
-        ).to(dtype)
+            x.float(),
+            groups,
+            parameters,
+            activation,
+            prepared,
+            eps=eps,
+            proxy_eps=proxy_eps,
+            method=method,
+            n=n,
+            recompute=recompute,
+        ).to(x.dtype)
     x = x.contiguous(memory_format=memory_format(x))
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters)):
         out: Tensor = _Block.apply(
-            x, *parameters, prepared, activation, groups, eps, rule, recompute
+            x, *parameters, prepared, activation, groups, eps, (proxy_eps, method, n), recompute
         )
         return out
     return _forward(x, groups, activation, prepared, eps)[0]
@@ -193,7 +194,7 @@ class _Block(torch.autograd.Function):
         activation: Activation,
         groups: int,
         eps: float,
-        rule: Rule,
+        rule: Tuple[float, str, int],
         recompute: bool,
     ) -> Tensor:
         out, y, mean, rstd = _forward(x, groups, activation, prepared, eps)
@@ -217,23 +218,29 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:  # type: ignore[override]
         with own_precision(grad.device.type):  # somebody may call backward() under autocast
-            if torch.is_grad_enabled():  # create_graph=True
-                return _Block._differentiable(ctx, grad)
+            if torch.is_grad_enabled() or not may_use_custom_backward(grad):
+                return _Block._of_plain_operators(ctx, grad, again=torch.is_grad_enabled())
             return _Block._backward(ctx, grad)
 
     @staticmethod
-    def _differentiable(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        """Return gradients that can be differentiated, those of the plain operators."""
+    @torch.enable_grad()
+    def _of_plain_operators(ctx: Any, grad: Tensor, again: bool) -> Tuple[Optional[Tensor], ...]:
+        """Return the gradients of plain operators, for several gradients at once, too (vmap).
+
+        Args:
+            ctx: what is kept.
+            grad: of the output.
+            again: they are to be differentiated again (``create_graph=True``).
+        """
         x, *_, gamma, beta, proxy_weight, proxy_bias = ctx.saved_tensors[:9]
         inputs = x, gamma, beta, proxy_weight, proxy_bias
-        mean, variance = proxy_moments(
-            *inputs[1:], ctx.activation, method=ctx.rule.method, n=ctx.rule.n
-        )
-        scale = torch.rsqrt(variance + ctx.rule.proxy_eps)
+        proxy_eps, method, n = ctx.rule
+        mean, variance = proxy_moments(*inputs[1:], ctx.activation, method=method, n=n)
+        scale = torch.rsqrt(variance + proxy_eps)
         constants = unit_constants(gamma, beta, mean, scale, ctx.activation)
         out = finished(proxied_unit(x, ctx.groups, constants, ctx.activation, eps=ctx.eps))
         wanted = [tensor for tensor in inputs if tensor.requires_grad]
-        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True))
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=again, allow_unused=True))
         grads = (next(found) if tensor.requires_grad else None for tensor in inputs)
         return (*grads, None, None, None, None, None, None)
 

@@ -24,7 +24,7 @@ from ipu_proxynorm.norm.functional import (
     proxied_unit,
     unit_constants,
 )
-from ipu_proxynorm.norm.fused import Prepared, Rule, fused_norm_act, prepare
+from ipu_proxynorm.norm.fused import Prepared, fused_norm_act, prepare
 from ipu_proxynorm.norm.moments.gaussian import METHODS, proxy_moments
 from ipu_proxynorm.norm.pending import Output, Pending, finished, shifted
 from ipu_proxynorm.norm.spec import NormSpec
@@ -215,7 +215,9 @@ class ProxyNormAct(GroupNormAct):
                 self.activation,
                 shared if isinstance(shared, Prepared) else self.prepare(),
                 eps=self.eps,
-                rule=Rule(self.proxy_eps, self.method, self.n),
+                proxy_eps=self.proxy_eps,
+                method=self.method,
+                n=self.n,
                 recompute=self.recompute,
             )
         if not native_float16(x) and may_use_custom_backward(x):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from typing import Any, List, Tuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.functional import jacobian
 
 from ipu_proxynorm.norm import create_norm_act, plain_operators
 from ipu_proxynorm.norm.activations import ACTIVATIONS
@@ -238,6 +240,18 @@ def test_second_derivatives_agree_with_finite_differences(act: str, method: str)
     assert torch.autograd.gradgradcheck(
         called(module), (x, *module.parameters()), fast_mode=True, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("act", ["relu", "relu6", "leaky_relu", "silu", "gelu"])
+def test_many_gradients_at_once(act: str) -> None:
+    """As ``jacobian(vectorize=True)`` asks for them."""
+    module = layer(act).double()
+    x = torch.randn(1, 8, 2, dtype=torch.float64)
+    inputs = (x, *(p.detach() for p in module.parameters()))
+    one_by_one = jacobian(called(module), inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has operators that it computes one by one
+        torch.testing.assert_close(jacobian(called(module), inputs, vectorize=True), one_by_one)
 
 
 @pytest.mark.parametrize("act", ["relu", "silu"])
