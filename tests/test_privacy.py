@@ -32,11 +32,12 @@ ALLOWED = {
     "memory/recorder.py": (TORCH, {"_schema", "_cdata"}),
     "norm/folding.py": (TORCH, {"_parameters", "_buffers"}),
     "norm/convert/layers.py": (TORCH, {"_modules", "_parameters", "_buffers"}),
-    "norm/convert/plan.py": (TORCH, {"_modules"}),
-    "norm/convert/activations.py": (TORCH, {"_C", "_nn"}),
+    "norm/activations.py": (TORCH, {"_C", "_nn"}),
+    "norm/places.py": (TORCH, {"_modules"}),
+    "norm/sharing.py": (TORCH, {"_forward_hooks", "_forward_pre_hooks"}),
     "norm/execution.py": (
         TORCH,
-        {"_C", "_functorch", "_current_level"}
+        {"_C", "_functorch", "_current_level", "_dispatch_keys"}
         | {"_len_torch_dispatch_stack", "_len_torch_function_stack"},
     ),
 }
