@@ -266,7 +266,9 @@ def resolve_activation(activation: ActivationLike) -> Activation:
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]
     if name:
-        return Activation(name, next(getattr(p, name) for p in _PLACES if hasattr(p, name)))
+        in_place = name != function.__name__
+        forms = [getattr(place, name) for place in _PLACES if in_place and hasattr(place, name)]
+        return Activation(name, forms[0] if forms else function)
     name = getattr(function, "__name__", "") or repr(function)
     if name in ACTIVATIONS:  # somebody's own function, which may compute something else
         name = f"{getattr(function, '__module__', None) or type(function).__name__}.{name}"
@@ -296,8 +298,8 @@ def _from_module(module: nn.Module) -> Activation:
     # By exact class: a subclass may compute something else.
     if type(module) is nn.LeakyReLU:
         return leaky_relu(module.negative_slope)
-    if type(module) in (nn.Hardtanh, nn.ReLU6):
-        return hardtanh(module.min_val, module.max_val)  # type: ignore[arg-type]
+    if isinstance(module, nn.Hardtanh) and type(module) in (nn.Hardtanh, nn.ReLU6):
+        return hardtanh(module.min_val, module.max_val)
     if type(module) is nn.GELU:
         return ACTIVATIONS["gelu" if module.approximate == "none" else "gelu_tanh"]
     if type(module) is nn.Softplus and (module.beta, module.threshold) != (1, 20):

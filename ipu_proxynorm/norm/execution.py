@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ipu_proxynorm.norm.grouping import check_grouping
 
+# What dispatches a tensor that is no more than its values.
 _PLAIN = (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)
 
 

@@ -136,7 +136,8 @@ def _check_activation(kind: type[nn.Module], activation: ActivationLike) -> None
     try:
         unit_activation(activation)
     except (ValueError, TypeError) as error:
-        raise UserError(f"activations={{{kind.__name__}: ...}}: {error}") from error
+        name = getattr(kind, "__name__", repr(kind))
+        raise UserError(f"activations={{{name}: ...}}: {error}") from error
 
 
 def _find(model: nn.Module, spec: NormSpec, known: Known) -> Dict[str, NormLayer]:

@@ -111,6 +111,7 @@ CALLABLES = {
     "method": Tensor.relu,
     "torch.relu": torch.relu,
     "sigmoid_": Tensor.sigmoid_,
+    "in place alone": Tensor.zero_,
 }
 
 
