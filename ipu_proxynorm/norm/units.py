@@ -179,8 +179,9 @@ def unit_activation(act_layer: ActLayer, apply_act: bool = True) -> Activation:
     if held or draws:
         what = f"holds '{held[0]}'" if held else "draws random numbers in training"
         raise ValueError(
-            f"activation {type(module).__name__} {what}: expected an element-wise function that "
-            "does neither, such as leaky_relu, or act_layer=None and the activation behind the unit"
+            f"activation {type(module).__name__} {what}: expected an element-wise function without "
+            "parameters, buffers and random numbers, such as leaky_relu, or act_layer=None and the "
+            "activation behind the unit"
         )
     return activation
 
